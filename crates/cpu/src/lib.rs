@@ -1,0 +1,1 @@
+//! The CPU backend: references, kernels, threads and the executor.

@@ -1,0 +1,1 @@
+//! Generate, sample, tune: what turns graphs into answers.

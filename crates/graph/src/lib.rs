@@ -1,0 +1,1 @@
+//! One graph of ops: built, shaped, differentiated, planned and printed.

@@ -1,0 +1,3 @@
+//! Local AI in one native binary.
+
+fn main() {}
