@@ -116,7 +116,7 @@ impl DType {
 
     /// Bytes of `n` values, or `None` when `n` is no whole number of blocks or the size overflows.
     pub const fn bytes(self, n: usize) -> Option<usize> {
-        if n % self.block() != 0 { None } else { (n / self.block()).checked_mul(self.block_bytes()) }
+        if n.is_multiple_of(self.block()) { (n / self.block()).checked_mul(self.block_bytes()) } else { None }
     }
 
     /// Whether values share scales in blocks.

@@ -1,1 +1,12 @@
 //! Model files, tokenizers and chat templates.
+//!
+//! Everything read here is foreign: each count, length and offset is checked against the file's size before it is
+//! believed, and an error is one sentence that names the file and what to do.
+
+mod error;
+pub mod gguf;
+mod tensor;
+
+pub use error::{Error, Result};
+pub use gguf::Gguf;
+pub use tensor::Tensor;
