@@ -1,1 +1,26 @@
-//! One graph of ops: built, shaped, differentiated, planned and printed.
+//! One graph, three uses: it is run, planned and differentiated.
+//!
+//! A model file writes its mathematics with [`Builder`]; the result is a [`Graph`]. [`Plan`] knows every byte of a
+//! run before a weight is read, [`grad()`] extends a graph by its gradient, [`lora`] rewrites its linear layers.
+//! This crate does no I/O, knows no device and no file format.
+
+pub mod batch;
+pub mod build;
+pub mod compose;
+pub mod grad;
+pub mod graph;
+pub mod infer;
+pub mod lora;
+pub mod op;
+pub mod plan;
+pub mod print;
+pub mod shape;
+
+pub use batch::{Batch, Data, Seq};
+pub use build::{Builder, Path, X};
+pub use grad::grad;
+pub use graph::{Graph, GraphError, Node, NodeId};
+pub use hob_dtype::DType;
+pub use op::{Act, Attend, Axes, Binary, Op, RopeStyle, StateId, Unary, WeightId, Window};
+pub use plan::{Place, Plan, Scratch};
+pub use shape::Shape;
