@@ -3,6 +3,11 @@
 //! One table serves everybody: `io` sizes tensors with it, `graph` plans bytes with it, the backends decode and
 //! multiply by it. Formats are those of GGUF (ggml's numbering), which include the plain floats of safetensors.
 
+mod decode;
+mod encode;
+
+pub use decode::iq_grids;
+
 /// How the values of a tensor are stored. Quantized formats store blocks along the last dimension.
 #[allow(non_camel_case_types, missing_docs)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
