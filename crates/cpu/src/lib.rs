@@ -1,1 +1,13 @@
-//! The CPU backend: references, kernels, threads and the executor.
+//! The CPU backend: a naive reference of every op, fast kernels beside it, threads, and the executor.
+
+pub mod exec;
+pub mod kv;
+pub mod ops;
+pub mod reference;
+pub mod threads;
+pub mod weights;
+
+pub use exec::{Call, Cpu, Precision, Program, View};
+pub use kv::Kv;
+pub use threads::Pool;
+pub use weights::{Buffer, Tensor, Weights};

@@ -232,7 +232,7 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
             f32s(0..3)?;
             rank(0, 4)?;
             let c = x[0].shape[1];
-            if groups == 0 || c % groups as usize != 0 {
+            if groups == 0 || !c.is_multiple_of(groups as usize) {
                 return Err(format!("{c} channels in {groups} groups"));
             }
             vector(1, c, "the weight")?;

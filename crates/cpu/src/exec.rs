@@ -1,0 +1,366 @@
+//! The executor: walks a plan over its arena. Nothing is allocated while it runs.
+
+use crate::kv::Kv;
+use crate::threads::Pool;
+use crate::weights::{Buffer, Tensor, Weights};
+use crate::{ops, reference};
+use hob_graph::plan::Home;
+use hob_graph::{Batch, DType, Data, Graph, Node, NodeId, Op, Place, Plan, Scratch, Shape};
+use std::fmt;
+use std::sync::Arc;
+
+/// How activations meet quantized weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// activations stay in f32, weights are decoded to f32: slow, for comparison and training
+    Exact,
+    /// activations are quantized to 8 bits per block where an integer kernel exists
+    Fast,
+}
+
+/// The processor as a device.
+pub struct Cpu {
+    /// the threads
+    pub pool: Pool,
+    /// how linear layers compute
+    pub precision: Precision,
+    /// run every node on the reference too, and stop at the first that differs
+    pub check: bool,
+}
+
+/// A graph ready to run: planned, with its weights at hand.
+pub struct Program {
+    /// what is run
+    pub graph: Graph,
+    /// where everything lies
+    pub plan: Plan,
+    weights: Vec<Arc<Tensor>>,
+}
+
+/// The memory a run works in; programs of one model share it, as they run one at a time.
+pub struct Memory {
+    arena: Buffer,
+    scratch: Buffer,
+}
+
+/// Why a program cannot be made or run.
+#[derive(Debug)]
+pub enum ExecError {
+    /// the weights lack one
+    Missing(String),
+    /// the system grants no memory
+    Memory(std::io::Error),
+    /// what was given does not fit the graph
+    Input(String),
+    /// in check mode: a kernel differs from the reference
+    Diverged(String),
+}
+
+impl fmt::Display for ExecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExecError::Missing(name) => write!(f, "the weight {name} is not loaded"),
+            ExecError::Memory(e) => write!(f, "the system grants no more memory: {e}"),
+            ExecError::Input(what) | ExecError::Diverged(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for ExecError {}
+
+impl From<std::io::Error> for ExecError {
+    fn from(e: std::io::Error) -> ExecError {
+        ExecError::Memory(e)
+    }
+}
+
+/// An operand: its dimensions and its numbers as they lie.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// dimensions, row-major
+    pub shape: Shape,
+    /// format of the numbers
+    pub dtype: DType,
+    /// the numbers
+    pub bytes: &'a [u8],
+}
+
+impl<'a> View<'a> {
+    /// The numbers; panics when they are not f32, which the plan's decoded copies rule out where it matters.
+    pub fn f32s(&self) -> &'a [f32] {
+        assert_eq!(self.dtype, DType::F32);
+        cast(self.bytes)
+    }
+
+    /// The numbers; panics when they are not i32.
+    pub fn i32s(&self) -> &'a [i32] {
+        assert_eq!(self.dtype, DType::I32);
+        cast(self.bytes)
+    }
+
+    /// Bytes of one row, the last dimension.
+    pub fn row_bytes(&self) -> usize {
+        self.dtype.bytes(self.shape.last()).expect("rows are whole blocks")
+    }
+
+    /// The bytes of row `i`.
+    pub fn row(&self, i: usize) -> &'a [u8] {
+        let n = self.row_bytes();
+        &self.bytes[i * n..(i + 1) * n]
+    }
+}
+
+fn cast<T: Copy>(bytes: &[u8]) -> &[T] {
+    // SAFETY: callers take f32 and i32, for which any bits are valid; alignment and length are checked.
+    let (head, body, tail) = unsafe { bytes.align_to::<T>() };
+    assert!(head.is_empty() && tail.is_empty(), "operands are aligned whole numbers");
+    body
+}
+
+/// One node's run: operands, result, working memory.
+pub struct Call<'a> {
+    /// threads and precision
+    pub cpu: &'a Cpu,
+    /// the graph being run
+    pub graph: &'a Graph,
+    /// the node
+    pub node: &'a Node,
+    /// what the run was given
+    pub batch: &'a Batch<'a>,
+    /// the result
+    pub out: &'a mut [f32],
+    /// working memory, at least what the plan foresaw for this node
+    pub scratch: &'a mut [u8],
+    /// keys and values of earlier tokens
+    pub kv: Option<&'a mut Kv>,
+    program: &'a Program,
+    arena: *const u8,
+}
+
+impl<'a> Call<'a> {
+    /// Operand `k`.
+    pub fn x(&self, k: usize) -> View<'a> {
+        let id = self.node.inputs[k];
+        let node = self.graph.node(id);
+        let (dtype, bytes): (DType, &'a [u8]) = match self.program.plan.places[id.index()] {
+            // SAFETY: the plan places every living node within the arena, apart from this call's result.
+            Place::Arena(at) => (node.dtype, unsafe {
+                std::slice::from_raw_parts(self.arena.add(at), node.shape.count() * 4)
+            }),
+            Place::Weight(w) => {
+                let t = &self.program.weights[w.0 as usize];
+                (t.dtype, t.bytes())
+            }
+            Place::Input(i) => {
+                let name = &self.graph.inputs[i.0 as usize].name;
+                match find(self.batch, name) {
+                    Some(Data::F32(d)) => (DType::F32, plain(d)),
+                    Some(Data::I32(d)) => (DType::I32, plain(d)),
+                    None => unreachable!("inputs are checked before the run"),
+                }
+            }
+            Place::Const(c) => (DType::F32, plain(&self.graph.consts[c.0 as usize])),
+            Place::Nowhere => unreachable!("operands of a step are live"),
+        };
+        View { shape: node.shape, dtype, bytes }
+    }
+
+    /// The operands' count.
+    pub fn arity(&self) -> usize {
+        self.node.inputs.len()
+    }
+}
+
+fn plain<T: Copy>(x: &[T]) -> &[u8] {
+    // SAFETY: callers pass f32 and i32, which have no padding.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
+}
+
+fn find<'a>(batch: &Batch<'a>, name: &str) -> Option<Data<'a>> {
+    batch.inputs.iter().find(|(n, _)| *n == name).map(|i| i.1)
+}
+
+impl Scratch for Cpu {
+    fn bytes(&self, graph: &Graph, id: NodeId) -> usize {
+        ops::scratch(self, graph, graph.node(id))
+    }
+}
+
+impl Cpu {
+    /// The processor with `threads` threads.
+    pub fn new(threads: usize, precision: Precision) -> Cpu {
+        Cpu { pool: Pool::new(threads), precision, check: false }
+    }
+
+    /// Plans `graph` and finds its weights.
+    pub fn program(&self, graph: Graph, weights: &Weights) -> Result<Program, ExecError> {
+        let plan = Plan::new(&graph, self);
+        let mut held = Vec::with_capacity(graph.weights.len());
+        for (w, home) in graph.weights.iter().zip(&plan.homes) {
+            let stored = weights.get(&w.name).ok_or_else(|| ExecError::Missing(w.name.clone()))?;
+            if stored.dtype != w.dtype || stored.bytes().len() != w.bytes() {
+                return Err(ExecError::Input(format!("the weight {} is not stored as it was bound", w.name)));
+            }
+            // Kernels read f32 in place, so a file that does not align it is decoded like any other format.
+            let aligned = stored.dtype != DType::F32 || stored.bytes().as_ptr().align_offset(4) == 0;
+            held.push(match home {
+                Home::Stored if aligned => stored,
+                _ => weights.decoded(&w.name)?.ok_or_else(|| ExecError::Missing(w.name.clone()))?,
+            });
+        }
+        Ok(Program { graph, plan, weights: held })
+    }
+
+    /// Runs `program`. Its outputs lie in `memory` afterwards, see [`Program::output`].
+    pub fn run(
+        &self,
+        program: &Program,
+        memory: &mut Memory,
+        mut kv: Option<&mut Kv>,
+        batch: &Batch,
+    ) -> Result<(), ExecError> {
+        program.accepts(batch, kv.as_deref())?;
+        memory.grow(program.plan.arena, program.plan.scratch)?;
+        let arena = memory.arena.as_mut_ptr();
+        for &id in &program.plan.steps {
+            let node = program.graph.node(id);
+            let Place::Arena(at) = program.plan.places[id.index()] else {
+                unreachable!("steps write to the arena")
+            };
+            // SAFETY: the plan gives the node these bytes of the arena and no living node shares them.
+            let out =
+                unsafe { std::slice::from_raw_parts_mut(arena.add(at).cast::<f32>(), node.shape.count()) };
+            let mut call = Call {
+                cpu: self,
+                graph: &program.graph,
+                node,
+                batch,
+                out,
+                scratch: memory.scratch.bytes_mut(),
+                kv: kv.as_deref_mut(),
+                program,
+                arena,
+            };
+            ops::run(&mut call);
+            if self.check {
+                against_reference(&mut call, id)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs the node again by the reference and compares.
+fn against_reference(call: &mut Call, id: NodeId) -> Result<(), ExecError> {
+    let fast = call.out.to_vec();
+    reference::run(call);
+    let (mut worst, mut at) = (0.0f32, 0);
+    let size = call.out.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    for (i, (a, b)) in fast.iter().zip(call.out.iter()).enumerate() {
+        let d = if a == b { 0.0 } else { (a - b).abs() };
+        if d.is_nan() || d > worst {
+            (worst, at) = (d, i);
+        }
+    }
+    // Integer kernels round activations to 1 part in 127 of the largest of a block.
+    let allowed = match call.cpu.precision {
+        Precision::Exact => 1e-4,
+        Precision::Fast => 3e-2,
+    };
+    call.out.copy_from_slice(&fast);
+    if worst.is_nan() || worst > allowed * size.max(1e-3) {
+        return Err(ExecError::Diverged(format!(
+            "node %{} {} ({}:{}) differs from the reference by {worst} at element {at} of {}",
+            id.0,
+            call.node.op.name(),
+            call.node.at.file(),
+            call.node.at.line(),
+            call.node.shape
+        )));
+    }
+    Ok(())
+}
+
+impl Program {
+    /// The output `name` of the last run over `memory`.
+    pub fn output<'m>(&self, memory: &'m Memory, name: &str) -> Option<&'m [f32]> {
+        let id = self.graph.output(name)?;
+        let Place::Arena(at) = self.plan.places[id.index()] else { return None };
+        Some(&memory.arena.f32s()[at / 4..][..self.graph.node(id).shape.count()])
+    }
+
+    /// Whether the batch gives what the graph asks for.
+    fn accepts(&self, batch: &Batch, kv: Option<&Kv>) -> Result<(), ExecError> {
+        let bad = |what: String| Err(ExecError::Input(what));
+        for input in &self.graph.inputs {
+            let (dtype, len) = match find(batch, &input.name) {
+                Some(Data::F32(d)) => (DType::F32, d.len()),
+                Some(Data::I32(d)) => (DType::I32, d.len()),
+                None => return bad(format!("the run is not given {}", input.name)),
+            };
+            if dtype != input.dtype || len != input.shape.count() {
+                return bad(format!(
+                    "{} must be {} {}, not {len} {dtype}",
+                    input.name, input.shape, input.dtype
+                ));
+            }
+        }
+        let mut row = 0;
+        for s in batch.seqs {
+            if s.start != row {
+                return bad(format!("a sequence begins at row {}, where row {row} is next", s.start));
+            }
+            row += s.len;
+            if let Some(kv) = kv {
+                let needed = (s.pos + s.len).div_ceil(crate::kv::PAGE);
+                if s.pages.len() < needed || s.pages.iter().any(|&p| p as usize >= kv.pages()) {
+                    return bad(format!(
+                        "a sequence of {} tokens has {} pages",
+                        s.pos + s.len,
+                        s.pages.len()
+                    ));
+                }
+            }
+        }
+        for node in &self.graph.nodes {
+            match node.op {
+                Op::Positions | Op::Mask { .. } if node.shape[0] != row => {
+                    return bad(format!("the sequences cover {row} rows of {}", node.shape[0]));
+                }
+                Op::Attend(a) if a.cache.is_some() != kv.is_some() => {
+                    return bad("a graph with cached attention runs with a cache, and no other does".into());
+                }
+                Op::Attend(_) if node.shape[0] != row => {
+                    return bad(format!("the sequences cover {row} rows of {}", node.shape[0]));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// No memory yet: a run takes what its plan says.
+    pub fn new() -> Memory {
+        let none = || Buffer::zeroed(0).expect("nothing is always granted");
+        Memory { arena: none(), scratch: none() }
+    }
+
+    /// At least this much.
+    pub fn grow(&mut self, arena: usize, scratch: usize) -> std::io::Result<()> {
+        for (buffer, bytes) in [(&mut self.arena, arena), (&mut self.scratch, scratch)] {
+            if buffer.bytes().len() < bytes {
+                *buffer = Buffer::zeroed(0)?; // given back before more is asked for
+                *buffer = Buffer::zeroed(bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory::new()
+    }
+}
