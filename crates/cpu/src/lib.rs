@@ -1,6 +1,7 @@
 //! The CPU backend: a naive reference of every op, fast kernels beside it, threads, and the executor.
 
 pub mod exec;
+pub mod isa;
 pub mod kv;
 pub mod ops;
 pub mod reference;

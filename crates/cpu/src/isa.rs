@@ -1,0 +1,94 @@
+//! What the processor can do, found once, and the way kernels are compiled for it.
+
+use std::sync::OnceLock;
+
+/// An instruction set kernels are compiled for; a later one includes the earlier ones, so `isa() >= Isa::Avx2` asks
+/// whether AVX2 may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// what every processor of the target has
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C
+    Avx2,
+    /// the above with AVX-512 F, BW, DQ, VL and VNNI
+    Avx512,
+}
+
+/// The best instruction set of this processor.
+pub fn isa() -> Isa {
+    static ISA: OnceLock<Isa> = OnceLock::new();
+    *ISA.get_or_init(detect)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Isa {
+    let avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni");
+    match (avx2, avx512) {
+        (true, true) => Isa::Avx512,
+        (true, false) => Isa::Avx2,
+        _ => Isa::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Isa {
+    Isa::Portable
+}
+
+/// `a · b + c`, in one instruction where `FMA` says that the code is compiled for it: elsewhere `mul_add` would be a
+/// call into the C library.
+#[inline(always)]
+pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Writes a function whose body is compiled portably and for AVX2, and chosen at run time. Within the body `FMA` is a
+/// constant for [`fma`]. Loops over slices are left to the compiler's vectoriser.
+macro_rules! for_each_isa {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+        $(#[$doc])*
+        $vis fn $name($($arg: $type),*) $(-> $out)? {
+            #[inline(always)]
+            #[allow(clippy::extra_unused_type_parameters)]
+            fn body<const FMA: bool>($($arg: $type),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma,f16c")]
+                fn avx2($($arg: $type),*) $(-> $out)? {
+                    body::<true>($($arg),*)
+                }
+                if $crate::isa::isa() >= $crate::isa::Isa::Avx2 {
+                    // SAFETY: the processor has what the function is compiled for.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body::<false>($($arg),*)
+        }
+    };
+}
+pub(crate) use for_each_isa;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    for_each_isa! {
+        fn dot(a: &[f32], b: &[f32]) -> f32 {
+            a.iter().zip(b).fold(0.0, |s, (a, b)| fma::<FMA>(*a, *b, s))
+        }
+    }
+
+    #[test]
+    fn sets_are_ordered_and_a_function_finds_its_own() {
+        assert!(Isa::Portable < Isa::Avx2 && Isa::Avx2 < Isa::Avx512);
+        assert_eq!(isa(), isa());
+        assert_eq!(dot(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 32.0);
+    }
+}
