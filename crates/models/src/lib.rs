@@ -1,1 +1,106 @@
 //! One file per architecture, and the registry.
+//!
+//! A model file states mathematics, in the names of the original checkpoint. What it does not know: formats,
+//! devices, caches, adapters, training. Adding an architecture is its file, one row here and one golden.
+
+pub mod gemma3;
+pub mod llama;
+pub mod rope;
+pub mod tae;
+
+use hob_graph::{Builder, Graph, GraphError};
+use serde_json::Value;
+use std::fmt;
+
+/// A model that continues token ids.
+pub trait Language: Send + Sync {
+    /// Tokens the model knows.
+    fn vocab_size(&self) -> usize;
+
+    /// Tokens a sequence may hold.
+    fn context(&self) -> usize;
+
+    /// Writes the graph: token ids `(T)` to an output `logits` `(R, V)` for the R rows asked for.
+    fn build(&self, g: &Builder);
+
+    /// The graph for `tokens` tokens of which `rows` are asked for logits, with cached attention.
+    fn graph(&self, tokens: usize, rows: usize) -> Result<Graph, GraphError> {
+        let g = Builder::new(tokens, rows);
+        self.build(&g);
+        g.finish()
+    }
+
+    /// The graph of whole sequences with the outputs `logits` `(T, V)` and `loss`, the mean cross entropy at the
+    /// input `targets` `(T)`; negative targets are left out.
+    fn training_graph(&self, tokens: usize) -> Result<Graph, GraphError> {
+        let g = Builder::stateless(tokens);
+        self.build(&g);
+        let graph = g.finish()?;
+        let logits = graph.output("logits").expect("a language model has logits");
+        let g = Builder::over(graph);
+        let targets = g.input("targets", &[tokens], hob_graph::DType::I32);
+        g.output("loss", g.at(logits).cross_entropy(targets));
+        g.finish()
+    }
+}
+
+/// Why a configuration is none of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ConfigError {
+    /// no such architecture here
+    Unknown(String),
+    /// known, but a field is missing, malformed or asks for what is not built
+    Bad {
+        /// the architecture
+        model_type: String,
+        /// what is wrong
+        what: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Unknown(t) => {
+                let known: Vec<&str> = REGISTRY.iter().map(|r| r.0).collect();
+                write!(f, "the architecture {t} is not supported; {} are", known.join(", "))
+            }
+            ConfigError::Bad { model_type, what } => {
+                write!(f, "the configuration of this {model_type}: {what}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+type Parse = fn(&Value) -> Result<Box<dyn Language>, String>;
+
+/// The language models by `model_type`.
+const REGISTRY: &[(&str, Parse)] = &[
+    ("llama", |v| Ok(Box::new(llama::Config::parse(v)?))),
+    ("mistral", |v| Ok(Box::new(llama::Config::parse(v)?))),
+    ("gemma3_text", |v| Ok(Box::new(gemma3::Config::parse(v)?))),
+    ("gemma3", |v| Ok(Box::new(gemma3::Config::parse(v)?))),
+];
+
+/// The language model that `config` (config.json's content) describes.
+pub fn language(config: &Value) -> Result<Box<dyn Language>, ConfigError> {
+    let model_type = config["model_type"].as_str().unwrap_or("without a model_type").to_string();
+    let row = REGISTRY.iter().find(|r| r.0 == model_type);
+    let (_, parse) = row.ok_or_else(|| ConfigError::Unknown(model_type.clone()))?;
+    parse(config).map_err(|what| ConfigError::Bad { model_type, what })
+}
+
+/// Reads `config` into a model's `Config`, or says which field is wrong.
+fn read<C: serde::de::DeserializeOwned>(config: &Value) -> Result<C, String> {
+    serde_json::from_value(config.clone()).map_err(|e| e.to_string())
+}
+
+/// Refuses sizes that make no model, before a graph is built from them.
+fn check_sizes(sizes: &[(&str, usize)]) -> Result<(), String> {
+    match sizes.iter().find(|(_, n)| *n == 0 || *n > 1 << 24) {
+        Some((name, n)) => Err(format!("{name} is {n}")),
+        None => Ok(()),
+    }
+}
