@@ -1,10 +1,12 @@
 //! Keys and values of earlier tokens, in pages.
 //!
-//! A page holds [`PAGE`] tokens of one sequence, in every layer. Within a layer it is laid out head by head,
-//! `(pages, K, PAGE, D)`, keys and values apart, so that attention reads one head's keys as one run.
+//! A page holds [`PAGE`] tokens of one sequence, in every layer. Within a layer it is laid out head by head. A head's
+//! values are `(PAGE, D)`; its keys are `(D, PAGE)`, so that the scores of a whole page come by multiplying and adding
+//! vectors, without a sum across one.
 
 use crate::weights::Buffer;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use hob_graph::graph::State;
 use hob_graph::{DType, StateId};
 
@@ -72,43 +74,83 @@ impl Kv {
         at..at + one
     }
 
-    /// `(PAGE, D)` of one head, as bytes in the cache's format.
+    /// One head of a page: keys `(D, PAGE)` or values `(PAGE, D)`, as bytes in the cache's format.
     pub fn head(&self, state: StateId, side: Side, page: u32, head: usize) -> &[u8] {
         &self.memory.bytes()[self.span(state, side, page, head)]
     }
 
-    /// The same as halves; panics when the cache is not F16.
-    pub fn head_f16(&self, state: StateId, side: Side, page: u32, head: usize) -> &[f16] {
-        assert_eq!(self.dtype, DType::F16);
+    /// One head of a page as f32: borrowed where the cache is F32, else decoded into `buffer` (`PAGE · D`).
+    pub fn head_f32<'a>(
+        &'a self,
+        state: StateId,
+        side: Side,
+        page: u32,
+        head: usize,
+        buffer: &'a mut [f32],
+    ) -> &'a [f32] {
         let b = self.head(state, side, page, head);
-        // SAFETY: any bits are an f16, and heads begin at even offsets of an aligned buffer.
-        unsafe { std::slice::from_raw_parts(b.as_ptr().cast(), b.len() / 2) }
-    }
-
-    /// The same as floats; panics when the cache is not F32.
-    pub fn head_f32(&self, state: StateId, side: Side, page: u32, head: usize) -> &[f32] {
-        assert_eq!(self.dtype, DType::F32);
-        let b = self.head(state, side, page, head);
-        // SAFETY: any bits are an f32, and heads begin at multiples of 4 of an aligned buffer.
-        unsafe { std::slice::from_raw_parts(b.as_ptr().cast(), b.len() / 4) }
-    }
-
-    /// Writes the keys or values of one token and head, `(D)`.
-    pub fn write(&mut self, state: StateId, side: Side, page: u32, head: usize, slot: usize, x: &[f32]) {
-        let at = self.span(state, side, page, head).start + slot * x.len() * self.dtype.block_bytes();
-        assert!(slot < PAGE && x.len() == self.layers[state.0 as usize].dim);
-        let to = &mut self.memory.bytes_mut()[at..at + x.len() * self.dtype.block_bytes()];
         match self.dtype {
             DType::F16 => {
-                for (to, x) in to.chunks_exact_mut(2).zip(x) {
-                    to.copy_from_slice(&f16::from_f32(*x).to_le_bytes());
-                }
+                // SAFETY: any bits are an f16, and heads begin at even offsets of an aligned buffer.
+                let halves = unsafe { std::slice::from_raw_parts(b.as_ptr().cast::<f16>(), b.len() / 2) };
+                halves.convert_to_f32_slice(&mut buffer[..halves.len()]);
+                &buffer[..halves.len()]
             }
-            _ => {
-                for (to, x) in to.chunks_exact_mut(4).zip(x) {
-                    to.copy_from_slice(&x.to_le_bytes());
-                }
+            // SAFETY: any bits are an f32, and heads begin at multiples of 4 of an aligned buffer.
+            _ => unsafe { std::slice::from_raw_parts(b.as_ptr().cast(), b.len() / 4) },
+        }
+    }
+
+    /// Writes the keys or values of one token and head, `(D)`. The token is `slot` of its page.
+    pub fn write(&mut self, state: StateId, side: Side, page: u32, head: usize, slot: usize, x: &[f32]) {
+        let span = self.span(state, side, page, head);
+        assert!(slot < PAGE && x.len() == self.layers[state.0 as usize].dim);
+        let (first, step) = if side == Side::Keys { (slot, PAGE) } else { (slot * x.len(), 1) };
+        let size = self.dtype.block_bytes();
+        let to = &mut self.memory.bytes_mut()[span];
+        for (i, &x) in x.iter().enumerate() {
+            let at = (first + i * step) * size;
+            match self.dtype {
+                DType::F16 => to[at..at + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes()),
+                _ => to[at..at + 4].copy_from_slice(&x.to_le_bytes()),
             }
+        }
+    }
+
+    /// Reads what [`Kv::write`] wrote.
+    pub fn read(&self, state: StateId, side: Side, page: u32, head: usize, slot: usize, x: &mut [f32]) {
+        let (first, step) = if side == Side::Keys { (slot, PAGE) } else { (slot * x.len(), 1) };
+        let size = self.dtype.block_bytes();
+        let from = self.head(state, side, page, head);
+        for (i, x) in x.iter_mut().enumerate() {
+            let at = (first + i * step) * size;
+            *x = match self.dtype {
+                DType::F16 => f16::from_le_bytes([from[at], from[at + 1]]).to_f32(),
+                _ => f32::from_le_bytes([from[at], from[at + 1], from[at + 2], from[at + 3]]),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else_changes() {
+        let states = [State { heads: 2, dim: 3, window: None }, State { heads: 1, dim: 5, window: Some(8) }];
+        for dtype in [DType::F16, DType::F32] {
+            let mut kv = Kv::new(&states, dtype, 3).unwrap();
+            assert_eq!(kv.memory.bytes().len(), 3 * page_bytes(&states, dtype));
+            kv.write(StateId(0), Side::Keys, 2, 1, 63, &[1.0, 2.0, 3.0]);
+            kv.write(StateId(1), Side::Values, 0, 0, 0, &[4.0; 5]);
+            let mut x = [0.0; 3];
+            kv.read(StateId(0), Side::Keys, 2, 1, 63, &mut x);
+            assert_eq!(x, [1.0, 2.0, 3.0]);
+            let mut page = [0.0; 3 * PAGE];
+            assert_eq!(kv.head_f32(StateId(0), Side::Keys, 2, 1, &mut page)[2 * PAGE + 63], 3.0);
+            let written = kv.memory.bytes().iter().filter(|b| **b != 0).count();
+            assert!(written <= 8 * dtype.block_bytes());
         }
     }
 }
