@@ -3,10 +3,17 @@
 //! Everything read here is foreign: each count, length and offset is checked against the file's size before it is
 //! believed, and an error is one sentence that names the file and what to do.
 
+mod checkpoint;
+pub mod config;
 mod error;
 pub mod gguf;
+mod map;
+pub mod names;
+pub mod safetensors;
 mod tensor;
 
+pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use gguf::Gguf;
+pub use safetensors::Safetensors;
 pub use tensor::Tensor;

@@ -25,3 +25,13 @@ impl Tensor {
         self.shape.iter().product()
     }
 }
+
+/// Checks that no two tensors share bytes; the error names two that do.
+pub(crate) fn no_overlap(tensors: &[Tensor]) -> Result<(), String> {
+    let mut order: Vec<&Tensor> = tensors.iter().filter(|t| t.len > 0).collect();
+    order.sort_unstable_by_key(|t| t.offset);
+    match order.windows(2).find(|w| w[0].offset + w[0].len as u64 > w[1].offset) {
+        None => Ok(()),
+        Some(w) => Err(format!("the tensors {:?} and {:?} overlap", w[0].stored_name, w[1].stored_name)),
+    }
+}

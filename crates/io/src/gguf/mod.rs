@@ -7,12 +7,11 @@ mod parse;
 mod value;
 pub mod write;
 
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Tensor, map::map};
 use memmap2::Mmap;
 use parse::Header;
 use std::{
     collections::HashMap,
-    fs::File,
     path::{Path, PathBuf},
 };
 pub use value::{Array, Value};
@@ -58,7 +57,7 @@ impl Gguf {
     /// Errors: the file cannot be read, is damaged, is of another version or byte order, holds a number format unknown
     /// here, or a part is missing.
     pub fn open(path: &Path) -> Result<Gguf> {
-        let first = Part::map(path)?;
+        let first = Part::open(path)?;
         let count = first.split_number("split.count")?.unwrap_or(1);
         if count <= 1 {
             return Gguf::join(vec![first]);
@@ -92,7 +91,7 @@ impl Gguf {
                         ),
                     ));
                 }
-                Part::map(&path)?
+                Part::open(&path)?
             };
             if part.split_number("split.count")? != Some(count) || part.split_number("split.no")? != Some(no)
             {
@@ -212,18 +211,8 @@ impl Gguf {
 }
 
 impl Part {
-    fn map(path: &Path) -> Result<Part> {
-        let file = File::open(path).map_err(|e| Error::read(path, e))?;
-        let meta = file.metadata().map_err(|e| Error::read(path, e))?;
-        if !meta.is_file() {
-            return Err(Error::unsupported(path, "it is not a file; give the path of a GGUF file"));
-        }
-        if meta.len() == 0 {
-            return Err(Error::damaged(path, "it is empty"));
-        }
-        // SAFETY: mapped read-only. A program that truncates the file meanwhile would fault us; that is documented on
-        // `Gguf`, and is the price of not copying models into memory.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::read(path, e))?;
+    fn open(path: &Path) -> Result<Part> {
+        let map = map(path)?;
         let file_len = map.len() as u64;
         let header = Header::parse(&map, file_len, path)?;
         Ok(Part { path: path.into(), file_len, store: Store::Map(map), header })

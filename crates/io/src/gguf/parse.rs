@@ -1,7 +1,7 @@
 //! The header: every number in it is checked before it is believed, and nothing is allocated on its word alone.
 
 use super::value::{Array, Kind, Value, fixed};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Tensor, tensor::no_overlap};
 use hob_dtype::DType;
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
@@ -115,16 +115,6 @@ impl Header {
         }
         no_overlap(&tensors).map_err(|what| r.damaged(what))?;
         Ok(Header { version, entries, tensors, len })
-    }
-}
-
-/// Checks that no two tensors share bytes; the error names two that do.
-pub(crate) fn no_overlap(tensors: &[Tensor]) -> Result<(), String> {
-    let mut order: Vec<&Tensor> = tensors.iter().filter(|t| t.len > 0).collect();
-    order.sort_unstable_by_key(|t| t.offset);
-    match order.windows(2).find(|w| w[0].offset + w[0].len as u64 > w[1].offset) {
-        None => Ok(()),
-        Some(w) => Err(format!("the tensors {:?} and {:?} overlap", w[0].stored_name, w[1].stored_name)),
     }
 }
 

@@ -1,0 +1,281 @@
+//! A model's configuration under the names of Hugging Face's `config.json`, whatever it is read from.
+//!
+//! Two fields are ours, and say how a checkpoint *stores* what all state alike:
+//! - `rope_interleaved`: the rows of q and k lie so that rotated pairs are neighbours (llama.cpp's converter permutes them
+//!   for the architecture `llama`); otherwise a pair is half a head apart, as at Hugging Face.
+//! - `norm_weight_offset`: added to the weights of the RMS norms. Gemma multiplies by `1 + w`: 1.0 from Hugging Face, but
+//!   0.0 from GGUF, whose converter has added the 1 already.
+//!
+//! And `rope_freqs: true` when GGUF brings the tensor `rope_freqs.weight`: Llama 3's frequency factors.
+
+use crate::{Error, Gguf, Result, gguf::Value as Meta};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// No model is near it; a damaged number must not make us list layers without end.
+const MAX_LAYERS: u64 = 100_000;
+
+/// The configuration of a GGUF model, from its metadata and tensors.
+///
+/// What the metadata do not say is absent, unless the architecture fixes it. Architectures unknown here get the fields
+/// that all share. Errors: the architecture is not named, or the number of layers is absurd.
+pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
+    let Some(architecture) = gguf.architecture() else {
+        return Err(Error::damaged(
+            gguf.path(),
+            "its metadata do not name the architecture (general.architecture)",
+        ));
+    };
+    let meta = |key: &str| gguf.get(&format!("{architecture}.{key}"));
+    let layers = meta("block_count").and_then(Meta::u64);
+    if layers.is_some_and(|n| n > MAX_LAYERS) {
+        return Err(Error::damaged(
+            gguf.path(),
+            format!("{architecture}.block_count is beyond {MAX_LAYERS}"),
+        ));
+    }
+    let mut config = Map::new();
+    let model_type = if architecture == "gemma3" { "gemma3_text" } else { architecture };
+    config.insert("model_type".into(), model_type.into());
+    for (key, field) in [
+        ("block_count", "num_hidden_layers"),
+        ("embedding_length", "hidden_size"),
+        ("feed_forward_length", "intermediate_size"),
+        ("attention.head_count", "num_attention_heads"),
+        ("attention.head_count_kv", "num_key_value_heads"),
+        ("attention.key_length", "head_dim"),
+        ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+        ("attention.sliding_window", "sliding_window"),
+        ("context_length", "max_position_embeddings"),
+        ("rope.freq_base", "rope_theta"),
+        ("rope.freq_base_swa", "rope_local_base_freq"),
+        ("attn_logit_softcapping", "attn_logit_softcapping"),
+        ("final_logit_softcapping", "final_logit_softcapping"),
+        ("expert_count", "num_local_experts"),
+        ("expert_used_count", "num_experts_per_tok"),
+    ] {
+        if let Some(value) = meta(key).and_then(number) {
+            config.insert(field.into(), value);
+        }
+    }
+
+    // The embedding's rows are the vocabulary that the model computes with; the list of tokens may be shorter.
+    let rows = gguf.tensor("token_embd.weight").and_then(|t| t.shape.first().copied());
+    let tokens = gguf.get("tokenizer.ggml.tokens").and_then(Meta::array).map(|a| a.len());
+    let stated = meta("vocab_size").and_then(Meta::u64);
+    if let Some(n) = rows.or(tokens).map(|n| n as u64).or(stated) {
+        config.insert("vocab_size".into(), n.into());
+    }
+    let heads = int(&config, "num_attention_heads");
+    if let (Some(hidden), Some(heads)) = (int(&config, "hidden_size"), heads)
+        && let Some(per_head) = hidden.checked_div(heads)
+    {
+        config.entry("head_dim").or_insert(per_head.into());
+        config.entry("num_key_value_heads").or_insert(heads.into());
+    }
+    if let (Some(rotated), Some(head)) =
+        (meta("rope.dimension_count").and_then(Meta::u64), int(&config, "head_dim"))
+        && rotated < head
+    {
+        config.insert("partial_rotary_factor".into(), json!(rotated as f64 / head as f64));
+    }
+    config.entry("rope_theta").or_insert(json!(10000.0));
+    if let Some(scaling) = rope_scaling(&meta) {
+        config.insert("rope_scaling".into(), scaling);
+    }
+    let has = |name: &str| gguf.tensor(name).is_some();
+    config.insert("tie_word_embeddings".into(), (!has("output.weight")).into());
+    config.insert("attention_bias".into(), has("blk.0.attn_q.bias").into());
+    config.insert("mlp_bias".into(), has("blk.0.ffn_up.bias").into());
+    config.insert("rope_freqs".into(), has("rope_freqs.weight").into());
+    config.insert("rope_interleaved".into(), (architecture == "llama").into());
+    config.insert("norm_weight_offset".into(), json!(0.0));
+    for name in ["bos", "eos", "eot", "padding"] {
+        if let Some(id) = gguf.get(&format!("tokenizer.ggml.{name}_token_id")).and_then(Meta::u64) {
+            let field = if name == "padding" { "pad_token_id".into() } else { format!("{name}_token_id") };
+            config.insert(field, id.into());
+        }
+    }
+    if architecture == "gemma3" {
+        let pattern = meta("attention.sliding_window_pattern");
+        if let Some(period) = pattern.and_then(Meta::u64) {
+            config.insert("sliding_window_pattern".into(), period.into());
+        } else if let Some(sliding) = pattern.and_then(Meta::array).and_then(|a| a.bools()) {
+            let types = sliding.map(|s| if s { "sliding_attention" } else { "full_attention" });
+            config.insert("layer_types".into(), types.collect());
+        }
+        // As in llama.cpp: the 27B model alone, known by its 62 layers, scales by the width of the model per head.
+        if let (Some(62), Some(hidden), Some(heads)) = (layers, int(&config, "hidden_size"), heads)
+            && let Some(scalar) = hidden.checked_div(heads)
+        {
+            config.insert("query_pre_attn_scalar".into(), scalar.into());
+        }
+    }
+    fill_defaults(&mut config);
+    Ok(Value::Object(config))
+}
+
+/// The configuration in a Hugging Face `config.json`, completed: the language part of a multimodal one, rope parameters
+/// under their older names, the defaults that `transformers` assumes, and the fields of this module.
+///
+/// Errors: `json` is no object, or the number of layers is absurd; `path` is for them.
+pub fn from_hugging_face(json: Value, path: &Path) -> Result<Value> {
+    let Value::Object(mut config) = json else {
+        return Err(Error::damaged(path, "it is no JSON object"));
+    };
+    if is_multimodal(&config)
+        && let Some(Value::Object(text)) = config.remove("text_config")
+    {
+        let outer = std::mem::replace(&mut config, text);
+        for (key, value) in outer {
+            if key.ends_with("_token_id") || key == "tie_word_embeddings" {
+                config.entry(key).or_insert(value);
+            }
+        }
+        config.entry("model_type").or_insert("gemma3_text".into());
+    }
+    if int(&config, "num_hidden_layers").is_some_and(|n| n > MAX_LAYERS) {
+        return Err(Error::damaged(path, format!("num_hidden_layers is beyond {MAX_LAYERS}")));
+    }
+    flatten_rope_parameters(&mut config);
+    let gemma = config.get("model_type").and_then(Value::as_str).is_some_and(|t| t.starts_with("gemma"));
+    config.insert("rope_interleaved".into(), false.into());
+    config.insert("norm_weight_offset".into(), json!(if gemma { 1.0 } else { 0.0 }));
+    config.insert("rope_freqs".into(), false.into());
+    fill_defaults(&mut config);
+    Ok(Value::Object(config))
+}
+
+/// Whether a `config.json` holds its language model's part in `text_config`.
+pub(crate) fn is_multimodal(config: &Map<String, Value>) -> bool {
+    config.get("model_type").and_then(Value::as_str) == Some("gemma3") && config.contains_key("text_config")
+}
+
+fn int(config: &Map<String, Value>, field: &str) -> Option<u64> {
+    config.get(field).and_then(Value::as_u64)
+}
+
+/// A number, or a list of them (some architectures give one for each layer; equal ones become a single number).
+fn number(value: Meta) -> Option<Value> {
+    Some(match value {
+        Meta::U64(n) => n.into(),
+        Meta::I64(n) => n.into(),
+        Meta::F64(x) => float(x),
+        Meta::Array(list) => {
+            if list.len() as u64 > MAX_LAYERS {
+                return None;
+            }
+            let list: Vec<i64> = list.ints()?.collect();
+            let first = *list.first()?;
+            if list.iter().all(|&n| n == first) { first.into() } else { list.into() }
+        }
+        _ => return None,
+    })
+}
+
+/// A float that was stored with 32 bits, as the decimal that a person wrote: 1e-5, not 0.00000999999974….
+fn float(x: f64) -> Value {
+    let short = if x as f32 as f64 == x { (x as f32).to_string().parse().unwrap_or(x) } else { x };
+    json!(short)
+}
+
+fn rope_scaling<'a>(meta: &impl Fn(&str) -> Option<Meta<'a>>) -> Option<Value> {
+    let get = |key: &str| meta(&format!("rope.scaling.{key}"));
+    // Before `rope.scaling.*` there was one key for linear scaling.
+    let factor = get("factor").or_else(|| meta("rope.scale_linear")).and_then(Meta::f64);
+    let kind = match get("type").and_then(Meta::str) {
+        Some(kind) => kind,
+        None if factor.is_some_and(|f| f != 0.0 && f != 1.0) => "linear",
+        None => return None,
+    };
+    if kind == "none" {
+        return None;
+    }
+    let mut scaling = Map::new();
+    scaling.insert("rope_type".into(), kind.into());
+    if let Some(factor) = factor {
+        scaling.insert("factor".into(), float(factor));
+    }
+    for (key, field) in [
+        ("original_context_length", "original_max_position_embeddings"),
+        ("attn_factor", "attention_factor"),
+        ("yarn_beta_fast", "beta_fast"),
+        ("yarn_beta_slow", "beta_slow"),
+    ] {
+        if let Some(value) = get(key).and_then(number) {
+            scaling.insert(field.into(), value);
+        }
+    }
+    Some(Value::Object(scaling))
+}
+
+/// transformers 5 writes `rope_parameters`, for Gemma one for each type of layer; older versions, and we, write
+/// `rope_theta`, `rope_scaling` and `rope_local_base_freq`.
+fn flatten_rope_parameters(config: &mut Map<String, Value>) {
+    let Some(Value::Object(mut parameters)) = config.remove("rope_parameters") else { return };
+    if let Some(local) = parameters.get("sliding_attention").and_then(|p| p.get("rope_theta")).cloned() {
+        config.entry("rope_local_base_freq").or_insert(local);
+    }
+    if let Some(Value::Object(full)) = parameters.remove("full_attention") {
+        parameters = full;
+    }
+    if let Some(theta) = parameters.remove("rope_theta") {
+        config.entry("rope_theta").or_insert(theta);
+    }
+    if parameters.get("rope_type").and_then(Value::as_str).is_some_and(|t| t != "default") {
+        config.entry("rope_scaling").or_insert(Value::Object(parameters));
+    }
+}
+
+/// Completes a configuration with what its architecture fixes, or `transformers` assumes when `config.json` is silent
+/// (`configuration_llama.py`, `configuration_gemma3.py`).
+fn fill_defaults(config: &mut Map<String, Value>) {
+    // An explicit null is silence too.
+    config.retain(|key, value| !value.is_null() || key == "sliding_window");
+    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut default = |field: &str, value: Value| {
+        config.entry(field).or_insert(value);
+    };
+    match model_type.as_str() {
+        "llama" | "mistral" => {
+            default("hidden_act", "silu".into());
+            default("rms_norm_eps", json!(1e-6));
+            default("rope_theta", json!(10000.0));
+            default("tie_word_embeddings", false.into());
+            default("attention_bias", false.into());
+            default("mlp_bias", false.into());
+        }
+        "gemma3_text" => {
+            default("hidden_activation", "gelu_pytorch_tanh".into());
+            default("vocab_size", 262_208.into());
+            default("num_attention_heads", 8.into());
+            default("num_key_value_heads", 4.into());
+            default("head_dim", 256.into());
+            default("max_position_embeddings", 131_072.into());
+            default("rms_norm_eps", json!(1e-6));
+            default("rope_theta", json!(1e6));
+            default("rope_local_base_freq", json!(10000.0));
+            default("sliding_window", 4096.into());
+            default("tie_word_embeddings", true.into());
+            default("attention_bias", false.into());
+            // Hugging Face's default is 256, the width of a head in every model that does not say otherwise.
+            let head_dim = config.get("head_dim").cloned().unwrap_or(256.into());
+            config.entry("query_pre_attn_scalar").or_insert(head_dim);
+            let period =
+                int(config, "sliding_window_pattern").or(int(config, "_sliding_window_pattern")).unwrap_or(6);
+            config.insert("sliding_window_pattern".into(), period.into());
+            if let (Some(layers), true) = (int(config, "num_hidden_layers"), period > 0) {
+                let kind = |i| if i % period == 0 { "full_attention" } else { "sliding_attention" };
+                config.entry("layer_types").or_insert_with(|| (1..=layers).map(kind).collect());
+            }
+        }
+        _ => {}
+    }
+    let heads = int(config, "num_attention_heads");
+    if let (Some(hidden), Some(heads)) = (int(config, "hidden_size"), heads)
+        && let Some(per_head) = hidden.checked_div(heads)
+    {
+        config.entry("head_dim").or_insert(per_head.into());
+        config.entry("num_key_value_heads").or_insert(heads.into());
+    }
+}

@@ -1,0 +1,46 @@
+//! Opening files: mapped when they hold weights, read within a limit when they are companions.
+
+use crate::{Error, Result};
+use memmap2::Mmap;
+use std::{fs::File, io::Read, path::Path};
+
+/// Maps a whole file, read-only.
+pub(crate) fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(|e| Error::read(path, e))?;
+    let meta = file.metadata().map_err(|e| Error::read(path, e))?;
+    if !meta.is_file() {
+        return Err(Error::unsupported(path, "it is not a file; give the path of a model file"));
+    }
+    if meta.len() == 0 {
+        return Err(Error::damaged(path, "it is empty"));
+    }
+    // SAFETY: mapped read-only. A program that truncates the file meanwhile would fault us; that is documented on
+    // `Checkpoint`, and is the price of not copying models into memory.
+    unsafe { Mmap::map(&file) }.map_err(|e| Error::read(path, e))
+}
+
+/// Reads a companion file of at most `limit` bytes; `None` when it does not exist.
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<String>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::read(path, e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::read(path, e))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::unsupported(
+            path,
+            format!("it is larger than the {limit} bytes such a file may have"),
+        ));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| Error::damaged(path, "it is not valid UTF-8"))
+}
+
+/// Reads a JSON companion file; `None` when it does not exist.
+pub(crate) fn read_json(path: &Path, limit: u64) -> Result<Option<serde_json::Value>> {
+    let Some(text) = read_small(path, limit)? else { return Ok(None) };
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|e| Error::damaged(path, format!("it is not valid JSON ({e})")))
+}

@@ -1,0 +1,93 @@
+//! GGUF's names of tensors → the names in the original Hugging Face checkpoint.
+//!
+//! Facts: `gguf-py/gguf/tensor_mapping.py` of llama.cpp, and the state dicts of `transformers`.
+
+/// The original name of the tensor stored as `stored` in a GGUF file of `architecture`; `stored` itself when the
+/// architecture or the tensor has no known original, as `rope_freqs.weight`, which only GGUF has.
+pub fn from_gguf(architecture: &str, stored: &str) -> String {
+    original(architecture, stored).unwrap_or_else(|| stored.to_owned())
+}
+
+fn original(architecture: &str, stored: &str) -> Option<String> {
+    let gemma = match architecture {
+        "llama" => false,
+        "gemma3" => true,
+        _ => return None,
+    };
+    let (stem, kind) = stored.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
+    let top = match stem {
+        "token_embd" => Some("model.embed_tokens"),
+        "output_norm" => Some("model.norm"),
+        "output" => Some("lm_head"),
+        _ => None,
+    };
+    if let Some(top) = top {
+        return Some(format!("{top}.{kind}"));
+    }
+    let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
+    if layer.is_empty() || !layer.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let part = match part {
+        "attn_norm" => "input_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "attn_q_norm" => "self_attn.q_norm",
+        "attn_k_norm" => "self_attn.k_norm",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        "ffn_norm" if gemma => "pre_feedforward_layernorm",
+        "ffn_norm" => "post_attention_layernorm",
+        "post_attention_norm" if gemma => "post_attention_layernorm",
+        "post_ffw_norm" if gemma => "post_feedforward_layernorm",
+        _ => return None,
+    };
+    Some(format!("model.layers.{layer}.{part}.{kind}"))
+}
+
+/// The name that a language model's tensor has in a text-only checkpoint, when `stored` is from a multimodal one of
+/// Hugging Face: `language_model.model.X` and, in newer ones, `model.language_model.X` are `model.X`.
+pub fn from_multimodal(stored: &str) -> String {
+    if let Some(rest) = stored.strip_prefix("language_model.") {
+        rest.to_owned()
+    } else if let Some(rest) = stored.strip_prefix("model.language_model.") {
+        format!("model.{rest}")
+    } else {
+        stored.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_originals() {
+        for (architecture, stored, expected) in [
+            ("llama", "token_embd.weight", "model.embed_tokens.weight"),
+            ("llama", "output_norm.weight", "model.norm.weight"),
+            ("llama", "output.weight", "lm_head.weight"),
+            ("llama", "blk.3.attn_q.weight", "model.layers.3.self_attn.q_proj.weight"),
+            ("llama", "blk.3.attn_q.bias", "model.layers.3.self_attn.q_proj.bias"),
+            ("llama", "blk.12.attn_output.weight", "model.layers.12.self_attn.o_proj.weight"),
+            ("llama", "blk.0.ffn_norm.weight", "model.layers.0.post_attention_layernorm.weight"),
+            ("llama", "rope_freqs.weight", "rope_freqs.weight"),
+            ("llama", "blk.x.attn_q.weight", "blk.x.attn_q.weight"),
+            ("llama", "blk..attn_q.weight", "blk..attn_q.weight"),
+            ("gemma3", "blk.0.attn_norm.weight", "model.layers.0.input_layernorm.weight"),
+            ("gemma3", "blk.0.post_attention_norm.weight", "model.layers.0.post_attention_layernorm.weight"),
+            ("gemma3", "blk.0.ffn_norm.weight", "model.layers.0.pre_feedforward_layernorm.weight"),
+            ("gemma3", "blk.0.post_ffw_norm.weight", "model.layers.0.post_feedforward_layernorm.weight"),
+            ("gemma3", "blk.0.attn_q_norm.weight", "model.layers.0.self_attn.q_norm.weight"),
+            ("unheard-of", "blk.0.attn_q.weight", "blk.0.attn_q.weight"),
+        ] {
+            assert_eq!(from_gguf(architecture, stored), expected);
+        }
+        assert_eq!(from_multimodal("language_model.model.norm.weight"), "model.norm.weight");
+        assert_eq!(from_multimodal("model.language_model.norm.weight"), "model.norm.weight");
+        assert_eq!(from_multimodal("vision_tower.x"), "vision_tower.x");
+    }
+}
