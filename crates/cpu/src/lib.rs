@@ -3,6 +3,7 @@
 pub mod exec;
 pub mod isa;
 pub mod kv;
+mod math;
 pub mod ops;
 pub mod reference;
 pub mod threads;

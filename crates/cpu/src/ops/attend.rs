@@ -1,0 +1,330 @@
+//! Attention over paged keys and values: blocked, so that scores are never held for more than a page, with an online
+//! softmax (Milakov & Gimelshein 2018; Dao et al. 2022), and all query heads that share a key head together.
+
+use crate::exec::{Call, Cpu};
+use crate::isa::{fma, for_each_isa};
+use crate::kv::{Kv, PAGE, Side};
+use crate::{math, reference};
+use hob_graph::{Attend, Graph, Node, Op, Seq, StateId};
+use std::ops::Range;
+
+/// Query rows (tokens × heads of a group) a task holds at most, unless one token has more.
+const ROWS: usize = 64;
+/// With few tokens a long context is split between threads in up to this many parts, merged at the end.
+const SPLITS: usize = 8;
+/// Up to this many tokens in a run, parts are planned for.
+const SPLIT_TOKENS: usize = 4;
+
+/// What all tasks of a call share.
+#[derive(Clone, Copy)]
+struct Shape {
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    /// tokens of a task
+    tile: usize,
+}
+
+impl Shape {
+    fn of(graph: &Graph, node: &Node) -> Shape {
+        let (q, k) = (node.shape, graph.node(node.inputs[1]).shape);
+        let (heads, kv_heads, dim) = (q[1], k[1], q[2]);
+        Shape { heads, kv_heads, dim, tile: (ROWS / (heads / kv_heads)).max(1) }
+    }
+
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    fn rows(&self) -> usize {
+        self.tile * self.group()
+    }
+
+    /// Floats a thread works in: a page of keys and of values, and per row its query, scores, sum, and two numbers.
+    fn per_thread(&self) -> usize {
+        2 * PAGE * self.dim + self.rows() * (2 * self.dim + PAGE + 2)
+    }
+
+    /// Floats of one part of one row: its unnormalised sum, its largest score and its weight.
+    fn part(&self) -> usize {
+        self.dim + 2
+    }
+}
+
+/// Bytes of working memory.
+pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
+    let Op::Attend(Attend { cache: Some(_), .. }) = node.op else { return 0 };
+    let (s, tokens) = (Shape::of(graph, node), node.shape[0]);
+    let parts = if tokens <= SPLIT_TOKENS { tokens * s.heads * SPLITS * s.part() } else { 0 };
+    (cpu.pool.threads() * s.per_thread() + parts) * 4
+}
+
+/// Attention with cached keys and values; without a cache the reference does it.
+pub fn run(c: &mut Call) {
+    let Op::Attend(how) = c.node.op else { unreachable!("called for attend") };
+    let (Some(state), Some(kv)) = (how.cache, c.kv.take()) else { return reference::run(c) };
+    let s = Shape::of(c.graph, c.node);
+    let [q, k, v] = [c.x(0).f32s(), c.x(1).f32s(), c.x(2).f32s()];
+    append(kv, state, s, c.batch.seqs, k, v);
+    let kv: &Kv = kv;
+
+    let pool = &c.cpu.pool;
+    let tiles: usize = c.batch.seqs.iter().map(|seq| seq.len.div_ceil(s.tile)).sum();
+    let longest = c.batch.seqs.iter().map(|seq| seq.pos + seq.len).max().unwrap_or(0).div_ceil(PAGE);
+    let few =
+        tiles * s.kv_heads < 4 * pool.threads() && c.node.shape[0] <= SPLIT_TOKENS && pool.threads() > 1;
+    let splits = if few { (longest / 4).clamp(1, SPLITS) } else { 1 };
+
+    // SAFETY: the plan's scratch is aligned and as large as `scratch` says; any bits are an f32.
+    let scratch = unsafe { c.scratch.align_to_mut::<f32>().1 };
+    let (working, parts) = scratch.split_at_mut(pool.threads() * s.per_thread());
+    let (working, parts, out) =
+        (Shared(working.as_mut_ptr()), Shared(parts.as_mut_ptr()), Shared(c.out.as_mut_ptr()));
+    pool.run(tiles * s.kv_heads * splits, &|task, thread| {
+        let (tile, head, split) = (task / splits / s.kv_heads, task / splits % s.kv_heads, task % splits);
+        let (seq, first) = find_tile(c.batch.seqs, s.tile, tile);
+        // SAFETY: each thread has its own part of the working memory.
+        let memory = unsafe { working.slice(thread * s.per_thread(), s.per_thread()) };
+        let mut t = Task::new(s, how, seq, first, memory);
+        t.load(q, head);
+        let pages = t.pages();
+        let (n, from) = (pages.len(), pages.start);
+        t.attend(kv, state, head, from + n * split / splits..from + n * (split + 1) / splits);
+        let g = s.group();
+        for r in 0..t.rows {
+            let row = (seq.start + first + r / g) * s.heads + head * g + r % g;
+            if splits == 1 {
+                // SAFETY: rows of different tasks are different.
+                t.finish(r, unsafe { out.slice(row * s.dim, s.dim) });
+            } else {
+                // SAFETY: rows and splits of different tasks are different.
+                t.part(r, unsafe { parts.slice((row * splits + split) * s.part(), s.part()) });
+            }
+        }
+    });
+    if splits > 1 {
+        for (row, out) in c.out.chunks_exact_mut(s.dim).enumerate() {
+            let n = splits * s.part();
+            // SAFETY: the tasks are done.
+            merge(unsafe { parts.slice(row * n, n) }, s.dim, out);
+        }
+    }
+}
+
+/// A pointer that threads write through, each to its own part.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: only `slice` gives access, and its callers keep the parts apart.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// The range lies in the buffer and no other slice of it is alive.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn slice(&self, at: usize, len: usize) -> &mut [f32] {
+        // SAFETY: as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+}
+
+/// Writes this run's keys and values to the cache.
+fn append(kv: &mut Kv, state: StateId, s: Shape, seqs: &[Seq], k: &[f32], v: &[f32]) {
+    for seq in seqs {
+        for i in 0..seq.len {
+            let (row, at) = (seq.start + i, seq.pos + i);
+            let (page, slot) = (seq.pages[at / PAGE], at % PAGE);
+            for h in 0..s.kv_heads {
+                let x = (row * s.kv_heads + h) * s.dim..(row * s.kv_heads + h + 1) * s.dim;
+                kv.write(state, Side::Keys, page, h, slot, &k[x.clone()]);
+                kv.write(state, Side::Values, page, h, slot, &v[x]);
+            }
+        }
+    }
+}
+
+/// The sequence and its first token of tile `n`, counted over all sequences.
+fn find_tile<'a>(seqs: &'a [Seq<'a>], tile: usize, mut n: usize) -> (&'a Seq<'a>, usize) {
+    for seq in seqs {
+        let tiles = seq.len.div_ceil(tile);
+        if n < tiles {
+            return (seq, n * tile);
+        }
+        n -= tiles;
+    }
+    unreachable!("tiles are counted over the same sequences")
+}
+
+/// A few tokens of a sequence under one key head: `rows` queries, token by token, head by head of the group.
+struct Task<'a> {
+    s: Shape,
+    how: Attend,
+    seq: &'a Seq<'a>,
+    first: usize,
+    rows: usize,
+    keys: &'a mut [f32],
+    values: &'a mut [f32],
+    queries: &'a mut [f32],
+    scores: &'a mut [f32],
+    sums: &'a mut [f32],
+    largest: &'a mut [f32],
+    weight: &'a mut [f32],
+}
+
+impl<'a> Task<'a> {
+    fn new(s: Shape, how: Attend, seq: &'a Seq<'a>, first: usize, memory: &'a mut [f32]) -> Task<'a> {
+        let rows = s.tile.min(seq.len - first) * s.group();
+        let (keys, rest) = memory.split_at_mut(PAGE * s.dim);
+        let (values, rest) = rest.split_at_mut(PAGE * s.dim);
+        let (queries, rest) = rest.split_at_mut(s.rows() * s.dim);
+        let (sums, rest) = rest.split_at_mut(s.rows() * s.dim);
+        let (scores, rest) = rest.split_at_mut(s.rows() * PAGE);
+        let (largest, weight) = rest.split_at_mut(s.rows());
+        Task { s, how, seq, first, rows, keys, values, queries, scores, sums, largest, weight }
+    }
+
+    /// Takes the queries, scaled, and clears the sums.
+    fn load(&mut self, q: &[f32], head: usize) {
+        let (d, g) = (self.s.dim, self.s.group());
+        for r in 0..self.rows {
+            let row = (self.seq.start + self.first + r / g) * self.s.heads + head * g + r % g;
+            let to = &mut self.queries[r * d..(r + 1) * d];
+            to.iter_mut().zip(&q[row * d..(row + 1) * d]).for_each(|(to, q)| *to = q * self.how.scale);
+        }
+        self.sums[..self.rows * d].fill(0.0);
+        self.largest[..self.rows].fill(f32::NEG_INFINITY);
+        self.weight[..self.rows].fill(0.0);
+    }
+
+    /// Position of row `r`.
+    fn position(&self, r: usize) -> usize {
+        self.seq.pos + self.first + r / self.s.group()
+    }
+
+    /// Positions row `r` may see.
+    fn sees(&self, r: usize) -> Range<usize> {
+        let p = self.position(r);
+        let end = if self.how.causal { p + 1 } else { self.seq.pos + self.seq.len };
+        self.how.window.map_or(0, |w| (p + 1).saturating_sub(w))..end
+    }
+
+    /// Pages any row may see.
+    fn pages(&self) -> Range<usize> {
+        self.sees(0).start / PAGE..self.sees(self.rows - 1).end.div_ceil(PAGE)
+    }
+
+    fn attend(&mut self, kv: &Kv, state: StateId, head: usize, pages: Range<usize>) {
+        let d = self.s.dim;
+        for page in pages {
+            let id = self.seq.pages[page];
+            let keys = kv.head_f32(state, Side::Keys, id, head, self.keys);
+            let values = kv.head_f32(state, Side::Values, id, head, self.values);
+            for r in 0..self.rows {
+                let p = self.seq.pos + self.first + r / self.s.group();
+                let end = if self.how.causal { p + 1 } else { self.seq.pos + self.seq.len };
+                let from = self.how.window.map_or(0, |w| (p + 1).saturating_sub(w));
+                let lo = from.saturating_sub(page * PAGE).min(PAGE);
+                let hi = end.saturating_sub(page * PAGE).min(PAGE);
+                if lo >= hi {
+                    continue;
+                }
+                let scores: &mut [f32; PAGE] =
+                    (&mut self.scores[r * PAGE..(r + 1) * PAGE]).try_into().expect("PAGE scores a row");
+                dot_page(&self.queries[r * d..(r + 1) * d], keys, scores);
+                if let Some(cap) = self.how.softcap {
+                    scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
+                }
+                scores[..lo].fill(f32::NEG_INFINITY);
+                scores[hi..].fill(f32::NEG_INFINITY);
+                let best = scores.iter().fold(self.largest[r], |m, s| m.max(*s));
+                let keep = (self.largest[r] - best).exp(); // 0 for the first page, as the largest was -inf
+                self.largest[r] = best;
+                self.weight[r] = self.weight[r] * keep + exp_sum(scores, best);
+                add_page(&mut self.sums[r * d..(r + 1) * d], keep, &scores[lo..hi], &values[lo * d..hi * d]);
+            }
+        }
+    }
+
+    fn finish(&self, r: usize, out: &mut [f32]) {
+        let d = self.s.dim;
+        let norm = 1.0 / self.weight[r];
+        out.iter_mut().zip(&self.sums[r * d..]).for_each(|(o, s)| *o = s * norm);
+    }
+
+    fn part(&self, r: usize, part: &mut [f32]) {
+        let d = self.s.dim;
+        part[..d].copy_from_slice(&self.sums[r * d..(r + 1) * d]);
+        part[d] = self.largest[r];
+        part[d + 1] = self.weight[r];
+    }
+}
+
+/// Joins the parts of one row: each with its sum `(D)`, largest score and weight.
+fn merge(parts: &[f32], d: usize, out: &mut [f32]) {
+    let best = parts.chunks_exact(d + 2).fold(f32::NEG_INFINITY, |m, p| m.max(p[d]));
+    let mut weight = 0.0;
+    out.fill(0.0);
+    for p in parts.chunks_exact(d + 2) {
+        // A part that saw nothing has the largest score -inf, and so no weight.
+        let scale = (p[d] - best).exp();
+        weight += p[d + 1] * scale;
+        out.iter_mut().zip(p).for_each(|(o, s)| *o += s * scale);
+    }
+    out.iter_mut().for_each(|o| *o /= weight);
+}
+
+for_each_isa! {
+    /// Scores of a page: `query (D) · keys (D, PAGE)`.
+    fn dot_page(query: &[f32], keys: &[f32], scores: &mut [f32; PAGE]) {
+        const HALF: usize = PAGE / 2; // what fits in AVX2's registers
+        for half in 0..2 {
+            let mut sum = [0.0f32; HALF];
+            for (q, row) in query.iter().zip(keys.chunks_exact(PAGE)) {
+                let row = &row[half * HALF..][..HALF];
+                for j in 0..HALF {
+                    sum[j] = fma::<FMA>(*q, row[j], sum[j]);
+                }
+            }
+            scores[half * HALF..][..HALF].copy_from_slice(&sum);
+        }
+    }
+}
+
+for_each_isa! {
+    /// Scores become e^(score - best); returns their sum.
+    fn exp_sum(scores: &mut [f32; PAGE], best: f32) -> f32 {
+        let mut sums = [0.0f32; 16];
+        for part in scores.chunks_exact_mut(16) {
+            for j in 0..16 {
+                part[j] = math::exp(part[j] - best);
+                sums[j] += part[j];
+            }
+        }
+        sums.iter().sum()
+    }
+}
+
+for_each_isa! {
+    /// `sum (D) = sum · keep + weights (n) · values (n, D)`
+    fn add_page(sum: &mut [f32], keep: f32, weights: &[f32], values: &[f32]) {
+        const WIDE: usize = 32; // four registers of AVX2
+        let d = sum.len();
+        let mut at = 0;
+        while at + WIDE <= d {
+            let part: &mut [f32; WIDE] = (&mut sum[at..at + WIDE]).try_into().expect("WIDE floats");
+            let mut acc = *part;
+            acc.iter_mut().for_each(|a| *a *= keep);
+            for (j, w) in weights.iter().enumerate() {
+                let row = &values[j * d + at..][..WIDE];
+                for i in 0..WIDE {
+                    acc[i] = fma::<FMA>(*w, row[i], acc[i]);
+                }
+            }
+            *part = acc;
+            at += WIDE;
+        }
+        for i in at..d {
+            let dot = weights.iter().enumerate().fold(0.0, |s, (j, w)| fma::<FMA>(*w, values[j * d + i], s));
+            sum[i] = fma::<FMA>(sum[i], keep, dot);
+        }
+    }
+}
