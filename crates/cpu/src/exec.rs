@@ -26,6 +26,8 @@ pub struct Cpu {
     pub precision: Precision,
     /// run every node on the reference too, and stop at the first that differs
     pub check: bool,
+    /// run every node on the reference alone
+    pub reference: bool,
 }
 
 /// A graph ready to run: planned, with its weights at hand.
@@ -189,7 +191,7 @@ impl Scratch for Cpu {
 impl Cpu {
     /// The processor with `threads` threads.
     pub fn new(threads: usize, precision: Precision) -> Cpu {
-        Cpu { pool: Pool::new(threads), precision, check: false }
+        Cpu { pool: Pool::new(threads), precision, check: false, reference: false }
     }
 
     /// Plans `graph` and finds its weights.
@@ -241,6 +243,10 @@ impl Cpu {
                 program,
                 arena,
             };
+            if self.reference {
+                reference::run(&mut call);
+                continue;
+            }
             ops::run(&mut call);
             if self.check {
                 against_reference(&mut call, id)?;

@@ -1,0 +1,88 @@
+//! Attention: of whole sequences, and over the cache.
+
+use super::{decode, dot, probabilities};
+use crate::exec::Call;
+use crate::kv::{PAGE, Side};
+use hob_graph::{Attend, Seq, StateId};
+
+/// Whether the token at position `query` may see that at `key` of the same sequence. A window reaches as far ahead
+/// as back where attention goes both ways.
+pub fn sees(query: usize, key: usize, window: Option<usize>, causal: bool) -> bool {
+    (!causal || key <= query) && window.is_none_or(|w| query.abs_diff(key) < w)
+}
+
+pub(super) fn mask(c: &mut Call, window: Option<usize>, causal: bool) {
+    let tokens = c.node.shape[1];
+    c.out.fill(f32::NEG_INFINITY);
+    for s in c.batch.seqs {
+        for i in 0..s.len {
+            for j in (0..s.len).filter(|&j| sees(i, j, window, causal)) {
+                c.out[(s.start + i) * tokens + s.start + j] = 0.0;
+            }
+        }
+    }
+}
+
+pub(super) fn attend(c: &mut Call, how: Attend) {
+    if let Some(state) = how.cache {
+        write(c, state);
+    }
+    let q = c.x(0);
+    let (heads, dim, group) = (q.shape[1], q.shape[2], q.shape[1] / c.x(1).shape[1]);
+    for s in c.batch.seqs {
+        for head in 0..heads {
+            let first = if how.cache.is_some() { 0 } else { s.pos }; // position of keys[0]
+            let keys = read(c, how, s, Side::Keys, head / group);
+            let values = read(c, how, s, Side::Values, head / group);
+            for i in 0..s.len {
+                let at = ((s.start + i) * heads + head) * dim;
+                let query: Vec<f64> = q.f32s()[at..at + dim].iter().map(|&x| x as f64).collect();
+                let visible: Vec<usize> =
+                    (0..keys.len()).filter(|&j| sees(s.pos + i, first + j, how.window, how.causal)).collect();
+                let score = |j: &usize| {
+                    let score = dot(&query, &keys[*j]) * how.scale as f64;
+                    how.softcap.map_or(score, |cap| cap as f64 * (score / cap as f64).tanh())
+                };
+                let p = probabilities(&visible.iter().map(score).collect::<Vec<f64>>());
+                for d in 0..dim {
+                    let sum: f64 = p.iter().zip(&visible).map(|(p, &j)| p * values[j][d]).sum();
+                    c.out[at + d] = sum as f32;
+                }
+            }
+        }
+    }
+}
+
+/// This run's keys and values go to the pages of their sequences.
+fn write(c: &mut Call, state: StateId) {
+    let (k, v) = (c.x(1), c.x(2));
+    let (heads, dim) = (k.shape[1], k.shape[2]);
+    let seqs = c.batch.seqs;
+    let kv = c.kv.as_deref_mut().expect("a graph with cached attention is run with a cache");
+    for s in seqs {
+        for i in 0..s.len {
+            let (page, slot) = (s.pages[(s.pos + i) / PAGE], (s.pos + i) % PAGE);
+            for head in 0..heads {
+                let at = ((s.start + i) * heads + head) * dim;
+                kv.write(state, Side::Keys, page, head, slot, &k.f32s()[at..at + dim]);
+                kv.write(state, Side::Values, page, head, slot, &v.f32s()[at..at + dim]);
+            }
+        }
+    }
+}
+
+/// Keys or values of one head: of the whole sequence from the cache, or of this run.
+fn read(c: &Call, how: Attend, s: &Seq, side: Side, head: usize) -> Vec<Vec<f64>> {
+    let x = c.x(if side == Side::Keys { 1 } else { 2 });
+    let (heads, dim) = (x.shape[1], x.shape[2]);
+    let Some(state) = how.cache else {
+        let row = |i: usize| ((s.start + i) * heads + head) * dim;
+        return (0..s.len).map(|i| x.f32s()[row(i)..][..dim].iter().map(|&x| x as f64).collect()).collect();
+    };
+    let kv = c.kv.as_deref().expect("a graph with cached attention is run with a cache");
+    let page = |&page: &u32| {
+        let tokens = decode(kv.dtype(), kv.head(state, side, page, head));
+        tokens.chunks_exact(dim).map(|token| token.to_vec()).collect::<Vec<_>>()
+    };
+    s.pages.iter().flat_map(page).take(s.pos + s.len).collect()
+}
