@@ -11,7 +11,7 @@ pub use attend::sees;
 use crate::exec::{Call, View};
 use hob_graph::op::{Act, Binary, RopeStyle, Unary};
 use hob_graph::shape::MAX_RANK;
-use hob_graph::{DType, Op, Shape};
+use hob_graph::{Op, Shape};
 
 /// Runs the node of `c`.
 pub fn run(c: &mut Call) {
@@ -384,13 +384,6 @@ fn rope(c: &mut Call, style: RopeStyle, mscale: f64) {
             y[b] = (xb * cos + xa * sin) as f32;
         }
     }
-}
-
-/// Bytes of the cache as numbers.
-fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
-    let mut values = vec![0.0; bytes.len() / dtype.block_bytes()];
-    dtype.decode(bytes, &mut values);
-    values.iter().map(|&v| v as f64).collect()
 }
 
 #[cfg(test)]

@@ -62,9 +62,10 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
 /// Attention with cached keys and values; without a cache the reference does it.
 pub fn run(c: &mut Call) {
     let Op::Attend(how) = c.node.op else { unreachable!("called for attend") };
-    let (Some(state), Some(kv)) = (how.cache, c.kv.take()) else { return reference::run(c) };
+    let Some(state) = how.cache else { return reference::run(c) };
     let s = Shape::of(c.graph, c.node);
     let [q, k, v] = [c.x(0).f32s(), c.x(1).f32s(), c.x(2).f32s()];
+    let kv = c.kv.as_deref_mut().expect("a graph with cached attention runs with a cache");
     append(kv, state, s, c.batch.seqs, k, v);
     let kv: &Kv = kv;
 

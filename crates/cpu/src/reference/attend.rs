@@ -1,6 +1,6 @@
 //! Attention: of whole sequences, and over the cache.
 
-use super::{decode, dot, probabilities};
+use super::{dot, probabilities};
 use crate::exec::Call;
 use crate::kv::{PAGE, Side};
 use hob_graph::{Attend, Seq, StateId};
@@ -80,9 +80,10 @@ fn read(c: &Call, how: Attend, s: &Seq, side: Side, head: usize) -> Vec<Vec<f64>
         return (0..s.len).map(|i| x.f32s()[row(i)..][..dim].iter().map(|&x| x as f64).collect()).collect();
     };
     let kv = c.kv.as_deref().expect("a graph with cached attention is run with a cache");
-    let page = |&page: &u32| {
-        let tokens = decode(kv.dtype(), kv.head(state, side, page, head));
-        tokens.chunks_exact(dim).map(|token| token.to_vec()).collect::<Vec<_>>()
+    let token = |p: usize| {
+        let mut x = vec![0.0; dim];
+        kv.read(state, side, s.pages[p / PAGE], head, p % PAGE, &mut x);
+        x.iter().map(|&x| x as f64).collect()
     };
-    s.pages.iter().flat_map(page).take(s.pos + s.len).collect()
+    (0..s.pos + s.len).map(token).collect()
 }
