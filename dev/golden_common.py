@@ -40,6 +40,8 @@ def save(folder, meta, arrays):
             assert np.isfinite(value).all(), f"{folder}: {name} has a value that is not finite"
             tensors[name] = value
         save_file(tensors, folder / "golden.safetensors")
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     print(f"{folder.relative_to(ROOT)}: {size / 1024:.0f} KiB")
 
