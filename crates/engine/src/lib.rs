@@ -1,1 +1,18 @@
 //! Generate, sample, tune: what turns graphs into answers.
+//!
+//! The engine speaks token ids; text, stopping words and measures are the caller's.
+
+mod error;
+pub mod memory;
+mod model;
+mod pages;
+pub mod sample;
+mod session;
+pub mod tune;
+
+pub use error::{Error, Result};
+pub use hob_cpu::Precision;
+pub use memory::Budget;
+pub use model::{CHUNK, Model, Options, bound};
+pub use sample::{Sampler, Sampling};
+pub use session::{Generate, Session, Stop};

@@ -234,6 +234,15 @@ impl Graph {
         Graph { nodes: Vec::new(), outputs: Vec::new(), ..self.clone() }
     }
 
+    /// Memory the graph itself holds, in bytes, closely.
+    pub fn heap_bytes(&self) -> usize {
+        let nodes = self.nodes.len() * size_of::<Node>();
+        let inputs: usize = self.nodes.iter().map(|n| n.inputs.len().next_multiple_of(4) * 4 + 16).sum();
+        let weights: usize = self.weights.iter().map(|w| size_of::<Weight>() + 3 * w.name.len() + 64).sum();
+        let consts: usize = self.consts.iter().map(|c| c.len() * 4).sum();
+        nodes + inputs + weights + consts
+    }
+
     /// Which nodes the outputs need.
     pub fn live(&self) -> Vec<bool> {
         let mut live = vec![false; self.nodes.len()];

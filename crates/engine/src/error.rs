@@ -1,0 +1,39 @@
+//! The one error of this crate.
+
+use hob_cpu::exec::ExecError;
+use hob_graph::GraphError;
+use hob_models::ConfigError;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a model cannot be used: one sentence for a person.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    /// the configuration is none that Hob runs
+    #[error("{model} cannot be run: {source}")]
+    Config { model: String, source: ConfigError },
+    /// the checkpoint does not hold what its configuration asks for
+    #[error("{model} cannot be run: {source}")]
+    Graph { model: String, source: GraphError },
+    /// running failed for want of memory, or differs from the reference in check mode
+    #[error("{0}")]
+    Exec(#[from] ExecError),
+    /// the text does not fit
+    #[error(
+        "the text has {tokens} tokens, {} more than the context of {context} holds; shorten it or ask for a \
+         longer context with --ctx",
+        tokens - context
+    )]
+    Context { tokens: usize, context: usize },
+    /// an id the model does not know
+    #[error("the token id {id} is none of the model's {vocab}")]
+    Token { id: u32, vocab: usize },
+    /// nothing to continue
+    #[error("there is no text to continue: the prompt is empty")]
+    Empty,
+    /// something is wrong with what was asked
+    #[error("{0}")]
+    Ask(String),
+}

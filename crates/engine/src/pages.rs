@@ -1,0 +1,43 @@
+//! Which pages of the cache are free.
+
+/// Hands out page numbers.
+pub struct Pages {
+    free: Vec<u32>,
+}
+
+impl Pages {
+    /// `n` free pages. Low numbers go first, so that memory is touched from one end.
+    pub fn new(n: usize) -> Pages {
+        Pages { free: (0..n as u32).rev().collect() }
+    }
+
+    /// A page, or `None` when all are taken.
+    pub fn take(&mut self) -> Option<u32> {
+        self.free.pop()
+    }
+
+    /// Gives a page back.
+    pub fn give(&mut self, page: u32) {
+        debug_assert!(!self.free.contains(&page), "page {page} is given back twice");
+        self.free.push(page);
+    }
+
+    /// Pages left.
+    pub fn left(&self) -> usize {
+        self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_goes_out_once() {
+        let mut pages = Pages::new(3);
+        let taken: Vec<_> = std::iter::from_fn(|| pages.take()).collect();
+        assert_eq!(taken, [0, 1, 2]);
+        pages.give(1);
+        assert_eq!((pages.left(), pages.take(), pages.take()), (1, Some(1), None));
+    }
+}

@@ -1,0 +1,212 @@
+//! A conversation with a model: its tokens so far, their keys and values, and what comes next.
+
+use crate::pages::Pages;
+use crate::{CHUNK, Error, Model, Result, Sampler};
+use hob_cpu::Kv;
+use hob_cpu::exec::Memory;
+use hob_cpu::kv::PAGE;
+use hob_graph::{Batch, Data, Seq};
+
+/// One sequence and its cache.
+pub struct Session<'m> {
+    model: &'m Model,
+    kv: Kv,
+    free: Pages,
+    pages: Vec<u32>,
+    ids: Vec<u32>,
+    context: usize,
+    memory: Memory,
+    logits: Vec<f32>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// the model ended it
+    End,
+    /// as many tokens as were asked for
+    Length,
+    /// the context is full
+    Context,
+}
+
+impl<'m> Session<'m> {
+    /// An empty session with room for `context` tokens. Memory for keys and values is taken as they come.
+    pub fn new(model: &'m Model, context: usize) -> Result<Session<'m>> {
+        let states = &model.program(1, 1)?.graph.states;
+        let pages = context.div_ceil(PAGE);
+        let kv = Kv::new(states, model.options().kv, pages).map_err(hob_cpu::exec::ExecError::Memory)?;
+        Ok(Session {
+            model,
+            kv,
+            free: Pages::new(pages),
+            pages: Vec::with_capacity(pages),
+            ids: Vec::with_capacity(context),
+            context,
+            memory: Memory::new(),
+            logits: Vec::new(),
+        })
+    }
+
+    /// Tokens in the cache.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Tokens the session has room for.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Logits `(V)` after the last token; empty before the first.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Forgets all tokens but the first `len`.
+    pub fn rewind(&mut self, len: usize) {
+        self.ids.truncate(len);
+        while self.pages.len() > self.ids.len().div_ceil(PAGE) {
+            self.free.give(self.pages.pop().expect("counted"));
+        }
+        self.logits.clear();
+    }
+
+    /// Makes `ids` the session's tokens, reading only what does not begin as the cache already does. Returns how many
+    /// tokens were read. `on_chunk` hears after each chunk how many are read of how many, and stops by `false`.
+    pub fn prompt(&mut self, ids: &[u32], mut on_chunk: impl FnMut(usize, usize) -> bool) -> Result<usize> {
+        if ids.is_empty() {
+            return Err(Error::Empty);
+        }
+        self.check(ids, ids.len())?;
+        let same = self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        let same =
+            if self.logits.is_empty() || same < self.ids.len() { same.min(ids.len() - 1) } else { same };
+        if same < self.ids.len() {
+            self.rewind(same);
+        }
+        let fresh = ids.len() - same;
+        for chunk in ids[same..].chunks(CHUNK) {
+            self.feed(chunk)?;
+            if !on_chunk(self.ids.len() - same, fresh) {
+                break;
+            }
+        }
+        Ok(self.ids.len() - same)
+    }
+
+    /// Appends `ids`, at most a chunk, and computes the logits after the last of them.
+    pub fn feed(&mut self, ids: &[u32]) -> Result<()> {
+        let mut logits = std::mem::take(&mut self.logits);
+        let out = self.forward(ids, 1);
+        if let Ok(out) = &out {
+            logits.clear();
+            logits.extend_from_slice(out);
+        }
+        let out = out.map(|_| ());
+        self.logits = logits;
+        out
+    }
+
+    /// Appends `ids`, at most a chunk, and returns the logits after each of them, `(T, V)`.
+    pub fn feed_all(&mut self, ids: &[u32]) -> Result<&[f32]> {
+        self.forward(ids, ids.len())
+    }
+
+    fn check(&self, ids: &[u32], total: usize) -> Result<()> {
+        if total > self.context {
+            return Err(Error::Context { tokens: total, context: self.context });
+        }
+        let vocab = self.model.vocab_size();
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(&id) => Err(Error::Token { id, vocab }),
+            None => Ok(()),
+        }
+    }
+
+    fn forward(&mut self, ids: &[u32], rows: usize) -> Result<&[f32]> {
+        let (t, pos) = (ids.len(), self.ids.len());
+        self.check(ids, pos + t)?;
+        let program = self.model.program(t, rows)?;
+        while self.pages.len() * PAGE < pos + t {
+            let page = self.free.take().expect("the context has pages for all its tokens");
+            self.pages.push(page);
+        }
+        let given: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        let last = [t as i32 - 1];
+        let inputs = [("ids", Data::I32(&given)), ("rows", Data::I32(&last))];
+        let seqs = [Seq { start: 0, len: t, pos, pages: &self.pages }];
+        let batch = Batch { inputs: &inputs, seqs: &seqs };
+        self.model.cpu().run(&program, &mut self.memory, Some(&mut self.kv), &batch)?;
+        self.ids.extend_from_slice(ids);
+        Ok(program.output(&self.memory, "logits").expect("a language model has logits"))
+    }
+
+    /// Continues the session: at most `most` tokens, ended by any of `ends`.
+    pub fn generate<'s>(
+        &'s mut self,
+        sampler: &'s mut Sampler,
+        most: usize,
+        ends: &'s [u32],
+    ) -> Generate<'s, 'm> {
+        Generate { session: self, sampler, ends, left: most, pending: None, stop: None }
+    }
+}
+
+/// Tokens one by one. What a token leads to is computed only when the next one is asked for.
+pub struct Generate<'s, 'm> {
+    session: &'s mut Session<'m>,
+    sampler: &'s mut Sampler,
+    ends: &'s [u32],
+    left: usize,
+    pending: Option<u32>,
+    stop: Option<Stop>,
+}
+
+impl Generate<'_, '_> {
+    /// Why there are no more tokens; `None` while there may be.
+    pub fn stop(&self) -> Option<Stop> {
+        self.stop
+    }
+
+    fn advance(&mut self) -> Result<Option<u32>> {
+        if self.stop.is_some() {
+            return Ok(None);
+        }
+        if self.left == 0 {
+            self.stop = Some(Stop::Length);
+            return Ok(None);
+        }
+        if let Some(id) = self.pending.take() {
+            if self.session.ids.len() == self.session.context {
+                self.stop = Some(Stop::Context);
+                return Ok(None);
+            }
+            self.session.feed(&[id])?;
+        }
+        if self.session.logits.is_empty() {
+            return Err(Error::Empty);
+        }
+        let id = self.sampler.sample(&self.session.logits);
+        if self.ends.contains(&id) {
+            self.stop = Some(Stop::End);
+            return Ok(None);
+        }
+        self.sampler.accept(id);
+        self.left -= 1;
+        self.pending = Some(id);
+        Ok(Some(id))
+    }
+}
+
+impl Iterator for Generate<'_, '_> {
+    type Item = Result<u32>;
+
+    fn next(&mut self) -> Option<Result<u32>> {
+        let next = self.advance().transpose();
+        if let Some(Err(_)) = next {
+            self.stop = Some(Stop::End);
+        }
+        next
+    }
+}
