@@ -5,7 +5,7 @@ use crate::threads::Pool;
 use crate::weights::{Buffer, Tensor, Weights};
 use crate::{ops, reference};
 use hob_graph::plan::Home;
-use hob_graph::{Batch, DType, Data, Graph, Node, NodeId, Op, Place, Plan, Scratch, Shape};
+use hob_graph::{Batch, DType, Data, Graph, Node, NodeId, Op, Place, Plan, Scratch, Shape, WeightId};
 use std::fmt;
 use std::sync::Arc;
 
@@ -293,6 +293,13 @@ impl Program {
         let id = self.graph.output(name)?;
         let Place::Arena(at) = self.plan.places[id.index()] else { return None };
         Some(&memory.arena.f32s()[at / 4..][..self.graph.node(id).shape.count()])
+    }
+
+    /// Gives weight `id` other numbers, in f32; panics when their count differs.
+    pub fn replace(&mut self, id: WeightId, tensor: Tensor) {
+        let old = &mut self.weights[id.0 as usize];
+        assert!(old.dtype == tensor.dtype && old.bytes().len() == tensor.bytes().len());
+        *old = Arc::new(tensor);
     }
 
     /// Whether the batch gives what the graph asks for.
