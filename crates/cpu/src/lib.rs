@@ -5,6 +5,7 @@ pub mod isa;
 pub mod kv;
 mod math;
 pub mod ops;
+mod quant;
 pub mod reference;
 pub mod threads;
 pub mod weights;

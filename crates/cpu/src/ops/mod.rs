@@ -1,6 +1,7 @@
 //! Kernels: one file per op, under the op's name. An op without a file here runs on the reference.
 
 mod attend;
+pub mod linear;
 
 use crate::exec::{Call, Cpu};
 use crate::reference;
@@ -10,6 +11,7 @@ use hob_graph::{Graph, Node, Op};
 pub fn run(c: &mut Call) {
     match c.node.op {
         Op::Attend(_) => attend::run(c),
+        Op::Linear => linear::run(c),
         _ => reference::run(c),
     }
 }
@@ -18,6 +20,7 @@ pub fn run(c: &mut Call) {
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
     match node.op {
         Op::Attend(_) => attend::scratch(cpu, graph, node),
+        Op::Linear => linear::scratch(cpu, graph, node),
         _ => 0,
     }
 }

@@ -1,0 +1,180 @@
+//! Linear layers in whole numbers: see [`crate::quant`] for the kernels. Here: who computes what, and in which memory.
+
+use super::{Carver, Linear, Shared, Size, carved};
+use crate::quant::acts::{self, Acts, ActsMut, GROUP};
+use crate::quant::{Kernels, Out, Panel, Part};
+use crate::threads::Pool;
+
+/// Values of a row unpacked at a time: a panel stays in the second level of cache.
+const PANEL_K: usize = 4096;
+/// Bytes of weights a task streams, at least and at most. Below the least, waking a thread costs more than it saves.
+const TASK_BYTES: (usize, usize) = (24 << 10, 512 << 10);
+/// Values quantized by one task.
+const QUANTIZE: usize = 16 << 10;
+
+/// Numbers of a thread's panel: bytes of values, and scales.
+fn panel(kernels: &Kernels, k: usize) -> (usize, usize) {
+    let k = k.min(PANEL_K);
+    (kernels.panel_rows * k, kernels.panel_rows * kernels.scales * k / GROUP)
+}
+
+/// Bytes of working memory.
+pub(super) fn scratch(pool: &Pool, kernels: &Kernels, size: Size) -> usize {
+    let many = size.tokens >= kernels.many;
+    let tile = if many { kernels.tile_tokens } else { 1 };
+    let (q, d) = panel(kernels, size.k);
+    let panels = if many { pool.threads() * (carved::<u8>(q) + 2 * carved::<f32>(d)) } else { 0 };
+    let padded = size.tokens.next_multiple_of(tile);
+    let scales = padded * (size.k / GROUP);
+    64 + carved::<i8>(padded * size.k) + 2 * carved::<f32>(scales) + carved::<f32>(2 * scales) + panels
+}
+
+pub(super) fn run(
+    l: &Linear,
+    kernels: &Kernels,
+    size: Size,
+    row_bytes: usize,
+    out: Shared<f32>,
+    scratch: &mut [u8],
+) {
+    let mut memory = Carver::new(scratch);
+    let many = size.tokens >= kernels.many;
+    let tile = if many { kernels.tile_tokens } else { 1 };
+    let x = quantize(l, size, tile, &mut memory);
+    match many {
+        true => tiles(l, kernels, size, row_bytes, &x, out, &mut memory),
+        false => rows(l, kernels, size, row_bytes, &x, out),
+    }
+}
+
+/// The activations in 8 bits.
+fn quantize<'a>(l: &Linear, size: Size, tile: usize, memory: &mut Carver<'a>) -> Acts<'a> {
+    let (k, groups) = (size.k, size.k / GROUP);
+    let tiles = size.tokens.div_ceil(tile);
+    let q: &mut [i8] = memory.take(tiles * tile * k);
+    let d: &mut [f32] = memory.take(tiles * tile * groups);
+    let sums: &mut [f32] = memory.take(tiles * tile * groups);
+    let half_sums: &mut [f32] = memory.take(2 * tiles * tile * groups);
+    let to = (
+        Shared(q.as_mut_ptr()),
+        Shared(d.as_mut_ptr()),
+        Shared(sums.as_mut_ptr()),
+        Shared(half_sums.as_mut_ptr()),
+    );
+    l.pool.split(tiles, QUANTIZE.div_ceil(tile * k), |range, _| {
+        for i in range {
+            let (n, x) = (tile * groups, &l.x[i * tile * k..((i + 1) * tile * k).min(l.x.len())]);
+            // SAFETY: the slices have room for all tiles, and each tile is quantized by one task.
+            let to = unsafe {
+                ActsMut {
+                    q: to.0.slice(i * tile * k, tile * k),
+                    d: to.1.slice(i * n, n),
+                    sums: to.2.slice(i * n, n),
+                    half_sums: to.3.slice(2 * i * n, 2 * n),
+                }
+            };
+            acts::quantize(x, k, tile, to);
+        }
+    });
+    Acts { tokens: size.tokens, tile, groups, q, d, sums, half_sums }
+}
+
+/// Few tokens: the weights are streamed once.
+fn rows(l: &Linear, kernels: &Kernels, size: Size, row_bytes: usize, x: &Acts, out: Shared<f32>) {
+    // More tokens mean more work for the same bytes.
+    let all = size.n * row_bytes * size.tokens;
+    let share = (all / (l.pool.threads() * 8)).clamp(TASK_BYTES.0, TASK_BYTES.1);
+    let tasks = (all / share).clamp(1, size.n);
+    l.pool.run(tasks, &|task, _| {
+        let (from, to) = (size.n * task / tasks, size.n * (task + 1) / tasks);
+        let w = &l.w[from * row_bytes..to * row_bytes];
+        // SAFETY: the processor has the instruction set; the result has a place for each token and row, and rows
+        // belong to one task.
+        unsafe { (kernels.rows)(w, x, Out { at: out.0.add(from), stride: size.n }) };
+        if let Some(bias) = l.bias {
+            for t in 0..size.tokens {
+                // SAFETY: these rows of the result belong to this task.
+                let y = unsafe { out.slice(t * size.n + from, to - from) };
+                y.iter_mut().zip(&bias[from..to]).for_each(|(y, b)| *y += b);
+            }
+        }
+    });
+}
+
+/// Many tokens: panels of unpacked rows meet tiles of tokens.
+fn tiles(
+    l: &Linear,
+    kernels: &Kernels,
+    size: Size,
+    row_bytes: usize,
+    x: &Acts,
+    out: Shared<f32>,
+    memory: &mut Carver,
+) {
+    let (rows, step) = (kernels.panel_rows, kernels.tile_tokens);
+    let (panels, tiles) = (size.n.div_ceil(rows), size.tokens.div_ceil(step));
+    // Tokens are split too where there are few panels: each part unpacks for itself, so parts are large.
+    let parts = (4 * l.pool.threads()).div_ceil(panels).min(tiles * step / 64).max(1);
+    let (nq, nd) = panel(kernels, size.k);
+    let threads = l.pool.threads();
+    let q: &mut [u8] = memory.take(threads * nq.next_multiple_of(64));
+    let d: &mut [f32] = memory.take(threads * nd.next_multiple_of(16));
+    let m: &mut [f32] = memory.take(threads * nd.next_multiple_of(16));
+    let memory = (Shared(q.as_mut_ptr()), Shared(d.as_mut_ptr()), Shared(m.as_mut_ptr()));
+    l.pool.run(panels * parts, &|task, thread| {
+        // SAFETY: each thread has a panel of its own.
+        let mut panel = unsafe {
+            Panel {
+                q: memory.0.slice(thread * nq.next_multiple_of(64), nq),
+                d: memory.1.slice(thread * nd.next_multiple_of(16), nd),
+                m: memory.2.slice(thread * nd.next_multiple_of(16), nd),
+            }
+        };
+        let (from, part) = (task / parts * rows, task % parts);
+        let wanted = rows.min(size.n - from);
+        let w = &l.w[from * row_bytes..(from + wanted) * row_bytes];
+        let mine = tiles * part / parts..tiles * (part + 1) / parts;
+        for k in (0..size.k).step_by(PANEL_K) {
+            let (first, groups) = (k / GROUP, PANEL_K.min(size.k - k) / GROUP);
+            // SAFETY: the processor has the instruction set, and the panel is large enough.
+            unsafe { (kernels.unpack)(w, row_bytes, first, groups, &mut panel) };
+            for tile in mine.clone() {
+                let tokens = step.min(size.tokens - tile * step);
+                let at = tile * step * size.n + from;
+                let mut part = Part { tile, tokens, first, groups, accumulate: k > 0 };
+                if k == 0
+                    && let Some(bias) = l.bias
+                {
+                    part.accumulate = true;
+                    for t in 0..tokens {
+                        // SAFETY: these rows and tokens of the result belong to this task.
+                        let y = unsafe { out.slice(at + t * size.n, wanted) };
+                        y.copy_from_slice(&bias[from..from + wanted]);
+                    }
+                }
+                if wanted == rows {
+                    // SAFETY: the processor has the instruction set, and these rows and tokens belong to this task.
+                    unsafe { (kernels.tile)(&panel, x, part, Out { at: out.0.add(at), stride: size.n }) };
+                } else {
+                    // A whole panel is computed aside, and what is wanted of it is taken.
+                    let mut aside = [0f32; ASIDE];
+                    let (whole, accumulate) = (Out { at: aside.as_mut_ptr(), stride: rows }, part.accumulate);
+                    part.accumulate = false;
+                    assert!(rows * step <= ASIDE);
+                    // SAFETY: the processor has the instruction set, and `aside` has room for the panel.
+                    unsafe { (kernels.tile)(&panel, x, part, whole) };
+                    for t in 0..tokens {
+                        // SAFETY: these rows and tokens of the result belong to this task.
+                        let y = unsafe { out.slice(at + t * size.n, wanted) };
+                        for (y, a) in y.iter_mut().zip(&aside[t * rows..]) {
+                            *y = if accumulate { *y + a } else { *a };
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Numbers of the largest tile of any instruction set.
+const ASIDE: usize = 256;

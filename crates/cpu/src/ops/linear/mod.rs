@@ -1,0 +1,162 @@
+//! `x (T, K), w (N, K) [, b (N)] → (T, N)`: x · wᵀ + b, with the weights as they are stored.
+//!
+//! [`exact`] decodes weights to f32. [`fast`] quantizes the activations to 8 bits in groups of 32 and multiplies whole
+//! numbers, for the formats that [`crate::quant`] knows; others go the exact way.
+
+mod exact;
+mod fast;
+pub(crate) mod float;
+#[cfg(test)]
+mod tests;
+
+use crate::exec::{Call, Cpu, Precision};
+use crate::isa::{Isa, isa};
+use crate::quant;
+use crate::threads::Pool;
+use hob_graph::{DType, Graph, Node, Op};
+
+/// A linear layer's operands and how to compute it.
+pub struct Linear<'a> {
+    /// threads
+    pub pool: &'a Pool,
+    /// how activations meet quantized weights
+    pub precision: Precision,
+    /// instructions to use, which the processor must have
+    pub isa: Isa,
+    /// `(T, K)`
+    pub x: &'a [f32],
+    /// K
+    pub k: usize,
+    /// format of the weights
+    pub dtype: DType,
+    /// `(N, K)` as stored
+    pub w: &'a [u8],
+    /// `(N)`
+    pub bias: Option<&'a [f32]>,
+}
+
+/// How large a product is.
+#[derive(Clone, Copy)]
+pub struct Size {
+    /// T
+    pub tokens: usize,
+    /// K
+    pub k: usize,
+    /// N
+    pub n: usize,
+}
+
+/// Runs the node of `c`.
+pub fn run(c: &mut Call) {
+    let (x, w) = (c.x(0), c.x(1));
+    let bias = (c.arity() > 2).then(|| c.x(2).f32s());
+    let cpu = c.cpu;
+    Linear {
+        pool: &cpu.pool,
+        precision: cpu.precision,
+        isa: isa(),
+        x: x.f32s(),
+        k: x.shape.last(),
+        dtype: w.dtype,
+        w: w.bytes,
+        bias,
+    }
+    .run(c.out, c.scratch);
+}
+
+/// Bytes of working memory of a node.
+pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
+    let mut w = graph.node(node.inputs[1]);
+    let size = Size {
+        tokens: graph.node(node.inputs[0]).shape.rows(),
+        k: graph.node(node.inputs[0]).shape.last(),
+        n: node.shape.last(),
+    };
+    while w.op == Op::Reshape {
+        w = graph.node(w.inputs[0]);
+    }
+    let stored = match w.op {
+        Op::Weight(id) => graph.weights[id.0 as usize].dtype,
+        _ => DType::F32,
+    };
+    scratch_bytes(&cpu.pool, cpu.precision, isa(), stored, size)
+}
+
+/// Bytes of working memory of a product.
+pub fn scratch_bytes(pool: &Pool, precision: Precision, isa: Isa, dtype: DType, size: Size) -> usize {
+    match (precision, quant::kernels(dtype, isa)) {
+        (Precision::Fast, Some(kernels)) => fast::scratch(pool, &kernels, size),
+        _ => exact::scratch(pool, dtype, size),
+    }
+}
+
+impl Linear<'_> {
+    /// Writes `(T, N)` to `out`. `scratch` holds at least [`scratch_bytes`].
+    pub fn run(&self, out: &mut [f32], scratch: &mut [u8]) {
+        if self.k == 0 || self.w.is_empty() || self.x.is_empty() {
+            let n = self.bias.map_or(1, <[f32]>::len);
+            return out.iter_mut().enumerate().for_each(|(i, y)| *y = self.bias.map_or(0.0, |b| b[i % n]));
+        }
+        let row_bytes = self.dtype.bytes(self.k).expect("rows are whole blocks");
+        let size = Size { tokens: self.x.len() / self.k, k: self.k, n: self.w.len() / row_bytes };
+        assert_eq!((self.x.len(), self.w.len()), (size.tokens * size.k, size.n * row_bytes));
+        assert_eq!(out.len(), size.tokens * size.n);
+        assert!(self.bias.is_none_or(|b| b.len() == size.n));
+        assert!(self.isa <= isa());
+        let out = Shared(out.as_mut_ptr());
+        match (self.precision, quant::kernels(self.dtype, self.isa)) {
+            (Precision::Fast, Some(kernels)) => fast::run(self, &kernels, size, row_bytes, out, scratch),
+            _ => exact::run(self, size, row_bytes, out, scratch),
+        }
+    }
+}
+
+/// A pointer that threads write through, each to places of its own.
+#[derive(Clone, Copy)]
+struct Shared<T>(*mut T);
+// SAFETY: writing through it is unsafe, and those who do keep the places apart.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: likewise.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// `n` elements from `at` on.
+    ///
+    /// # Safety
+    /// They lie within the memory, and nobody else uses them at the same time.
+    unsafe fn slice<'s>(self, at: usize, n: usize) -> &'s mut [T] {
+        // SAFETY: as the caller says.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), n) }
+    }
+}
+
+/// Takes slices from working memory, one after another, each aligned to 64 bytes.
+struct Carver<'a>(&'a mut [u8]);
+
+impl<'a> Carver<'a> {
+    fn new(scratch: &'a mut [u8]) -> Carver<'a> {
+        let skip = scratch.as_ptr().align_offset(64).min(scratch.len());
+        Carver(&mut scratch[skip..])
+    }
+
+    /// `n` numbers. Panics where the memory is used up.
+    fn take<T: Number>(&mut self, n: usize) -> &'a mut [T] {
+        let (taken, rest) = std::mem::take(&mut self.0).split_at_mut(carved::<T>(n));
+        self.0 = rest;
+        // SAFETY: any bits are a number.
+        let (head, body, _) = unsafe { taken.align_to_mut() };
+        assert!(head.is_empty());
+        &mut body[..n]
+    }
+}
+
+/// Bytes that `n` numbers take from a [`Carver`]; the first slice may cost 64 more.
+fn carved<T: Number>(n: usize) -> usize {
+    (n * size_of::<T>()).next_multiple_of(64)
+}
+
+/// Numbers of which any bits are valid.
+trait Number: Copy {}
+impl Number for u8 {}
+impl Number for i8 {}
+impl Number for f32 {}

@@ -1,0 +1,114 @@
+//! The kernels for AVX2. Products of bytes are summed in 16 bits, which holds as many of them as the format's bits allow.
+
+use super::acts::Acts;
+use super::x86::{
+    Scales, Unpack, for_groups, load_f32, load_i8, of_halves, prefetch, rows_and_unpack, scales,
+    scales_of_rest, sum, to_array, transpose,
+};
+use super::{Kernels, MAX_FEW, Out, Panel, Part, blocks};
+use std::arch::x86_64::*;
+
+/// Rows of a panel: a vector of 32-bit sums.
+const ROWS: usize = 8;
+/// Tokens of a tile: as many sums as registers allow.
+const TILE: usize = 4;
+
+pub(super) fn kernels<F: Unpack>() -> Kernels {
+    Kernels {
+        panel_rows: ROWS,
+        tile_tokens: TILE,
+        many: 9,
+        scales: if F::SPLIT { 2 } else { 1 },
+        rows: rows::<F>,
+        unpack: unpack::<F>,
+        tile: match (F::BITS, F::SPLIT) {
+            (8, _) => tile::<1, true, 1>,
+            (6, false) => tile::<2, false, 1>,
+            (5, false) => tile::<4, false, 1>,
+            (_, false) => tile::<8, false, 1>,
+            (6, true) => tile::<2, false, 2>,
+            (_, true) => tile::<4, false, 2>,
+        },
+    }
+}
+
+rows_and_unpack!("avx2,fma,f16c", true);
+
+/// Eight sums of four products; of formats of 8 bits the offset is taken first, as 255 · 127 · 2 is no i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot<F: Unpack>(u: __m256i, x: __m256i) -> __m256i {
+    let ones = _mm256_set1_epi16(1);
+    if F::BITS == 8 {
+        let w = _mm256_xor_si256(u, _mm256_set1_epi8(-128));
+        return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)), ones);
+    }
+    _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), ones)
+}
+
+/// A number in the first of eight lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn _mm256_set_ss_wide(x: f32) -> __m256 {
+    _mm256_zextps128_ps256(_mm_set_ss(x))
+}
+
+/// See [`Kernels::tile`]. `SUM` products fit in 16 bits; `SIGNED` panels hold signed bytes; `SCALES` are those of a
+/// group.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile<const SUM: usize, const SIGNED: bool, const SCALES: usize>(
+    panel: &Panel,
+    x: &Acts,
+    part: Part,
+    out: Out,
+) {
+    let words = 8 / SCALES;
+    let n = part.groups * SCALES;
+    let at = part.tile * x.groups + part.first;
+    let sums = if SCALES == 1 { x.sums } else { x.half_sums };
+    let w = &panel.q.as_chunks::<32>().0[..n * words];
+    let (d, m) = (&panel.d.as_chunks::<ROWS>().0[..n], &panel.m.as_chunks::<ROWS>().0[..n]);
+    let q = &x.q.as_chunks::<{ 4 * TILE }>().0[at * 8..][..n * words];
+    let dx = &x.d.as_chunks::<TILE>().0[at..][..part.groups];
+    let sums = &sums.as_chunks::<TILE>().0[at * SCALES..][..n];
+    let ones = _mm256_set1_epi16(1);
+    let mut acc = [_mm256_setzero_ps(); TILE];
+    for s in 0..n {
+        let mut dots = [_mm256_setzero_si256(); TILE];
+        for i in (s * words..(s + 1) * words).step_by(SUM) {
+            let mut short = [_mm256_setzero_si256(); TILE];
+            for i in i..i + SUM {
+                let w = super::x86::load(&w[i]);
+                for a in 0..TILE {
+                    let b = &q[i];
+                    let x = i32::from_le_bytes(
+                        [b[4 * a], b[4 * a + 1], b[4 * a + 2], b[4 * a + 3]].map(|b| b as u8),
+                    );
+                    let x = _mm256_set1_epi32(x);
+                    let p = match SIGNED {
+                        true => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
+                        false => _mm256_maddubs_epi16(w, x),
+                    };
+                    short[a] = _mm256_add_epi16(short[a], p);
+                }
+            }
+            for a in 0..TILE {
+                dots[a] = _mm256_add_epi32(dots[a], _mm256_madd_epi16(short[a], ones));
+            }
+        }
+        let (d, m) = (load_f32(&d[s]), load_f32(&m[s]));
+        for a in 0..TILE {
+            let p = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[a]), _mm256_set1_ps(dx[s / SCALES][a]));
+            acc[a] = _mm256_fmadd_ps(p, d, acc[a]);
+            acc[a] = _mm256_fmadd_ps(m, _mm256_set1_ps(sums[s][a]), acc[a]);
+        }
+    }
+    for (a, acc) in acc.iter().enumerate().take(part.tokens) {
+        // SAFETY: the caller made room for a whole panel's rows of the wanted tokens.
+        unsafe {
+            let to = out.at.add(a * out.stride);
+            let before = if part.accumulate { _mm256_loadu_ps(to) } else { _mm256_setzero_ps() };
+            _mm256_storeu_ps(to, _mm256_add_ps(before, *acc));
+        }
+    }
+}
