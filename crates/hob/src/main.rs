@@ -1,3 +1,80 @@
-//! Local AI in one native binary.
+//! Local AI in one native binary: the commands, the models on this machine, and the terminal.
 
-fn main() {}
+mod catalogue;
+mod chat;
+mod commands;
+mod details;
+mod error;
+mod file;
+mod hub;
+mod interrupt;
+mod naming;
+mod net;
+mod places;
+mod store;
+mod terminal;
+mod wheel;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::{Cli, Command};
+
+fn main() -> ExitCode {
+    install_panic_hook();
+    default_sigpipe();
+    let cli = Cli::parse();
+    terminal::set_color(cli.global.no_color);
+    interrupt::install();
+    match std::panic::catch_unwind(|| dispatch(cli)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(e)) => {
+            eprintln!("hob: {e}");
+            ExitCode::from(e.exit_code())
+        }
+        Err(_) => ExitCode::FAILURE, // the hook has said it
+    }
+}
+
+fn dispatch(cli: Cli) -> error::Result<()> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Run(args) => commands::run::run(args, global),
+        Command::List(args) => commands::list::run(args, global),
+        Command::Show(args) => commands::show::run(args, global),
+        Command::Pull(args) => commands::pull::run(args, global),
+        Command::Rm(args) => commands::rm::run(args, global),
+        Command::Bench(args) => commands::bench::run(args, global),
+        Command::Debug(args) => commands::debug::run(args, global),
+        Command::Completions(args) => commands::completions::run(args),
+    }
+}
+
+/// A panic is a bug in Hob: one sentence that helps to report it, in place of a trace.
+fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let why = payload.downcast_ref::<&str>().copied();
+        let why =
+            why.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given");
+        let place = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
+        eprintln!(
+            "hob: a bug in Hob {} stopped this ({} at {place}); please report this line and the command to Hob's issues",
+            env!("CARGO_PKG_VERSION"),
+            terminal::clean(why)
+        );
+    }));
+}
+
+/// Rust ignores SIGPIPE, which would turn `hob list | head` into a panic; end quietly as other tools do.
+#[cfg(unix)]
+fn default_sigpipe() {
+    // SAFETY: called once at the start, before there are other threads; SIG_DFL is a valid disposition.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+#[cfg(not(unix))]
+fn default_sigpipe() {}

@@ -1,0 +1,193 @@
+//! `hob bench MODEL TEST…`: tokens per second of prompt and generation.
+
+use std::str::FromStr;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Global;
+use crate::error::{Error, Result};
+
+const EXAMPLES: &str = "Examples:
+  hob bench starter                       pp128 and tg64
+  hob bench starter pp512 tg32@512 --reps 3
+
+A test is ppN (N prompt tokens at once), tgN (N tokens one by one) or tgN@D (the same after D
+tokens of context). Each line says: hob, the test, tokens per second (the median).";
+
+/// Arguments of `hob bench`.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct BenchArgs {
+    /// A path, or a name from hob list
+    pub model: String,
+    /// What to measure: ppN, tgN or tgN@D
+    #[arg(default_values_t = [Test::Prompt(128), Test::Generate { tokens: 64, depth: 0 }])]
+    pub tests: Vec<Test>,
+    /// Number of threads [default: one for each core]
+    #[arg(long)]
+    pub threads: Option<std::num::NonZeroUsize>,
+    /// How often a prompt is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub reps: u32,
+    /// Print one JSON object for each test
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// That many prompt tokens at once.
+    Prompt(usize),
+    /// Tokens one by one, after some context.
+    Generate {
+        /// How many.
+        tokens: usize,
+        /// How many tokens lie before.
+        depth: usize,
+    },
+}
+
+impl FromStr for Test {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Test, String> {
+        let wrong = || format!("{text} is not a test; write pp128, tg64 or tg32@512");
+        let number = |s: &str| s.parse().ok().filter(|n| (1..=1 << 24).contains(n)).ok_or_else(wrong);
+        if let Some(n) = text.strip_prefix("pp") {
+            return Ok(Test::Prompt(number(n)?));
+        }
+        let rest = text.strip_prefix("tg").ok_or_else(wrong)?;
+        let (tokens, depth) = match rest.split_once('@') {
+            Some((tokens, depth)) => (tokens, number(depth)?),
+            None => (rest, 0),
+        };
+        Ok(Test::Generate { tokens: number(tokens)?, depth })
+    }
+}
+
+impl std::fmt::Display for Test {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Test::Prompt(n) => write!(f, "pp{n}"),
+            Test::Generate { tokens, depth: 0 } => write!(f, "tg{tokens}"),
+            Test::Generate { tokens, depth } => write!(f, "tg{tokens}@{depth}"),
+        }
+    }
+}
+
+/// A loaded model as the bench drives it.
+pub trait Timed {
+    /// Empties the context.
+    fn clear(&mut self) -> Result<()>;
+    /// Runs that many tokens at once, after what is in the context.
+    fn prompt(&mut self, tokens: usize) -> Result<()>;
+    /// Runs one token more.
+    fn step(&mut self) -> Result<()>;
+}
+
+/// The context that the tests need.
+pub fn depth(tests: &[Test]) -> usize {
+    let one = |t: &Test| match t {
+        Test::Prompt(n) => *n,
+        Test::Generate { tokens, depth } => tokens + depth,
+    };
+    tests.iter().map(one).max().unwrap_or(0).max(WARM_UP)
+}
+
+/// Tokens run before the first measurement, so that pages and caches are warm.
+const WARM_UP: usize = 8;
+
+/// Runs the tests and prints a line for each.
+pub fn measure(model: &mut dyn Timed, args: &BenchArgs) -> Result<()> {
+    model.clear()?;
+    model.prompt(WARM_UP)?;
+    for test in &args.tests {
+        let mut seconds = Vec::new(); // per token
+        let mut time = |n: usize, f: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+            let start = Instant::now();
+            f()?;
+            seconds.push(start.elapsed().as_secs_f64() / n as f64);
+            Ok(())
+        };
+        match *test {
+            Test::Prompt(n) => {
+                for _ in 0..args.reps {
+                    model.clear()?;
+                    time(n, &mut || model.prompt(n))?;
+                }
+            }
+            Test::Generate { tokens, depth } => {
+                model.clear()?;
+                if depth > 0 {
+                    model.prompt(depth)?;
+                }
+                for _ in 0..tokens {
+                    time(1, &mut || model.step())?;
+                }
+            }
+        }
+        seconds.sort_by(f64::total_cmp);
+        let rate = 1.0 / seconds[seconds.len() / 2];
+        match args.json {
+            true => println!("{}", json!({"engine": "hob", "test": test.to_string(), "tps": rate})),
+            false => println!("hob {test} {rate:.2}"),
+        }
+    }
+    Ok(())
+}
+
+/// Loads the model and measures it.
+pub fn run(args: BenchArgs, _: &Global) -> Result<()> {
+    let (_, path) = super::show::local(&args.model)?;
+    let mut model = load(&path, &args, depth(&args.tests))?;
+    measure(model.as_mut(), &args)
+}
+
+fn load(path: &std::path::Path, _: &BenchArgs, _context: usize) -> Result<Box<dyn Timed>> {
+    Err(Error::new(format!("this version of Hob cannot run {} yet", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_read_as_they_print() {
+        for text in ["pp128", "tg64", "tg32@512"] {
+            assert_eq!(text.parse::<Test>().unwrap().to_string(), text);
+        }
+        for bad in ["", "pp", "pp0", "tg", "tg1@", "pp-1", "x", "pp99999999999999999999", "tg1@2@3"] {
+            assert!(bad.parse::<Test>().is_err(), "{bad}");
+        }
+        assert_eq!(depth(&["pp4".parse().unwrap(), "tg32@512".parse().unwrap()]), 544);
+    }
+
+    #[test]
+    fn every_token_is_driven() {
+        #[derive(Default)]
+        struct Counter(Vec<String>);
+        impl Timed for Counter {
+            fn clear(&mut self) -> Result<()> {
+                self.0.push("clear".into());
+                Ok(())
+            }
+            fn prompt(&mut self, tokens: usize) -> Result<()> {
+                self.0.push(format!("prompt {tokens}"));
+                Ok(())
+            }
+            fn step(&mut self) -> Result<()> {
+                self.0.push("step".into());
+                Ok(())
+            }
+        }
+        let mut counter = Counter::default();
+        let tests = vec![Test::Prompt(16), Test::Generate { tokens: 2, depth: 5 }];
+        let args = BenchArgs { model: String::new(), tests, threads: None, reps: 2, json: true };
+        measure(&mut counter, &args).unwrap();
+        let calls = "clear,prompt 8,clear,prompt 16,clear,prompt 16,clear,prompt 5,step,step";
+        assert_eq!(counter.0.join(","), calls);
+    }
+}

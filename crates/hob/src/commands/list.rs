@@ -1,0 +1,77 @@
+//! `hob list`: the models on this machine, wherever they lie.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Global;
+use crate::details::Details;
+use crate::error::Result;
+use crate::store::{self, Model};
+use crate::{places, terminal};
+
+const EXAMPLES: &str = "Examples:
+  hob list
+  hob list --json | jq -r '.[].path'
+
+Models are found in the Hugging Face cache (HF_HUB_CACHE, HF_HOME), in Ollama's store
+(OLLAMA_MODELS), in LM Studio's folder and in Hob's own (HOB_HOME).";
+
+/// Arguments of `hob list`.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints a table; what is broken becomes a note on stderr.
+pub fn run(args: ListArgs, _: &Global) -> Result<()> {
+    let found = store::discover();
+    let read = |m: &Model| Details::read(&m.path).map_err(|e| e.to_string());
+    let all: Vec<_> = found.models.iter().map(|m| (m, read(m))).collect();
+    if args.json {
+        let entry = |(m, d): &(&Model, Result<Details, String>)| {
+            json!({
+                "name": m.name,
+                "qualified": m.qualified,
+                "alias": m.alias,
+                "place": m.place.name(),
+                "path": m.path,
+                "bytes": m.bytes,
+                "architecture": d.as_ref().ok().map(|d| &d.architecture),
+                "parameters": d.as_ref().ok().map(|d| d.parameters),
+                "quantization": d.as_ref().ok().map(|d| &d.quantization),
+                "context": d.as_ref().ok().and_then(|d| d.context),
+                "error": d.as_ref().err(),
+            })
+        };
+        println!("{:#}", json!(all.iter().map(entry).collect::<Vec<_>>()));
+    } else if all.is_empty() {
+        terminal::note("there is no model on this machine yet; hob pull starter fetches a small one");
+    } else {
+        let rows: Vec<Vec<String>> = all.iter().map(|(m, d)| row(m, d.as_ref().ok())).collect();
+        let header = ["NAME", "ARCHITECTURE", "PARAMETERS", "QUANTIZATION", "SIZE", "WHERE"];
+        print!("{}", terminal::table(&header, &rows, &[2, 4]));
+    }
+    for note in &found.notes {
+        terminal::note(note);
+    }
+    for why in all.iter().filter_map(|(_, d)| d.as_ref().err()).filter(|_| !args.json) {
+        terminal::note(&terminal::clean(why));
+    }
+    Ok(())
+}
+
+fn row(model: &Model, details: Option<&Details>) -> Vec<String> {
+    let alias = model.alias.map(|a| format!(" ({a})")).unwrap_or_default();
+    let or = |f: &dyn Fn(&Details) -> String| details.map_or("?".into(), f);
+    vec![
+        terminal::clean(&model.name) + &alias,
+        or(&|d| d.architecture.clone()),
+        or(&|d| terminal::count(d.parameters)),
+        or(&|d| d.quantization.clone()),
+        terminal::bytes(model.bytes),
+        format!("{}, {}", model.place.name(), places::short(model.path.parent().unwrap_or(&model.path))),
+    ]
+}

@@ -1,0 +1,75 @@
+//! The command line: one file per command.
+
+pub mod bench;
+pub mod completions;
+pub mod debug;
+pub mod list;
+pub mod pull;
+pub mod rm;
+pub mod run;
+pub mod show;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLES: &str = "Examples:
+  hob run                                     chat with a model on this machine
+  hob run starter \"Why is the sky blue?\"      answer one question
+  hob pull hf:owner/repo                      fetch a model from the Hugging Face hub
+  hob list                                    the models on this machine
+  hob show starter                            what is inside a model
+
+Hob works offline: only pull, and run when it offers a model, open a connection.";
+
+/// Local AI in one native binary: private, offline, fast.
+#[derive(Parser)]
+#[command(name = "hob", version, about, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command understands.
+#[derive(Args)]
+pub struct Global {
+    /// Open no connection, not even to fetch (also HOB_OFFLINE=1)
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Print no colours (also NO_COLOR=1)
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Answer a prompt, or chat
+    Run(run::RunArgs),
+    /// List the models on this machine
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Show what is inside a model
+    Show(show::ShowArgs),
+    /// Fetch models
+    Pull(pull::PullArgs),
+    /// Remove a model
+    #[command(visible_alias = "remove")]
+    Rm(rm::RmArgs),
+    /// Measure speed
+    Bench(bench::BenchArgs),
+    /// Look at tokens, logits, graphs and plans
+    Debug(debug::DebugArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,69 @@
+//! `hob rm NAME…`: removes models from Hob's folder and the Hugging Face cache.
+
+use clap::Args;
+
+use super::Global;
+use crate::error::{Error, Result};
+use crate::store::{self, Place, Wanted};
+use crate::{places, terminal};
+
+const EXAMPLES: &str = "Examples:
+  hob rm starter
+  hob rm --yes hf:owner/repo
+
+Models of Ollama and LM Studio are theirs to remove.";
+
+/// Arguments of `hob rm`.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RmArgs {
+    /// Names from hob list
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Resolves every name before it removes the first model.
+pub fn run(args: RmArgs, _: &Global) -> Result<()> {
+    let found = store::discover();
+    let mut models = Vec::new();
+    for name in &args.names {
+        match store::resolve(name, &found)? {
+            Wanted::Here(model) => models.push(model),
+            Wanted::Path(path) => {
+                return Err(Error::new(format!(
+                    "hob rm takes names from hob list; remove the file {} yourself",
+                    places::short(&path)
+                )));
+            }
+            Wanted::Catalogue(_) | Wanted::Hub(_) => {
+                return Err(Error::new(format!("{} is not on this machine", terminal::clean(name))));
+            }
+        }
+    }
+    for model in models {
+        let foreign = matches!(model.place, Place::Ollama | Place::LmStudio);
+        let question = format!(
+            "Remove {} ({}) from {}?",
+            terminal::clean(&model.name),
+            terminal::bytes(model.bytes),
+            places::short(&model.path)
+        );
+        if !args.yes && !foreign {
+            if !terminal::interactive() {
+                return Err(Error::new(format!(
+                    "nobody can be asked whether to remove {}; add --yes",
+                    terminal::clean(&model.name)
+                )));
+            }
+            if !terminal::ask(&question, false)? {
+                continue;
+            }
+        }
+        let freed = store::remove(&model)?;
+        println!("removed {} ({} freed)", terminal::clean(&model.name), terminal::bytes(freed));
+    }
+    Ok(())
+}

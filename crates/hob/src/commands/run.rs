@@ -1,0 +1,258 @@
+//! `hob run [MODEL] [PROMPT]`: answers one prompt, or opens a chat.
+
+use std::io::{IsTerminal, Read, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Global, pull};
+use crate::catalogue::{self, Entry, STARTER};
+use crate::chat::{Answer, Chat, Message, Role, Terminal};
+use crate::error::{Error, Result, plain};
+use crate::interrupt::Catch;
+use crate::net::Net;
+use crate::store::{self, Found, Wanted};
+use crate::terminal;
+
+const EXAMPLES: &str = "Examples:
+  hob run                                       chat
+  hob run starter \"Why is the sky blue?\"
+  hob run model.gguf --system \"Answer in French.\" \"Good morning!\"
+  git diff | hob run qwen3 --max-tokens 200     the prompt comes from a pipe
+  hob run starter --raw \"Once upon a time\"      continue a text, without a chat template
+
+In the chat, /help lists commands, Ctrl-C stops an answer and Ctrl-D leaves.";
+
+/// The longest prompt read from a pipe: far beyond any context.
+const MAX_PROMPT: u64 = 64 << 20;
+
+/// Arguments of `hob run`.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RunArgs {
+    /// A path, a name from hob list, or hf:OWNER/REPO[:FILE] [default: the only model here, or the starter]
+    pub model: Option<String>,
+    /// What to answer; - reads it from stdin, which a pipe does by itself
+    #[arg(value_name = "PROMPT")]
+    pub prompt: Option<String>,
+    /// The same as PROMPT
+    #[arg(long = "prompt", value_name = "PROMPT", conflicts_with = "prompt")]
+    pub prompt_option: Option<String>,
+    #[command(flatten)]
+    pub sampling: Sampling,
+    /// Stop after that many tokens [default: where the model ends]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<std::num::NonZeroUsize>,
+    /// Tokens of context [default: what the model was trained for, at most 4096]
+    #[arg(long, value_name = "N")]
+    pub ctx: Option<std::num::NonZeroUsize>,
+    /// What holds for the whole conversation
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub system: Option<String>,
+    /// Continue the text as it stands, without a chat template
+    #[arg(long)]
+    pub raw: bool,
+    /// Number of threads [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<std::num::NonZeroUsize>,
+    /// End with one JSON object in place of the streamed text
+    #[arg(long)]
+    pub json: bool,
+    /// Fetch the model without asking if it is not here
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// How the next token is chosen.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub struct Sampling {
+    /// 0 always takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.7, value_parser = number::<0, 100>)]
+    pub temperature: f32,
+    /// Only the most likely tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = number::<0, 1>)]
+    pub top_p: f32,
+    /// Only the K most likely tokens; 0 means all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: usize,
+    /// Only tokens at least this likely, relative to the most likely one
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = number::<0, 1>)]
+    pub min_p: f32,
+    /// Above 1 makes tokens that were said before less likely
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = number::<0, 10>)]
+    pub repeat_penalty: f32,
+    /// The same seed gives the same answer [default: another one each time]
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+/// A number between two bounds.
+fn number<const LOW: u8, const HIGH: u8>(text: &str) -> Result<f32, String> {
+    let inside = |n: &f32| (f32::from(LOW)..=f32::from(HIGH)).contains(n);
+    text.parse().ok().filter(inside).ok_or_else(|| format!("it must be a number from {LOW} to {HIGH}"))
+}
+
+/// Finds the model, loads it, and answers.
+pub fn run(args: RunArgs, global: &Global) -> Result<()> {
+    let prompt = prompt(&args)?;
+    if prompt.is_none() && args.json {
+        return Err(Error::new("--json needs a prompt: give PROMPT, or pipe it in"));
+    }
+    if prompt.is_none() && args.raw {
+        return Err(Error::new("--raw needs a prompt: give PROMPT, or pipe it in"));
+    }
+    let (name, path) = find(&args, global)?;
+    let mut model = load(&path, &args)?;
+    match prompt {
+        Some(prompt) => answer(model.as_mut(), prompt, &args),
+        None => {
+            eprintln!("{}", terminal::dim(&format!("{name}. /help lists commands, Ctrl-D leaves.")));
+            let mut chat = Chat::new(model.as_mut(), name, args.system.clone());
+            chat.run(&mut Terminal::new()?, &mut std::io::stdout())
+        }
+    }
+}
+
+/// The prompt: as given, or from stdin when that is a pipe or `-` was given.
+fn prompt(args: &RunArgs) -> Result<Option<String>> {
+    let stdin = std::io::stdin();
+    let given = args.prompt.as_ref().or(args.prompt_option.as_ref());
+    let text = match given.map(String::as_str) {
+        None if stdin.is_terminal() => return Ok(None),
+        None | Some("-") => {
+            let mut bytes = Vec::new();
+            let read = stdin.lock().take(MAX_PROMPT + 1).read_to_end(&mut bytes);
+            read.map_err(|e| Error::new(format!("cannot read the prompt from stdin: {}", plain(&e))))?;
+            if bytes.len() as u64 > MAX_PROMPT {
+                return Err(Error::new(format!(
+                    "the prompt from stdin is longer than {}",
+                    terminal::bytes(MAX_PROMPT)
+                )));
+            }
+            String::from_utf8(bytes)
+                .map_err(|_| Error::new("the prompt from stdin is not UTF-8 text; convert it first"))?
+        }
+        Some(text) => text.to_string(),
+    };
+    if text.trim().is_empty() {
+        return Err(Error::new(
+            "the prompt is empty: give PROMPT, pipe one in, or run in a terminal to chat",
+        ));
+    }
+    Ok(Some(text))
+}
+
+/// The model to run and what to call it; fetches it when the person agrees.
+fn find(args: &RunArgs, global: &Global) -> Result<(String, PathBuf)> {
+    let found = store::discover();
+    let wanted = match &args.model {
+        Some(text) => store::resolve(text, &found).map_err(|e| match text.contains(char::is_whitespace) {
+            true => Error::new(format!("{e}; if it is your prompt: hob run --prompt \"…\"")),
+            false => e,
+        })?,
+        None => default_model(&found)?,
+    };
+    let net = Net::new(global.offline);
+    match wanted {
+        Wanted::Here(model) => Ok((terminal::clean(&model.name), model.path)),
+        Wanted::Path(path) => Ok((terminal::clean(&path.display().to_string()), path)),
+        Wanted::Catalogue(entry) => {
+            if net.offline() {
+                return Err(Net::refusal(entry.name));
+            }
+            agree(&offer(entry), entry.name, args.yes)?;
+            Ok((entry.name.to_string(), pull::catalogued(entry, None, &net)?))
+        }
+        Wanted::Hub(spec) => {
+            let name = pull::written(&spec);
+            if net.offline() {
+                return Err(Net::refusal(&name));
+            }
+            let question = format!("{name} is not on this machine. Fetch it from the Hugging Face hub?");
+            agree(&question, &name, args.yes)?;
+            Ok((name, pull::from_hub(&spec, None, &net)?))
+        }
+    }
+}
+
+/// Without a name: the only model here, or the starter.
+fn default_model(found: &Found) -> Result<Wanted> {
+    let starter = catalogue::find(STARTER).ok_or_else(|| Error::new("the catalogue has no starter"))?;
+    match &found.models[..] {
+        [] => Ok(Wanted::Catalogue(starter)),
+        [one] => Ok(Wanted::Here(Box::new(one.clone()))),
+        several => match several.iter().find(|m| m.alias == Some(starter.name)) {
+            Some(model) => Ok(Wanted::Here(Box::new(model.clone()))),
+            None => Err(Error::new(format!(
+                "there are {} models on this machine; name one of them: hob run MODEL (hob list shows them)",
+                several.len()
+            ))),
+        },
+    }
+}
+
+fn offer(entry: &Entry) -> String {
+    let places: Vec<String> = entry.sources.iter().map(|s| s.name()).collect();
+    format!(
+        "{} is not on this machine: {}, {}, licence {}, from {}. Fetch it?",
+        entry.name,
+        entry.title,
+        terminal::bytes(entry.size),
+        entry.licence,
+        places.join(" or else ")
+    )
+}
+
+/// Nothing is fetched unless a person says yes, here or by `--yes`.
+fn agree(question: &str, name: &str, yes: bool) -> Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !terminal::interactive() {
+        return Err(Error::new(format!(
+            "{name} is not on this machine; fetch it with: hob pull {name} (or run again with --yes)"
+        )));
+    }
+    match terminal::ask(question, true)? {
+        true => Ok(()),
+        false => Err(Error::new(format!("{name} was not fetched; hob pull {name} does it later"))),
+    }
+}
+
+/// Loads the model at `path` as the arguments ask.
+fn load(path: &Path, _: &RunArgs) -> Result<Box<dyn Answer>> {
+    Err(Error::new(format!("this version of Hob cannot run {} yet", path.display())))
+}
+
+/// Answers one prompt, streaming it unless `--json` asks for the object alone.
+fn answer(model: &mut dyn Answer, prompt: String, args: &RunArgs) -> Result<()> {
+    let system = args.system.iter().map(|t| Message { role: Role::System, text: t.clone() });
+    let messages: Vec<Message> = system.chain([Message { role: Role::User, text: prompt }]).collect();
+    let catch = Catch::new();
+    let mut out = std::io::stdout();
+    let mut broken = None;
+    let report = model.answer(&messages, &mut |piece| {
+        if !args.json
+            && let Err(e) = out.write_all(piece.as_bytes()).and_then(|()| out.flush())
+        {
+            broken = Some(e);
+            return ControlFlow::Break(());
+        }
+        if catch.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if let Some(e) = broken {
+        return Err(Error::new(format!("cannot write the answer: {}", plain(&e))));
+    }
+    if args.json {
+        let json = serde_json::to_string(&report).map_err(|e| Error::new(e.to_string()))?;
+        println!("{json}");
+    } else if !report.text.ends_with('\n') {
+        println!();
+    }
+    match catch.pressed() {
+        true => Err(Error::interrupted("the answer was stopped by Ctrl-C")),
+        false => Ok(()),
+    }
+}

