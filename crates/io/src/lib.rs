@@ -11,9 +11,11 @@ mod map;
 pub mod names;
 pub mod safetensors;
 mod tensor;
+pub mod tokenizer;
 
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use gguf::Gguf;
 pub use safetensors::Safetensors;
 pub use tensor::Tensor;
+pub use tokenizer::Tokenizer;

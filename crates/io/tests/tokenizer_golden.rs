@@ -1,0 +1,178 @@
+//! Token ids equal those of Hugging Face's `tokenizers` on a nasty corpus (made by dev/golden_tokenizer.py).
+
+#[path = "../../../tests/common/models.rs"]
+mod models;
+
+use hob_io::{
+    Gguf, Tokenizer,
+    tokenizer::{List, Spec},
+};
+use serde_json::Value;
+use std::path::PathBuf;
+
+const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
+
+fn golden(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tokenizer").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn corpus() -> Vec<String> {
+    serde_json::from_str(&golden("corpus.json")).unwrap()
+}
+
+/// A text's ids: special tokens as plain text, then recognised; one list when the two are the same.
+type Ids = Vec<Vec<u32>>;
+
+/// Compares every text of the corpus and reports the first that differs, with how many do.
+fn check(name: &str, tokenizer: &Tokenizer, want: &[Ids]) {
+    let corpus = corpus();
+    assert_eq!(corpus.len(), want.len(), "{name}: the golden file is of another corpus");
+    let mut wrong = Vec::new();
+    for (text, ids) in corpus.iter().zip(want) {
+        for special in [false, true] {
+            let want = if special { ids.last() } else { ids.first() }.unwrap();
+            let got = tokenizer.encode(text, special);
+            if got != *want {
+                let pieces = |ids: &[u32]| -> Vec<String> {
+                    let bytes = ids.iter().map(|&id| tokenizer.token_bytes(id).unwrap_or(b"?"));
+                    bytes.map(|b| String::from_utf8_lossy(b).into_owned()).collect()
+                };
+                wrong.push(format!(
+                    "{text:?} special={special}\n got {got:?}\nwant {want:?}\n got {:?}\nwant {:?}",
+                    pieces(&got),
+                    pieces(want)
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{name}: {} texts differ, the first:\n{}", wrong.len(), wrong[0]);
+}
+
+fn real(name: &str) -> Tokenizer {
+    Tokenizer::from_gguf(&Gguf::open(&models::model(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn smollm2_as_hugging_face() {
+    let tokenizer = real(SMOLLM2);
+    check(SMOLLM2, &tokenizer, &serde_json::from_str::<Vec<Ids>>(&golden("smollm2.json")).unwrap());
+    assert_eq!(tokenizer.vocab_size(), 49152);
+    assert_eq!((tokenizer.bos_id(), tokenizer.add_bos()), (Some(1), false));
+    // <|im_end|>, then <|endoftext|>.
+    assert_eq!(tokenizer.eos_ids(), [2, 0]);
+    assert_eq!(tokenizer.warning(), None);
+    assert_eq!(tokenizer.special_id("<|im_start|>"), Some(1));
+}
+
+#[test]
+fn gemma3_as_hugging_face() {
+    let tokenizer = real(GEMMA3);
+    check(GEMMA3, &tokenizer, &serde_json::from_str::<Vec<Ids>>(&golden("gemma3.json")).unwrap());
+    assert_eq!(tokenizer.vocab_size(), 262144);
+    assert_eq!((tokenizer.bos_id(), tokenizer.add_bos()), (Some(2), true));
+    // <eos>, then <end_of_turn>; </s> is a tag of HTML here.
+    assert_eq!(tokenizer.eos_ids(), [1, 106]);
+    assert_eq!(tokenizer.warning(), None);
+    assert_eq!(tokenizer.encode_with_bos("<bos>Hi", true), tokenizer.encode_with_bos("Hi", true));
+}
+
+/// Two models' whole vocabularies are decoded and encoded again where that must give the same token.
+#[test]
+fn real_texts_come_back() {
+    for name in [SMOLLM2, GEMMA3] {
+        let tokenizer = real(name);
+        let unspelled = tokenizer.unspelled();
+        for text in corpus().iter().filter(|t| !t.bytes().any(|b| unspelled.contains(&b))) {
+            let ids = tokenizer.encode(text, true);
+            // U+2581 is how SentencePiece writes a space.
+            let want = if name == GEMMA3 { text.replace('▁', " ") } else { text.clone() };
+            assert_eq!(tokenizer.decode_with_special(&ids), want, "{name}");
+            let mut decoder = tokenizer.decoder_with_special();
+            let mut pieces: String = ids.iter().map(|&id| decoder.push(id)).collect();
+            pieces += &decoder.finish();
+            assert_eq!(pieces, want, "{name}");
+        }
+    }
+}
+
+/// What a GGUF file would say of a vocabulary of byte-level BPE.
+struct Parts {
+    tokens: Vec<String>,
+    types: Vec<i64>,
+    merges: Vec<String>,
+}
+
+impl Parts {
+    fn of(json: &Value) -> Parts {
+        let vocab = json["model"]["vocab"].as_object().unwrap();
+        let added = json["added_tokens"].as_array().unwrap();
+        let count = vocab
+            .values()
+            .chain(added.iter().map(|a| &a["id"]))
+            .map(|id| id.as_u64().unwrap())
+            .max()
+            .unwrap();
+        let mut parts = Parts {
+            tokens: vec![String::new(); count as usize + 1],
+            types: vec![1; count as usize + 1],
+            merges: vec![],
+        };
+        for (text, id) in vocab {
+            parts.tokens[id.as_u64().unwrap() as usize] = text.clone();
+        }
+        for token in added {
+            let id = token["id"].as_u64().unwrap() as usize;
+            parts.tokens[id] = token["content"].as_str().unwrap().into();
+            parts.types[id] = if token["special"] == true { 3 } else { 4 };
+        }
+        for merge in json["model"]["merges"].as_array().unwrap() {
+            let pair: Vec<&str> = merge.as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
+            parts.merges.push(pair.join(" "));
+        }
+        parts
+    }
+
+    fn spec<'a>(&'a self, pre: &'a str) -> Spec<'a> {
+        let bytes =
+            |list: &'a [String]| -> List<'a, &'a [u8]> { Box::new(list.iter().map(|s| s.as_bytes())) };
+        let mut spec = Spec::new("gpt2", bytes(&self.tokens));
+        spec.pre = Some(pre);
+        spec.merges = Some(bytes(&self.merges));
+        spec.token_type = Some(Box::new(self.types.iter().copied()));
+        spec
+    }
+}
+
+/// Twelve families' pre-tokenizers, each with a small vocabulary of its own, as `tokenizer.json` and as a GGUF file
+/// would have it.
+#[test]
+fn families_as_hugging_face() {
+    let goldens: Vec<(String, Vec<Ids>)> = serde_json::from_str(&golden("small.json")).unwrap();
+    assert_eq!(goldens.len(), 12);
+    for (name, want) in goldens {
+        let text = golden(&format!("small/{name}.json"));
+        let json = Tokenizer::from_json(&text, &Value::Null, &[]).unwrap();
+        check(&format!("{name} as tokenizer.json"), &json, &want);
+        let parts = Parts::of(&serde_json::from_str(&text).unwrap());
+        let gguf = Tokenizer::from_spec(parts.spec(&name)).unwrap();
+        assert_eq!(gguf.warning(), None);
+        check(&format!("{name} as GGUF"), &gguf, &want);
+        for id in 0..gguf.vocab_size() as u32 {
+            assert_eq!(gguf.token_bytes(id), json.token_bytes(id), "{name}: token {id}");
+            assert_eq!(gguf.is_special(id), json.is_special(id), "{name}: token {id}");
+        }
+        assert_eq!(gguf.eos_ids(), json.eos_ids(), "{name}");
+    }
+}
+
+#[test]
+fn an_unknown_pre_tokenizer_is_reported() {
+    let text = golden("small/gpt-2.json");
+    let parts = Parts::of(&serde_json::from_str(&text).unwrap());
+    let tokenizer = Tokenizer::from_spec(parts.spec("martian")).unwrap();
+    let warning = tokenizer.warning().unwrap();
+    assert!(warning.contains("\"martian\""), "{warning}");
+    assert_eq!(tokenizer.decode(&tokenizer.encode("Hello  world", false)), "Hello  world");
+}
