@@ -1,5 +1,7 @@
 //! The op table: every op against its definition, its kernels, its gradient, in every weight format.
 
+#[path = "ops/cached.rs"]
+mod cached;
 #[path = "ops/harness.rs"]
 mod harness;
 #[path = "ops/table.rs"]
