@@ -49,6 +49,9 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
         ("context_length", "max_position_embeddings"),
         ("rope.freq_base", "rope_theta"),
         ("rope.freq_base_swa", "rope_local_base_freq"),
+        // Ollama's converter names Gemma's two bases so.
+        ("rope.global.freq_base", "rope_theta"),
+        ("rope.local.freq_base", "rope_local_base_freq"),
         ("attn_logit_softcapping", "attn_logit_softcapping"),
         ("final_logit_softcapping", "final_logit_softcapping"),
         ("expert_count", "num_local_experts"),
@@ -67,19 +70,6 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
         config.insert("vocab_size".into(), n.into());
     }
     let heads = int(&config, "num_attention_heads");
-    if let (Some(hidden), Some(heads)) = (int(&config, "hidden_size"), heads)
-        && let Some(per_head) = hidden.checked_div(heads)
-    {
-        config.entry("head_dim").or_insert(per_head.into());
-        config.entry("num_key_value_heads").or_insert(heads.into());
-    }
-    if let (Some(rotated), Some(head)) =
-        (meta("rope.dimension_count").and_then(Meta::u64), int(&config, "head_dim"))
-        && rotated < head
-    {
-        config.insert("partial_rotary_factor".into(), json!(rotated as f64 / head as f64));
-    }
-    config.entry("rope_theta").or_insert(json!(10000.0));
     if let Some(scaling) = rope_scaling(&meta) {
         config.insert("rope_scaling".into(), scaling);
     }
@@ -112,6 +102,12 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
         }
     }
     fill_defaults(&mut config);
+    if let (Some(rotated), Some(head)) =
+        (meta("rope.dimension_count").and_then(Meta::u64), int(&config, "head_dim"))
+        && rotated < head
+    {
+        config.insert("partial_rotary_factor".into(), json!(rotated as f64 / head as f64));
+    }
     Ok(Value::Object(config))
 }
 

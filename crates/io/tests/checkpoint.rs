@@ -142,6 +142,22 @@ fn a_gemma_from_gguf() {
 }
 
 #[test]
+fn a_gemma_that_says_little_has_its_own_defaults() {
+    let mut w = Writer::new();
+    w.str("general.architecture", "gemma3")
+        .u32("gemma3.block_count", 34)
+        .u32("gemma3.embedding_length", 2560);
+    w.u32("gemma3.attention.head_count", 8).f32("gemma3.rope.local.freq_base", 20000.0);
+    has(
+        &open_gguf(gguf(w, &[])).config,
+        json!({
+            "rope_theta": 1e6, "rope_local_base_freq": 20000.0, "head_dim": 256, "num_key_value_heads": 4,
+            "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "partial_rotary_factor": null,
+        }),
+    );
+}
+
+#[test]
 fn an_unknown_architecture_opens_under_its_stored_names() {
     let mut w = Writer::new();
     w.str("general.architecture", "novel").u32("novel.block_count", 3).u32("novel.embedding_length", 8);
