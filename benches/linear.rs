@@ -1,8 +1,9 @@
-//! Linear layers alone: `cargo bench -p hob-cpu --bench linear [-- FILTER] [--threads N] [--isa avx2|portable]`.
+//! Linear layers alone: `cargo bench -p hob-cpu --bench linear [-- FILTER] [OPTIONS]`.
 //!
 //! For each format, shape (N × K) and number of tokens T: time of one product (the best of many), bytes of weights per
 //! second, and operations per second, a multiplication and an addition being two. Weights rotate through more memory
-//! than caches hold, as in a model. FILTER is part of a line's name, such as `Q4_K` or `T=1 `.
+//! than caches hold, as in a model. FILTER is part of a line's name, such as `Q4_K` or `T=1 `. Options: `--threads N`,
+//! `--isa avx2` or `portable`, `--shape NxK` in place of the models' shapes, `--memory MB`.
 
 use hob_cpu::isa::{Isa, isa};
 use hob_cpu::ops::linear::{Linear, Size, scratch_bytes};
@@ -10,8 +11,8 @@ use hob_cpu::{Buffer, Pool, Precision};
 use hob_graph::DType;
 use std::time::{Duration, Instant};
 
-/// More than the last level of cache.
-const MEMORY: usize = 192 << 20;
+/// Memory of the weights, in MB, unless given: more than the last level of cache.
+const MEMORY: usize = 192;
 const TIME: Duration = Duration::from_millis(300);
 
 /// (N, K) of SmolLM2-135M, and of a Llama of 1B.
@@ -25,11 +26,15 @@ fn main() {
     let threads = value("--threads")
         .and_then(|n| n.parse().ok())
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let memory = value("--memory").and_then(|n| n.parse().ok()).unwrap_or(MEMORY) << 20;
     let isa = match value("--isa").map(String::as_str) {
         Some("avx2") => Isa::Avx2,
         Some("portable") => Isa::Portable,
         _ => isa(),
     };
+    let shape = value("--shape")
+        .and_then(|s| s.split_once('x'))
+        .and_then(|(n, k)| Some((n.parse().ok()?, k.parse().ok()?)));
     let filter = args.first().filter(|a| !a.starts_with("--"));
     let pool = Pool::new(threads);
     println!("{threads} threads, {isa:?}");
@@ -50,21 +55,21 @@ fn main() {
         exact(DType::Q4_K),
     ];
     for (dtype, precision, shapes, tokens) in table {
-        for &(n, k) in shapes {
+        for &(n, k) in shape.as_ref().map_or(shapes, std::slice::from_ref) {
             for &tokens in tokens {
                 let name = format!("{dtype} {precision:?} {n}x{k} T={tokens} ");
                 if filter.is_none_or(|f| name.contains(f.as_str())) {
-                    measure(&pool, isa, precision, dtype, Size { tokens, k, n }, &name);
+                    measure(&pool, isa, precision, dtype, Size { tokens, k, n }, memory, &name);
                 }
             }
         }
     }
 }
 
-fn measure(pool: &Pool, isa: Isa, precision: Precision, dtype: DType, size: Size, name: &str) {
+fn measure(pool: &Pool, isa: Isa, precision: Precision, dtype: DType, size: Size, memory: usize, name: &str) {
     let Size { tokens, k, n } = size;
     let bytes = dtype.bytes(n * k).expect("whole blocks");
-    let copies = (MEMORY / bytes).max(1);
+    let copies = (memory / bytes).max(1);
     let mut weights = Buffer::zeroed(copies * bytes).expect("memory for weights");
     // Any bits will do for the whole numbers; 0x2c2c is a small f16, and part of a small f32.
     weights.bytes_mut().fill(0x2c);

@@ -2,8 +2,8 @@
 
 use super::acts::Acts;
 use super::x86::{
-    Scales, Unpack, for_groups, load_f32, load_i8, of_halves, prefetch, rows_and_unpack, scales,
-    scales_of_rest, sum, to_array, transpose,
+    Scales, Unpack, for_groups, load, load_f32, load_i8, of_halves, prefetch, rows_and_unpack, scales, sum,
+    to_array, transpose,
 };
 use super::{Kernels, MAX_FEW, Out, Panel, Part, blocks};
 use std::arch::x86_64::*;
@@ -46,13 +46,6 @@ fn dot<F: Unpack>(u: __m256i, x: __m256i) -> __m256i {
     _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), ones)
 }
 
-/// A number in the first of eight lanes.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn _mm256_set_ss_wide(x: f32) -> __m256 {
-    _mm256_zextps128_ps256(_mm_set_ss(x))
-}
-
 /// See [`Kernels::tile`]. `SUM` products fit in 16 bits; `SIGNED` panels hold signed bytes; `SCALES` are those of a
 /// group.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -78,7 +71,8 @@ unsafe fn tile<const SUM: usize, const SIGNED: bool, const SCALES: usize>(
         for i in (s * words..(s + 1) * words).step_by(SUM) {
             let mut short = [_mm256_setzero_si256(); TILE];
             for i in i..i + SUM {
-                let w = super::x86::load(&w[i]);
+                // SAFETY: compiled for what `load` demands.
+                let w = unsafe { load(&w[i]) };
                 for a in 0..TILE {
                     let b = &q[i];
                     let x = i32::from_le_bytes(
@@ -96,7 +90,8 @@ unsafe fn tile<const SUM: usize, const SIGNED: bool, const SCALES: usize>(
                 dots[a] = _mm256_add_epi32(dots[a], _mm256_madd_epi16(short[a], ones));
             }
         }
-        let (d, m) = (load_f32(&d[s]), load_f32(&m[s]));
+        // SAFETY: compiled for what `load_f32` demands.
+        let (d, m) = unsafe { (load_f32(&d[s]), load_f32(&m[s])) };
         for a in 0..TILE {
             let p = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[a]), _mm256_set1_ps(dx[s / SCALES][a]));
             acc[a] = _mm256_fmadd_ps(p, d, acc[a]);

@@ -2,8 +2,8 @@
 
 use super::acts::Acts;
 use super::x86::{
-    Scales, Unpack, for_groups, load_f32, load_i8, of_halves, prefetch, rows_and_unpack, scales,
-    scales_of_rest, sum, to_array, transpose,
+    Scales, Unpack, for_groups, load_f32, load_i8, of_halves, prefetch, rows_and_unpack, scales, sum,
+    to_array, transpose,
 };
 use super::{Kernels, MAX_FEW, Out, Panel, Part, blocks};
 use std::arch::x86_64::*;
@@ -33,13 +33,6 @@ rows_and_unpack!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn dot<F: Unpack>(u: __m256i, x: __m256i) -> __m256i {
     _mm256_dpbusd_epi32(_mm256_setzero_si256(), u, x)
-}
-
-/// A number in the first of eight lanes.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn _mm256_set_ss_wide(x: f32) -> __m256 {
-    _mm256_zextps128_ps256(_mm_set_ss(x))
 }
 
 /// See [`Kernels::tile`].

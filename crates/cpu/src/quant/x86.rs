@@ -1,14 +1,13 @@
 //! Unpacking in AVX2 registers, and the kernels that AVX2 and AVX-512 write alike but for the multiplication.
 //!
-//! Intrinsics that take no pointer are safe within functions compiled for their instruction set; loads go through
-//! [`load`] and its like, which take references to as many bytes as they read.
+//! All unsafe functions here ask the same of their callers: to be compiled for AVX2, FMA and F16C. They are always
+//! inlined into such callers, which `target_feature` functions cannot be; hence they are unsafe throughout.
+#![allow(unsafe_op_in_unsafe_fn)]
 
 use super::format::*;
 use std::arch::x86_64::*;
 
-/// A format's blocks as vectors. A chunk is eight groups of 32: one block, or eight.
-///
-/// Callers must have AVX2, FMA and F16C, and pass whole chunks to `scales`.
+/// A format's blocks as vectors. A chunk is eight groups of 32: one block, or eight; fewer at the end of a row.
 pub(super) trait Unpack: Format {
     /// Blocks of a chunk.
     const CHUNK: usize = 8 / Self::GROUPS;
@@ -16,8 +15,15 @@ pub(super) trait Unpack: Format {
     /// The unsigned numbers of group `J` of a chunk.
     unsafe fn group<const J: usize>(chunk: &[Self::Block]) -> __m256i;
 
-    /// Scales of a chunk: of its groups in `[0]`, or of the halves of its groups, the first eight in `[0]`.
+    /// Scales of a chunk: of its groups in `[0]`, or of the halves of its groups, the first eight in `[0]`. Past the
+    /// end of a shorter chunk the last is repeated.
     unsafe fn scales(chunk: &[Self::Block]) -> Scales;
+
+    /// Whether addends must be added. `SIGNED` kernels take the offset of 8-bit formats out of the numbers.
+    #[inline(always)]
+    fn addends<const SIGNED: bool>() -> bool {
+        !(SIGNED && Self::BITS == 8)
+    }
 }
 
 /// Scales, and addends unless the format's offset gives them.
@@ -26,20 +32,43 @@ pub(super) struct Scales {
     pub m: [__m256; 2],
 }
 
-/// 16 bytes.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load16(b: &[u8; 16]) -> __m128i {
-    // SAFETY: as many bytes are there; the load asks for no alignment.
-    unsafe { _mm_loadu_si128(b.as_ptr().cast()) }
+impl Scales {
+    /// Of formats with one scale a group.
+    #[inline(always)]
+    unsafe fn whole(d: __m256, m: __m256) -> Scales {
+        Scales { d: [d, _mm256_setzero_ps()], m: [m, _mm256_setzero_ps()] }
+    }
+
+    /// Likewise, of formats with an offset.
+    #[inline(always)]
+    unsafe fn offset(d: __m256) -> Scales {
+        Scales::whole(d, _mm256_setzero_ps())
+    }
 }
 
-/// 32 bytes.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load(b: &[u8; 32]) -> __m256i {
-    // SAFETY: as many bytes are there; the load asks for no alignment.
-    unsafe { _mm256_loadu_si256(b.as_ptr().cast()) }
+#[inline(always)]
+unsafe fn load16(b: &[u8; 16]) -> __m128i {
+    _mm_loadu_si128(b.as_ptr().cast())
+}
+
+#[inline(always)]
+pub(super) unsafe fn load(b: &[u8; 32]) -> __m256i {
+    _mm256_loadu_si256(b.as_ptr().cast())
+}
+
+#[inline(always)]
+pub(super) unsafe fn load_i8(x: &[i8; 32]) -> __m256i {
+    _mm256_loadu_si256(x.as_ptr().cast())
+}
+
+#[inline(always)]
+pub(super) unsafe fn load_f32(x: &[f32; 8]) -> __m256 {
+    _mm256_loadu_ps(x.as_ptr())
+}
+
+#[inline(always)]
+pub(super) unsafe fn to_array(x: __m256) -> [f32; 8] {
+    std::mem::transmute(x)
 }
 
 /// `N` bytes from `at` on.
@@ -59,116 +88,103 @@ fn dword<const B: usize>(b: &[u8; B], at: usize) -> i32 {
 }
 
 /// 16 bytes of nibbles: the lower ones first, then the upper ones.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn nibbles(qs: &[u8; 16]) -> __m256i {
+#[inline(always)]
+unsafe fn nibbles(qs: &[u8; 16]) -> __m256i {
     let x = load16(qs);
     _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(x), x), _mm256_set1_epi8(15))
 }
 
-/// Bits `SHIFT..` of 32 bytes, as many as `mask` has.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn bits(x: __m256i, shift: i32, mask: i8) -> __m256i {
-    _mm256_and_si256(_mm256_srl_epi16(x, _mm_cvtsi32_si128(shift)), _mm256_set1_epi8(mask))
+/// The bits of 32 bytes from `shift` on, as many as `mask` has.
+#[inline(always)]
+unsafe fn bits(x: __m256i, shift: usize, mask: i8) -> __m256i {
+    _mm256_and_si256(_mm256_srl_epi16(x, _mm_cvtsi32_si128(shift as i32)), _mm256_set1_epi8(mask))
 }
 
-/// Each of 16 levels looked up by 32 nibbles.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn lookup(levels: &[u8; 16], nibbles: __m256i) -> __m256i {
+/// Each of 32 nibbles replaced by one of 16 levels.
+#[inline(always)]
+unsafe fn lookup(levels: &[u8; 16], nibbles: __m256i) -> __m256i {
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load16(levels)), nibbles)
 }
 
 /// Where bit `i` of `high` is set, 16 in byte `i`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn fifth_bits(high: i32) -> __m256i {
+#[inline(always)]
+unsafe fn fifth_bits(high: i32) -> __m256i {
     let each = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
     let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
     let x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(high), each), bit);
     _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(16))
 }
 
-/// Eight f16, one at byte `at` of each block.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn eight_f16<const B: usize>(c: &[[u8; B]], at: usize) -> __m256 {
-    let c: &[[u8; B]; 8] = c.try_into().expect("a whole chunk");
-    let d = |i: usize| word(&c[i], at);
+/// Eight f16, the first two bytes of each block.
+#[inline(always)]
+unsafe fn eight_f16<const B: usize>(c: &[[u8; B]]) -> __m256 {
+    let d = |i: usize| word(&c[i.min(c.len() - 1)], 0);
     _mm256_cvtph_ps(_mm_setr_epi16(d(0), d(1), d(2), d(3), d(4), d(5), d(6), d(7)))
 }
 
-/// Eight pairs of f16, one at the head of each block.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn eight_pairs<const B: usize>(c: &[[u8; B]]) -> (__m256, __m256) {
-    let c: &[[u8; B]; 8] = c.try_into().expect("a whole chunk");
+/// Eight pairs of f16, the first four bytes of each block.
+#[inline(always)]
+unsafe fn eight_pairs<const B: usize>(c: &[[u8; B]]) -> Scales {
+    let p = |i: usize| dword(&c[i.min(c.len() - 1)], 0);
     let apart = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-    let four = |i: usize| {
-        let p = |i: usize| dword(&c[i], 0);
-        _mm_shuffle_epi8(_mm_setr_epi32(p(i), p(i + 1), p(i + 2), p(i + 3)), apart)
-    };
-    let (a, b) = (four(0), four(4));
-    (_mm256_cvtph_ps(_mm_unpacklo_epi64(a, b)), _mm256_cvtph_ps(_mm_unpackhi_epi64(a, b)))
+    let a = _mm_shuffle_epi8(_mm_setr_epi32(p(0), p(1), p(2), p(3)), apart);
+    let b = _mm_shuffle_epi8(_mm_setr_epi32(p(4), p(5), p(6), p(7)), apart);
+    Scales::whole(_mm256_cvtph_ps(_mm_unpacklo_epi64(a, b)), _mm256_cvtph_ps(_mm_unpackhi_epi64(a, b)))
 }
 
-/// An f16 eight times.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn one_f16<const B: usize>(b: &[u8; B], at: usize) -> __m256 {
+/// Eight powers of two by the first byte of each block, see [`half_power`].
+#[inline(always)]
+unsafe fn eight_powers<const B: usize>(c: &[[u8; B]]) -> __m256 {
+    let e = |i: usize| c[i.min(c.len() - 1)][0] as i32;
+    let e = _mm256_setr_epi32(e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7));
+    let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+    let tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);
+    _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)))
+}
+
+/// The f16 at byte `at`, eight times.
+#[inline(always)]
+unsafe fn one_f16<const B: usize>(b: &[u8; B], at: usize) -> __m256 {
     _mm256_cvtph_ps(_mm_set1_epi16(word(b, at)))
 }
 
 /// Eight unsigned bytes as f32.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn eight_u8(x: __m128i) -> __m256 {
-    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x))
+#[inline(always)]
+unsafe fn eight_u8(x: u64) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(x as i64)))
 }
 
 /// 16 signed bytes as f32, times `d`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sixteen_i8(x: __m128i, d: __m256) -> [__m256; 2] {
-    [x, _mm_srli_si128::<8>(x)].map(|x| _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x))))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn none() -> [__m256; 2] {
-    [_mm256_setzero_ps(); 2]
+#[inline(always)]
+unsafe fn sixteen_i8(x: __m128i, d: __m256) -> [__m256; 2] {
+    let (a, b) = (_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(x)));
+    [_mm256_mul_ps(d, _mm256_cvtepi32_ps(a)), _mm256_mul_ps(d, _mm256_cvtepi32_ps(b))]
 }
 
 /// `-x`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn minus(x: __m256) -> __m256 {
+#[inline(always)]
+unsafe fn minus(x: __m256) -> __m256 {
     _mm256_xor_ps(x, _mm256_set1_ps(-0.0))
 }
 
 /// Scales and minimums of Q4_K and Q5_K.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn scales_k<const B: usize>(b: &[u8; B]) -> Scales {
+#[inline(always)]
+unsafe fn scales_k<const B: usize>(b: &[u8; B]) -> Scales {
     let (s, m) = scales_6bit(bytes::<12, B>(b, 4));
-    let d = _mm256_mul_ps(one_f16(b, 0), eight_u8(_mm_cvtsi64_si128(s as i64)));
-    let m = _mm256_mul_ps(minus(one_f16(b, 2)), eight_u8(_mm_cvtsi64_si128(m as i64)));
-    Scales { d: [d, none()[0]], m: [m, none()[0]] }
+    let d = _mm256_mul_ps(one_f16(b, 0), eight_u8(s));
+    Scales::whole(d, _mm256_mul_ps(minus(one_f16(b, 2)), eight_u8(m)))
 }
 
 macro_rules! unpack {
     ($($name:ident { |$chunk:ident, $j:ident| $group:expr, |$all:ident| $scales:expr })*) => {
         $(
             impl Unpack for $name {
-                #[inline]
-                #[target_feature(enable = "avx2,fma,f16c")]
+                #[inline(always)]
                 unsafe fn group<const J: usize>($chunk: &[Self::Block]) -> __m256i {
                     let $j = J;
                     $group
                 }
-                #[inline]
-                #[target_feature(enable = "avx2,fma,f16c")]
+                #[inline(always)]
                 unsafe fn scales($all: &[Self::Block]) -> Scales {
                     $scales
                 }
@@ -178,61 +194,48 @@ macro_rules! unpack {
 }
 
 unpack! {
-    Q4_0 {
-        |c, j| nibbles(bytes(&c[j], 2)),
-        |c| Scales { d: [eight_f16(c, 0), none()[0]], m: none() }
-    }
-    Q4_1 {
-        |c, j| nibbles(bytes(&c[j], 4)),
-        |c| {
-            let (d, m) = eight_pairs(c);
-            Scales { d: [d, none()[0]], m: [m, none()[0]] }
-        }
-    }
+    Q4_0 { |c, j| nibbles(bytes(&c[j], 2)), |c| Scales::offset(eight_f16(c)) }
+    Q4_1 { |c, j| nibbles(bytes(&c[j], 4)), |c| eight_pairs(c) }
     Q5_0 {
         |c, j| _mm256_or_si256(nibbles(bytes(&c[j], 6)), fifth_bits(dword(&c[j], 2))),
-        |c| Scales { d: [eight_f16(c, 0), none()[0]], m: none() }
+        |c| Scales::offset(eight_f16(c))
     }
     Q5_1 {
         |c, j| _mm256_or_si256(nibbles(bytes(&c[j], 8)), fifth_bits(dword(&c[j], 4))),
-        |c| {
-            let (d, m) = eight_pairs(c);
-            Scales { d: [d, none()[0]], m: [m, none()[0]] }
-        }
+        |c| eight_pairs(c)
     }
     Q8_0 {
         |c, j| _mm256_xor_si256(load(bytes(&c[j], 2)), _mm256_set1_epi8(-128)),
-        |c| Scales { d: [eight_f16(c, 0), none()[0]], m: none() }
+        |c| Scales::offset(eight_f16(c))
     }
     Q2_K {
-        |c, j| bits(load(bytes(&c[0], 16 + j / 4 * 32)), (j % 4 * 2) as i32, 3),
+        |c, j| bits(load(bytes(&c[0], 16 + j / 4 * 32)), j % 4 * 2, 3),
         |c| {
-            let s = load16(bytes(&c[0], 0));
-            let (low, high) = (_mm_set1_epi8(15), _mm_srli_epi16::<4>(s));
-            let d = sixteen_i8(_mm_and_si128(s, low), one_f16(&c[0], 80));
-            let m = sixteen_i8(_mm_and_si128(high, low), minus(one_f16(&c[0], 82)));
+            let (s, four) = (load16(bytes(&c[0], 0)), _mm_set1_epi8(15));
+            let d = sixteen_i8(_mm_and_si128(s, four), one_f16(&c[0], 80));
+            let m = sixteen_i8(_mm_and_si128(_mm_srli_epi16::<4>(s), four), minus(one_f16(&c[0], 82)));
             Scales { d, m }
         }
     }
     Q3_K {
         |c, j| {
-            let low = bits(load(bytes(&c[0], 32 + j / 4 * 32)), (j % 4 * 2) as i32, 3);
-            let high = bits(load(bytes(&c[0], 0)), j as i32, 1);
+            let low = bits(load(bytes(&c[0], 32 + j / 4 * 32)), j % 4 * 2, 3);
+            let high = bits(load(bytes(&c[0], 0)), j, 1);
             _mm256_or_si256(low, _mm256_slli_epi16::<2>(high))
         },
         |c| {
             let s = _mm_sub_epi8(load16(&scales_q3(bytes::<12, 110>(&c[0], 96))), _mm_set1_epi8(32));
-            Scales { d: sixteen_i8(s, one_f16(&c[0], 108)), m: none() }
+            Scales { d: sixteen_i8(s, one_f16(&c[0], 108)), m: [_mm256_setzero_ps(); 2] }
         }
     }
     Q4_K {
-        |c, j| bits(load(bytes(&c[0], 16 + j / 2 * 32)), (j % 2 * 4) as i32, 15),
+        |c, j| bits(load(bytes(&c[0], 16 + j / 2 * 32)), j % 2 * 4, 15),
         |c| scales_k(&c[0])
     }
     Q5_K {
         |c, j| {
-            let low = bits(load(bytes(&c[0], 48 + j / 2 * 32)), (j % 2 * 4) as i32, 15);
-            let high = bits(load(bytes(&c[0], 16)), j as i32, 1);
+            let low = bits(load(bytes(&c[0], 48 + j / 2 * 32)), j % 2 * 4, 15);
+            let high = bits(load(bytes(&c[0], 16)), j, 1);
             _mm256_or_si256(low, _mm256_slli_epi16::<4>(high))
         },
         |c| scales_k(&c[0])
@@ -240,289 +243,208 @@ unpack! {
     Q6_K {
         |c, j| {
             let (half, quarter) = (j / 4, j % 4);
-            let low = bits(load(bytes(&c[0], half * 64 + quarter % 2 * 32)), (quarter / 2 * 4) as i32, 15);
-            let high = bits(load(bytes(&c[0], 128 + half * 32)), (quarter * 2) as i32, 3);
+            let low = bits(load(bytes(&c[0], half * 64 + quarter % 2 * 32)), quarter / 2 * 4, 15);
+            let high = bits(load(bytes(&c[0], 128 + half * 32)), quarter * 2, 3);
             _mm256_or_si256(low, _mm256_slli_epi16::<4>(high))
         },
-        |c| Scales { d: sixteen_i8(load16(bytes(&c[0], 192)), one_f16(&c[0], 208)), m: none() }
+        |c| {
+            let d = sixteen_i8(load16(bytes(&c[0], 192)), one_f16(&c[0], 208));
+            Scales { d, m: [_mm256_setzero_ps(); 2] }
+        }
     }
-    IQ4_NL {
-        |c, j| lookup(&IQ4_LEVELS, nibbles(bytes(&c[j], 2))),
-        |c| Scales { d: [eight_f16(c, 0), none()[0]], m: none() }
-    }
+    IQ4_NL { |c, j| lookup(&IQ4_LEVELS, nibbles(bytes(&c[j], 2))), |c| Scales::offset(eight_f16(c)) }
     IQ4_XS {
         |c, j| lookup(&IQ4_LEVELS, nibbles(bytes(&c[0], 8 + 16 * j))),
         |c| {
-            let s = _mm_set_epi64x(0, i64::from_le_bytes(scales_iq4(&c[0])));
-            let s = _mm256_sub_ps(eight_u8(s), _mm256_set1_ps(32.0));
-            Scales { d: [_mm256_mul_ps(one_f16(&c[0], 0), s), none()[0]], m: none() }
+            let s = eight_u8(u64::from_le_bytes(scales_iq4(&c[0])));
+            let s = _mm256_sub_ps(s, _mm256_set1_ps(32.0));
+            Scales::offset(_mm256_mul_ps(one_f16(&c[0], 0), s))
         }
     }
-    MXFP4 {
-        |c, j| lookup(&E2M1, nibbles(bytes(&c[j], 1))),
-        |c| {
-            let e = |i: usize| half_power(c[i][0]);
-            let d = _mm256_setr_ps(e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7));
-            Scales { d: [d, none()[0]], m: none() }
-        }
-    }
+    MXFP4 { |c, j| lookup(&E2M1, nibbles(bytes(&c[j], 1))), |c| Scales::offset(eight_powers(c)) }
 }
 
-/// Scales of a chunk with addends. `SIGNED` kernels take the offset of 8-bit formats out of the numbers.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scales<F: Unpack, const SIGNED: bool>(chunk: &[F::Block]) -> Scales {
-    // SAFETY: this function is compiled for what `scales` demands, and callers pass whole chunks.
-    let mut s = unsafe { F::scales(chunk) };
-    if SIGNED && F::BITS == 8 {
-        s.m = none();
+/// Scales of a chunk with addends.
+#[inline(always)]
+pub(super) unsafe fn scales<F: Unpack, const SIGNED: bool>(chunk: &[F::Block]) -> Scales {
+    let mut s = F::scales(chunk);
+    if !F::addends::<SIGNED>() {
+        s.m = [_mm256_setzero_ps(); 2];
     } else if !F::MIN {
-        s.m = s.d.map(|d| _mm256_mul_ps(d, _mm256_set1_ps(-(F::OFFSET as f32))));
+        let offset = _mm256_set1_ps(-(F::OFFSET as f32));
+        s.m = [_mm256_mul_ps(s.d[0], offset), _mm256_mul_ps(s.d[1], offset)];
     }
     s
 }
 
-/// The scales of a chunk that may end early, from the formats' portable definitions.
-#[inline(never)]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scales_of_rest<F: Unpack, const SIGNED: bool>(chunk: &[F::Block]) -> Scales {
-    let mut d = [0f32; 8];
-    let mut m = [0f32; 8];
-    for (j, b) in chunk.iter().enumerate() {
-        d[j] = F::scale(b, 0, 0);
-        m[j] = if SIGNED && F::BITS == 8 { 0.0 } else { F::addend(b, 0, 0) };
-    }
-    Scales { d: [load_f32(&d), none()[0]], m: [load_f32(&m), none()[0]] }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load_f32(x: &[f32; 8]) -> __m256 {
-    // SAFETY: eight numbers are there; the load asks for no alignment.
-    unsafe { _mm256_loadu_ps(x.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load_i8(x: &[i8; 32]) -> __m256i {
-    // SAFETY: 32 bytes are there; the load asks for no alignment.
-    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn to_array(x: __m256) -> [f32; 8] {
-    // SAFETY: both are 32 bytes, and any bits are an f32.
-    unsafe { std::mem::transmute(x) }
-}
-
 /// The sum of eight numbers.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn sum(x: __m256) -> f32 {
+#[inline(always)]
+pub(super) unsafe fn sum(x: __m256) -> f32 {
     let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
     let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
 }
 
-/// Halves `2j` and `2j + 1` of sixteen scales, each four times: what the products of group `J` are scaled by.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn of_halves<const J: usize>(d: [__m256; 2]) -> __m256 {
+/// Scales `2J` and `2J + 1` of sixteen, each four times: what the products of group `J` are scaled by.
+#[inline(always)]
+pub(super) unsafe fn of_halves<const J: usize>(d: [__m256; 2]) -> __m256 {
     let at = (J % 4 * 2) as i32;
     let (a, b) = (_mm256_set1_epi32(at), _mm256_set1_epi32(at + 1));
     _mm256_permutevar8x32_ps(d[J / 4], _mm256_blend_epi32::<0xf0>(a, b))
 }
 
 /// Rows and columns of 8 × 8 numbers of 32 bits exchanged.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn transpose(v: [__m256i; 8]) -> [__m256i; 8] {
-    let pair = |i: usize| (_mm256_unpacklo_epi32(v[i], v[i + 1]), _mm256_unpackhi_epi32(v[i], v[i + 1]));
-    let ((a0, a1), (b0, b1), (c0, c1), (d0, d1)) = (pair(0), pair(2), pair(4), pair(6));
-    let lower = [
-        _mm256_unpacklo_epi64(a0, b0),
-        _mm256_unpackhi_epi64(a0, b0),
-        _mm256_unpacklo_epi64(a1, b1),
-        _mm256_unpackhi_epi64(a1, b1),
-    ];
-    let upper = [
-        _mm256_unpacklo_epi64(c0, d0),
-        _mm256_unpackhi_epi64(c0, d0),
-        _mm256_unpacklo_epi64(c1, d1),
-        _mm256_unpackhi_epi64(c1, d1),
-    ];
-    std::array::from_fn(|i| match i < 4 {
-        true => _mm256_permute2x128_si256::<0x20>(lower[i], upper[i]),
-        false => _mm256_permute2x128_si256::<0x31>(lower[i - 4], upper[i - 4]),
-    })
+#[inline(always)]
+pub(super) unsafe fn transpose(v: [__m256i; 8]) -> [__m256i; 8] {
+    let mut pairs = v;
+    for i in (0..8).step_by(2) {
+        pairs[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    let mut out = v;
+    for i in 0..2 {
+        let low = |from: usize| _mm256_unpacklo_epi64(pairs[from + i], pairs[from + 2 + i]);
+        let high = |from: usize| _mm256_unpackhi_epi64(pairs[from + i], pairs[from + 2 + i]);
+        let (a, b, c, d) = (low(0), low(4), high(0), high(4));
+        out[2 * i] = _mm256_permute2x128_si256::<0x20>(a, b);
+        out[2 * i + 1] = _mm256_permute2x128_si256::<0x20>(c, d);
+        out[2 * i + 4] = _mm256_permute2x128_si256::<0x31>(a, b);
+        out[2 * i + 5] = _mm256_permute2x128_si256::<0x31>(c, d);
+    }
+    out
 }
 
-/// Runs a block for each of the eight groups of a chunk, `J` being a constant.
+/// Runs a macro for each of the eight groups of a chunk, whose number is a constant.
 macro_rules! for_groups {
-    ($body:ident!($($arg:tt)*)) => {
-        $body!(0, $($arg)*);
-        $body!(1, $($arg)*);
-        $body!(2, $($arg)*);
-        $body!(3, $($arg)*);
-        $body!(4, $($arg)*);
-        $body!(5, $($arg)*);
-        $body!(6, $($arg)*);
-        $body!(7, $($arg)*);
+    ($body:ident) => {
+        $body!(0);
+        $body!(1);
+        $body!(2);
+        $body!(3);
+        $body!(4);
+        $body!(5);
+        $body!(6);
+        $body!(7);
     };
 }
 pub(super) use for_groups;
 
-/// Writes `rows` and `unpack` (see [`super::Kernels`]) for an instruction set that has `dot::<BITS>(u, x)`: eight sums
-/// of four products; `SIGNED` tells that it takes 128 from formats of 8 bits.
+/// Writes `rows` and `unpack` (see [`super::Kernels`]) for an instruction set that has `dot::<F>(u, x)`: eight sums of
+/// four products. `$signed` tells that it takes 128 from formats of 8 bits.
 macro_rules! rows_and_unpack {
     ($features:literal, $signed:literal) => {
         #[target_feature(enable = $features)]
         unsafe fn rows<F: Unpack>(w: &[u8], x: &Acts, out: Out) {
             assert!(x.tile == 1 && x.tokens <= MAX_FEW);
-            let per_row = x.groups / F::GROUPS;
-            for (n, row) in blocks::<F>(w).chunks_exact(per_row).enumerate() {
+            assert!(x.q.len() >= x.tokens * x.groups * 32);
+            assert!(x.d.len().min(x.sums.len()).min(x.half_sums.len() / 2) >= x.tokens * x.groups);
+            let rows = blocks::<F>(w).chunks_exact(x.groups / F::GROUPS);
+            for (n, row) in rows.enumerate() {
                 if x.tokens == 1 {
-                    let y = one::<F>(row, x);
-                    // SAFETY: the caller made room for every row and token.
-                    unsafe { *out.at.add(n) = y };
+                    let mut acc = [[_mm256_setzero_ps(); 2]; 1];
+                    row_times::<F, 1>(row, x, &mut acc);
+                    // SAFETY: the caller made room for every row.
+                    unsafe { *out.at.add(n) = sum(_mm256_add_ps(acc[0][0], acc[0][1])) };
                 } else {
-                    let mut y = [0f32; MAX_FEW];
-                    few::<F>(row, x, &mut y);
-                    for (t, y) in y.iter().enumerate().take(x.tokens) {
+                    let mut acc = [[_mm256_setzero_ps(); 2]; MAX_FEW];
+                    row_times::<F, MAX_FEW>(row, x, &mut acc);
+                    for (t, acc) in acc.iter().enumerate().take(x.tokens) {
                         // SAFETY: the caller made room for every row and token.
-                        unsafe { *out.at.add(t * out.stride + n) = *y };
+                        unsafe { *out.at.add(t * out.stride + n) = sum(_mm256_add_ps(acc[0], acc[1])) };
                     }
                 }
             }
         }
 
-        /// A row times one token.
+        /// A row times up to `T` tokens: each chunk is unpacked once.
         #[inline]
         #[target_feature(enable = $features)]
-        fn one<F: Unpack>(row: &[F::Block], x: &Acts) -> f32 {
-            let mut acc = [_mm256_setzero_ps(); 2];
+        fn row_times<F: Unpack, const T: usize>(row: &[F::Block], x: &Acts, acc: &mut [[__m256; 2]; T]) {
             let chunks = row.chunks_exact(F::CHUNK);
             let rest = chunks.remainder();
-            let whole = row.len() / F::CHUNK;
-            let q = x.q.as_chunks::<256>().0;
-            let d = x.d.as_chunks::<8>().0;
             for (i, chunk) in chunks.enumerate() {
-                prefetch(chunk);
-                let s = scales::<F, $signed>(chunk);
-                let q = q[i].as_chunks::<32>().0;
-                addends::<F>(&s, x, 0, i, &mut acc);
-                let dx = load_f32(&d[i]);
-                if F::SPLIT {
-                    macro_rules! group {
-                        ($j:literal,) => {
-                            // SAFETY: compiled for what `group` demands.
-                            let u = unsafe { F::group::<$j>(chunk) };
-                            let p = _mm256_cvtepi32_ps(dot::<F>(u, load_i8(&q[$j])));
-                            let p = _mm256_mul_ps(p, _mm256_set1_ps(d[i][$j]));
-                            acc[$j % 2] = _mm256_fmadd_ps(p, of_halves::<$j>(s.d), acc[$j % 2]);
-                        };
-                    }
-                    for_groups!(group!());
-                } else {
-                    let dx = to_array(_mm256_mul_ps(s.d[0], dx));
-                    macro_rules! group {
-                        ($j:literal,) => {
-                            // SAFETY: compiled for what `group` demands.
-                            let u = unsafe { F::group::<$j>(chunk) };
-                            let p = _mm256_cvtepi32_ps(dot::<F>(u, load_i8(&q[$j])));
-                            acc[$j % 2] = _mm256_fmadd_ps(p, _mm256_set1_ps(dx[$j]), acc[$j % 2]);
-                        };
-                    }
-                    for_groups!(group!());
+                chunk_times::<F, T>(chunk, x, 8 * i, acc);
+            }
+            if !rest.is_empty() {
+                let first = x.groups - rest.len();
+                // SAFETY: compiled for what `scales` demands.
+                let s = unsafe { scales::<F, $signed>(rest) };
+                for (t, acc) in acc.iter_mut().enumerate().take(if T == 1 { 1 } else { x.tokens }) {
+                    rest_times::<F>(rest, &s, x, t * x.groups + first, acc);
                 }
             }
-            for (i, b) in rest.iter().enumerate() {
-                single::<F>(b, x, whole * 8 + i, &mut acc[i % 2]);
-            }
-            sum(_mm256_add_ps(acc[0], acc[1]))
         }
 
-        /// A group past the last whole chunk, of token and group `at`.
+        /// A chunk times up to `T` tokens, from group `first` on.
         #[inline]
         #[target_feature(enable = $features)]
-        fn single<F: Unpack>(b: &F::Block, x: &Acts, at: usize, acc: &mut __m256) {
-            let q: &[i8; 32] = x.q[at * 32..][..32].try_into().expect("32 values");
-            // SAFETY: compiled for what `group` demands, and group 0 is in the first block.
-            let u = unsafe { F::group::<0>(std::slice::from_ref(b)) };
-            let p = _mm256_cvtepi32_ps(dot::<F>(u, load_i8(q)));
-            *acc = _mm256_fmadd_ps(p, _mm256_set1_ps(x.d[at] * F::scale(b, 0, 0)), *acc);
-            if !($signed && F::BITS == 8) {
-                let m = _mm256_set_ss_wide(F::addend(b, 0, 0) * x.sums[at]);
-                *acc = _mm256_add_ps(*acc, m);
-            }
-        }
-
-        /// Addends times sums of chunk `i` of token `t`.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn addends<F: Unpack>(s: &Scales, x: &Acts, t: usize, i: usize, acc: &mut [__m256; 2]) {
-            if $signed && F::BITS == 8 {
-                return;
-            }
-            if F::SPLIT {
-                let sums = x.half_sums[2 * (t * x.groups + 8 * i)..][..16].as_chunks::<8>().0;
-                acc[0] = _mm256_fmadd_ps(s.m[0], load_f32(&sums[0]), acc[0]);
-                acc[1] = _mm256_fmadd_ps(s.m[1], load_f32(&sums[1]), acc[1]);
-            } else {
-                let sums = x.sums[t * x.groups + 8 * i..][..8].as_chunks::<8>().0;
-                acc[0] = _mm256_fmadd_ps(s.m[0], load_f32(&sums[0]), acc[0]);
-            }
-        }
-
-        /// A row times a few tokens: each chunk is unpacked once.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn few<F: Unpack>(row: &[F::Block], x: &Acts, y: &mut [f32; MAX_FEW]) {
-            let mut acc = [[_mm256_setzero_ps(); 2]; MAX_FEW];
-            let chunks = row.chunks_exact(F::CHUNK);
-            let rest = chunks.remainder();
-            let whole = row.len() / F::CHUNK;
-            for (i, chunk) in chunks.enumerate() {
-                prefetch(chunk);
+        fn chunk_times<F: Unpack, const T: usize>(
+            chunk: &[F::Block],
+            x: &Acts,
+            first: usize,
+            acc: &mut [[__m256; 2]; T],
+        ) {
+            prefetch(chunk);
+            let tokens = if T == 1 { 1 } else { x.tokens };
+            assert!(first + 8 <= x.groups);
+            // SAFETY: compiled for what is called; the activations have `tokens · groups` groups, as `rows` asserts,
+            // of which eight are read from one of the token's on.
+            unsafe {
                 let s = scales::<F, $signed>(chunk);
                 let mut u = [_mm256_setzero_si256(); 8];
                 let mut halves = [_mm256_setzero_ps(); 8];
                 macro_rules! group {
-                    ($j:literal,) => {
-                        // SAFETY: compiled for what `group` demands.
-                        u[$j] = unsafe { F::group::<$j>(chunk) };
+                    ($j:literal) => {
+                        u[$j] = F::group::<$j>(chunk);
                         if F::SPLIT {
                             halves[$j] = of_halves::<$j>(s.d);
                         }
                     };
                 }
-                for_groups!(group!());
-                for (t, acc) in acc.iter_mut().enumerate().take(x.tokens) {
-                    let at = t * x.groups + 8 * i;
-                    let q = x.q[at * 32..][..256].as_chunks::<32>().0;
-                    let d: &[f32; 8] = x.d[at..][..8].try_into().expect("eight scales");
-                    addends::<F>(&s, x, t, i, acc);
-                    if F::SPLIT {
-                        for j in 0..8 {
-                            let p = _mm256_cvtepi32_ps(dot::<F>(u[j], load_i8(&q[j])));
-                            let p = _mm256_mul_ps(p, _mm256_set1_ps(d[j]));
+                for_groups!(group);
+                for t in 0..tokens {
+                    let acc = &mut acc[t];
+                    let at = t * x.groups + first;
+                    let (q, d) = (x.q.as_ptr().add(at * 32), x.d.as_ptr().add(at));
+                    if F::SPLIT && F::addends::<$signed>() {
+                        let sums = x.half_sums.as_ptr().add(2 * at);
+                        acc[0] = _mm256_fmadd_ps(s.m[0], _mm256_loadu_ps(sums), acc[0]);
+                        acc[1] = _mm256_fmadd_ps(s.m[1], _mm256_loadu_ps(sums.add(8)), acc[1]);
+                    } else if F::addends::<$signed>() {
+                        acc[0] = _mm256_fmadd_ps(s.m[0], _mm256_loadu_ps(x.sums.as_ptr().add(at)), acc[0]);
+                    }
+                    let whole = to_array(_mm256_mul_ps(s.d[0], _mm256_loadu_ps(d)));
+                    for j in 0..8 {
+                        let p = dot::<F>(u[j], _mm256_loadu_si256(q.add(32 * j).cast()));
+                        let p = _mm256_cvtepi32_ps(p);
+                        if F::SPLIT {
+                            let p = _mm256_mul_ps(p, _mm256_set1_ps(*d.add(j)));
                             acc[j % 2] = _mm256_fmadd_ps(p, halves[j], acc[j % 2]);
-                        }
-                    } else {
-                        let d = to_array(_mm256_mul_ps(s.d[0], load_f32(d)));
-                        for j in 0..8 {
-                            let p = _mm256_cvtepi32_ps(dot::<F>(u[j], load_i8(&q[j])));
-                            acc[j % 2] = _mm256_fmadd_ps(p, _mm256_set1_ps(d[j]), acc[j % 2]);
+                        } else {
+                            acc[j % 2] = _mm256_fmadd_ps(p, _mm256_set1_ps(whole[j]), acc[j % 2]);
                         }
                     }
                 }
             }
-            for (t, (acc, y)) in acc.iter_mut().zip(y).enumerate().take(x.tokens) {
-                for (i, b) in rest.iter().enumerate() {
-                    single::<F>(b, x, t * x.groups + whole * 8 + i, &mut acc[i % 2]);
+        }
+
+        /// What is left of a row past its whole chunks: blocks of one group each, of token and group `at`.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn rest_times<F: Unpack>(rest: &[F::Block], s: &Scales, x: &Acts, at: usize, acc: &mut [__m256; 2]) {
+            let n = rest.len();
+            let (mut d, mut sums) = ([0f32; 8], [0f32; 8]);
+            d[..n].copy_from_slice(&x.d[at..at + n]);
+            sums[..n].copy_from_slice(&x.sums[at..at + n]);
+            // SAFETY: compiled for what is called; the slices are as long as what is read.
+            unsafe {
+                acc[0] = _mm256_fmadd_ps(s.m[0], load_f32(&sums), acc[0]);
+                let d = to_array(_mm256_mul_ps(s.d[0], load_f32(&d)));
+                let q = x.q[at * 32..(at + n) * 32].as_chunks::<32>().0;
+                for j in 0..n {
+                    let p = _mm256_cvtepi32_ps(dot::<F>(F::group::<0>(&rest[j..]), load_i8(&q[j])));
+                    acc[j % 2] = _mm256_fmadd_ps(p, _mm256_set1_ps(d[j]), acc[j % 2]);
                 }
-                *y = sum(_mm256_add_ps(acc[0], acc[1]));
             }
         }
 
@@ -535,49 +457,64 @@ macro_rules! rows_and_unpack {
             panel: &mut Panel,
         ) {
             let last = w.len() / row_bytes - 1;
-            let scales_per_group = if F::SPLIT { 2 } else { 1 };
+            let per_group = if F::SPLIT { 2 } else { 1 };
             assert!(panel.q.len() >= groups * 32 * ROWS);
-            assert!(panel.d.len().min(panel.m.len()) >= groups * scales_per_group * ROWS);
-            let flip = if $signed && F::BITS == 8 { _mm256_set1_epi8(-128) } else { _mm256_setzero_si256() };
+            assert!(panel.d.len().min(panel.m.len()) >= groups * per_group * ROWS);
+            let (q, d, m) = (panel.q.as_mut_ptr(), panel.d.as_mut_ptr(), panel.m.as_mut_ptr());
             for r in (0..ROWS).step_by(8) {
-                let rows: [&[F::Block]; 8] = std::array::from_fn(|i| {
-                    let row = blocks::<F>(&w[(r + i).min(last) * row_bytes..][..row_bytes]);
-                    &row[first / F::GROUPS..(first + groups) / F::GROUPS]
-                });
                 for g in (0..groups).step_by(8) {
                     let n = (groups - g).min(8);
-                    let chunks = rows.map(|row| &row[g / F::GROUPS..(g + n).div_ceil(F::GROUPS)]);
-                    macro_rules! group {
-                        ($j:literal,) => {
-                            if $j < n {
-                                // SAFETY: compiled for what `group` demands, and the chunk has this group.
-                                let u = chunks.map(|c| unsafe { F::group::<$j>(c) });
-                                let u = transpose(u.map(|u| _mm256_xor_si256(u, flip)));
-                                for k in 0..8 {
-                                    let at = ((g + $j) * 8 + k) * ROWS * 4 + r * 4;
-                                    // SAFETY: the panel has room for all groups of all rows, as asserted.
-                                    unsafe { _mm256_storeu_si256(panel.q.as_mut_ptr().add(at).cast(), u[k]) };
-                                }
-                            }
-                        };
+                    let blocks_of = (first + g) / F::GROUPS..(first + g + n) / F::GROUPS;
+                    let mut chunks: [&[F::Block]; 8] = [&[]; 8];
+                    for i in 0..8 {
+                        let row = blocks::<F>(&w[(r + i).min(last) * row_bytes..][..row_bytes]);
+                        chunks[i] = &row[blocks_of.clone()];
                     }
-                    for_groups!(group!());
-                    let s = chunks.map(|c| match n == 8 {
-                        true => scales::<F, $signed>(c),
-                        false => scales_of_rest::<F, $signed>(c),
-                    });
-                    for h in 0..scales_per_group {
-                        let d = transpose(std::array::from_fn(|i| _mm256_castps_si256(s[i].d[h])));
-                        let m = transpose(std::array::from_fn(|i| _mm256_castps_si256(s[i].m[h])));
-                        for k in 0..(n * scales_per_group).min(8) {
-                            let at = (g * scales_per_group + h * 8 + k) * ROWS + r;
-                            // SAFETY: the panel has room for the scales of all groups of all rows, as asserted.
-                            unsafe {
-                                _mm256_storeu_si256(panel.d.as_mut_ptr().add(at).cast(), d[k]);
-                                _mm256_storeu_si256(panel.m.as_mut_ptr().add(at).cast(), m[k]);
+                    // SAFETY: compiled for what is called; the panel has room for all groups of all rows, as asserted.
+                    unsafe {
+                        macro_rules! group {
+                            ($j:literal) => {
+                                if $j < n {
+                                    unpack_group::<F, $j>(&chunks, q.add((g + $j) * 32 * ROWS + r * 4));
+                                }
+                            };
+                        }
+                        for_groups!(group);
+                        let mut ds = [[_mm256_setzero_si256(); 8]; 2];
+                        let mut ms = ds;
+                        for i in 0..8 {
+                            let s = scales::<F, $signed>(chunks[i]);
+                            for h in 0..per_group {
+                                ds[h][i] = _mm256_castps_si256(s.d[h]);
+                                ms[h][i] = _mm256_castps_si256(s.m[h]);
+                            }
+                        }
+                        for h in 0..per_group {
+                            let (ds, ms) = (transpose(ds[h]), transpose(ms[h]));
+                            for k in 0..(n * per_group).min(8) {
+                                let at = (g * per_group + h * 8 + k) * ROWS + r;
+                                _mm256_storeu_si256(d.add(at).cast(), ds[k]);
+                                _mm256_storeu_si256(m.add(at).cast(), ms[k]);
                             }
                         }
                     }
+                }
+            }
+        }
+
+        /// Group `J` of eight rows, to every `4 · ROWS` bytes from `to` on.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn unpack_group<F: Unpack, const J: usize>(chunks: &[&[F::Block]; 8], to: *mut u8) {
+            let flip = _mm256_set1_epi8(if $signed && F::BITS == 8 { -128 } else { 0 });
+            let mut u = [_mm256_setzero_si256(); 8];
+            // SAFETY: compiled for what is called; the caller has room for eight rows.
+            unsafe {
+                for i in 0..8 {
+                    u[i] = _mm256_xor_si256(F::group::<J>(chunks[i]), flip);
+                }
+                for (k, u) in transpose(u).iter().enumerate() {
+                    _mm256_storeu_si256(to.add(k * 4 * ROWS).cast(), *u);
                 }
             }
         }
