@@ -21,11 +21,6 @@ impl Pages {
         debug_assert!(!self.free.contains(&page), "page {page} is given back twice");
         self.free.push(page);
     }
-
-    /// Pages left.
-    pub fn left(&self) -> usize {
-        self.free.len()
-    }
 }
 
 #[cfg(test)]
@@ -38,6 +33,6 @@ mod tests {
         let taken: Vec<_> = std::iter::from_fn(|| pages.take()).collect();
         assert_eq!(taken, [0, 1, 2]);
         pages.give(1);
-        assert_eq!((pages.left(), pages.take(), pages.take()), (1, Some(1), None));
+        assert_eq!((pages.take(), pages.take()), (Some(1), None));
     }
 }

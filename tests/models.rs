@@ -1,0 +1,10 @@
+//! Models against goldens of independent implementations, and the one runner of tiny models.
+
+#[path = "common/golden.rs"]
+mod golden;
+#[path = "common/models.rs"]
+mod models;
+#[path = "models/real.rs"]
+mod real;
+#[path = "models/tiny.rs"]
+mod tiny;

@@ -1,0 +1,120 @@
+//! Real models, against `transformers` in float32 on their dequantized weights.
+
+use crate::golden::{Arrays, facts, ids, largest_difference};
+use crate::models::model;
+use hob_engine::{Model, Options, Precision, Sampler, Sampling, Session, sample::argmax};
+use hob_graph::DType;
+use hob_io::Checkpoint;
+use std::sync::Arc;
+
+const SMOLLM2: (&str, &str) = ("smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf");
+const GEMMA3: (&str, &str) = ("gemma3-270m", "gemma-3-270m-q4_k_m.gguf");
+
+fn open(file: &str, precision: Precision) -> Model {
+    let checkpoint = Checkpoint::open(&model(file)).unwrap();
+    let kv = if precision == Precision::Exact { DType::F32 } else { DType::F16 };
+    Model::new(Arc::new(checkpoint), Options { precision, kv, ..Options::default() }).unwrap()
+}
+
+fn logits_are_golden((name, file): (&str, &str)) {
+    let golden = format!("logits/{name}");
+    let (facts, arrays) = (facts(&golden), Arrays::open(&golden, "golden"));
+    let model = open(file, Precision::Exact);
+    let (v, sample) = (model.vocab_size(), ids(&facts["sample_ids"]));
+    for (key, text) in facts["texts"].as_object().unwrap() {
+        let (ids, first) = (ids(&text["ids"]), text["first_position"].as_u64().unwrap() as usize);
+        let mut session = Session::new(&model, ids.len()).unwrap();
+        let mut rows = Vec::new();
+        for chunk in ids.chunks(64) {
+            rows.extend_from_slice(session.feed_all(chunk).unwrap());
+        }
+        let rows: Vec<&[f32]> = rows.chunks_exact(v).skip(first).collect();
+        let best: Vec<u32> = rows.iter().map(|r| argmax(r)).collect();
+        assert_eq!(best, crate::golden::ids(&text["argmax"]), "{name} {key}: the likeliest tokens");
+        let sampled: Vec<f32> = rows.iter().flat_map(|r| sample.iter().map(|&id| r[id as usize])).collect();
+        let top: Vec<f32> = rows.iter().zip(&best).map(|(r, &id)| r[id as usize]).collect();
+        let sums: Vec<f32> = rows.iter().map(|r| log_sum_exp(r) as f32).collect();
+        for (what, ours) in [("logits", sampled), ("top", top), ("logsumexp", sums)] {
+            let d = largest_difference(&ours, &arrays.get(&format!("{key}.{what}")));
+            assert!(d < 0.05, "{name} {key}: {what} differs by {d}");
+        }
+    }
+}
+
+fn log_sum_exp(row: &[f32]) -> f64 {
+    let best = row.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x)) as f64;
+    best + row.iter().map(|x| (*x as f64 - best).exp()).sum::<f64>().ln()
+}
+
+#[test]
+fn real_smollm2_logits() {
+    logits_are_golden(SMOLLM2);
+}
+
+#[test]
+fn real_gemma3_logits() {
+    logits_are_golden(GEMMA3);
+}
+
+fn greedy_text_is_golden((name, file): (&str, &str)) {
+    let facts = facts(&format!("greedy/{name}"));
+    let model = open(file, Precision::Exact);
+    let eos =
+        ids(&facts["eos"].as_array().map_or_else(|| [facts["eos"].clone()].into(), |_| facts["eos"].clone()));
+    for (key, prompt) in facts["prompts"].as_object().unwrap() {
+        let mut expected = ids(&prompt["generated"]);
+        if prompt["ended_with_eos"].as_bool().unwrap() {
+            expected.pop();
+        }
+        let mut session = Session::new(&model, 256).unwrap();
+        session.prompt(&ids(&prompt["ids"]), |_, _| true).unwrap();
+        let mut sampler = Sampler::new(Sampling::greedy());
+        let ours: Vec<u32> = session.generate(&mut sampler, 64, &eos).map(|t| t.unwrap()).collect();
+        assert_eq!(ours, expected, "{name} {key}");
+    }
+}
+
+#[test]
+fn real_smollm2_greedy_text() {
+    greedy_text_is_golden(SMOLLM2);
+}
+
+#[test]
+fn real_gemma3_greedy_text() {
+    greedy_text_is_golden(GEMMA3);
+}
+
+/// With integer kernels and a cache in f16, a long text is as likely as it is in float32.
+fn perplexity_is_near((name, file): (&str, &str)) {
+    let facts = facts(&format!("perplexity/{name}"));
+    let window = facts["window"].as_u64().unwrap() as usize;
+    let ids = &ids(&facts["ids"])[..window];
+    let model = open(file, Precision::Fast);
+    let v = model.vocab_size();
+    let mut session = Session::new(&model, window).unwrap();
+    let mut nll = 0.0;
+    let mut at = 0;
+    for chunk in ids.chunks(128) {
+        let rows = session.feed_all(chunk).unwrap();
+        for (i, row) in rows.chunks_exact(v).enumerate() {
+            if let Some(&next) = ids.get(at + i + 1) {
+                nll += log_sum_exp(row) - row[next as usize] as f64;
+            }
+        }
+        at += chunk.len();
+    }
+    let ours = (nll / (window - 1) as f64).exp();
+    let theirs = facts["perplexity"].as_f64().unwrap();
+    println!("{name}: perplexity {ours:.4}, in float32 {theirs:.4}");
+    assert!((ours / theirs - 1.0).abs() < 0.005, "{name}: perplexity {ours}, in float32 {theirs}");
+}
+
+#[test]
+fn real_smollm2_perplexity() {
+    perplexity_is_near(SMOLLM2);
+}
+
+#[test]
+fn real_gemma3_perplexity() {
+    perplexity_is_near(GEMMA3);
+}

@@ -1,0 +1,162 @@
+//! Random tiny models of every architecture, each through the same runner.
+
+use crate::golden::{Arrays, facts, folder, ids, largest_difference};
+use hob_engine::{Model, Options, Precision, Session};
+use hob_graph::DType;
+use hob_io::Checkpoint;
+use std::sync::Arc;
+
+const TINY: &[&str] = &[
+    "llama",
+    "llama3-rope",
+    "llama-linear-rope",
+    "llama-yarn",
+    "llama-bias",
+    "llama-bf16-sharded",
+    "mistral",
+    "gemma3",
+    "gemma3-linear-rope",
+];
+
+fn exact() -> Options {
+    Options { threads: 2, precision: Precision::Exact, kv: DType::F32, check: true }
+}
+
+fn open(name: &str, options: Options) -> Model {
+    let checkpoint = Checkpoint::open(&folder(&format!("tiny/{name}"))).unwrap();
+    Model::new(Arc::new(checkpoint), options).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Logits `(T, V)` of `ids`, fed in parts of the given lengths.
+fn logits(model: &Model, ids: &[u32], parts: &[usize]) -> Vec<f32> {
+    let mut session = Session::new(model, ids.len()).unwrap();
+    let mut out = Vec::new();
+    let mut at = 0;
+    for n in parts {
+        out.extend_from_slice(session.feed_all(&ids[at..at + n]).unwrap());
+        at += n;
+    }
+    assert_eq!(at, ids.len());
+    out
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    for name in TINY {
+        let (facts, arrays) =
+            (facts(&format!("tiny/{name}")), Arrays::open(&format!("tiny/{name}"), "golden"));
+        let ids = ids(&facts["ids"]);
+        let ours = logits(&open(name, exact()), &ids, &[ids.len()]);
+        let d = largest_difference(&ours, &arrays.get("logits"));
+        assert!(d < 2e-4, "{name}: logits differ by {d}");
+    }
+}
+
+#[test]
+fn older_and_newer_configurations_mean_the_same() {
+    for name in TINY {
+        let folder = folder(&format!("tiny/{name}"));
+        let mut config =
+            serde_json::from_slice(&std::fs::read(folder.join("config-transformers4.json")).unwrap())
+                .unwrap();
+        let newer = Checkpoint::open(&folder).unwrap();
+        for fact in ["rope_interleaved", "norm_weight_offset"] {
+            let value: &serde_json::Value = &newer.config[fact];
+            if !value.is_null() {
+                let config: &mut serde_json::Value = &mut config;
+                config[fact] = value.clone();
+            }
+        }
+        let [old, new] = [&config, &newer.config].map(|c| {
+            let g = hob_models::language(c).unwrap_or_else(|e| panic!("{name}: {e}")).graph(5, 1).unwrap();
+            (g.to_string(), g.consts)
+        });
+        assert_eq!(old, new, "{name}");
+    }
+}
+
+#[test]
+fn a_prompt_in_parts_or_token_by_token_is_the_same() {
+    for name in TINY {
+        let ids = ids(&facts(&format!("tiny/{name}"))["ids"]);
+        let model = open(name, exact());
+        let whole = logits(&model, &ids, &[24]);
+        for parts in [&[1; 24][..], &[7, 1, 16], &[23, 1]] {
+            let d = largest_difference(&whole, &logits(&model, &ids, parts));
+            assert!(d < 1e-4, "{name} in {parts:?}: {d}");
+        }
+        let halves = open(name, Options { kv: DType::F16, check: false, ..exact() });
+        let d = largest_difference(&whole, &logits(&halves, &ids, &[12, 12]));
+        let size = whole.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(d < 5e-3 * size, "{name} with a cache in f16: {d} of {size}");
+    }
+}
+
+#[test]
+fn integer_kernels_stay_near() {
+    for name in TINY {
+        let ids = ids(&facts(&format!("tiny/{name}"))["ids"]);
+        let whole = logits(&open(name, exact()), &ids, &[24]);
+        let fast = open(name, Options { precision: Precision::Fast, check: false, ..exact() });
+        let d = largest_difference(&whole, &logits(&fast, &ids, &[24]));
+        let size = whole.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(d < 0.05 * size, "{name}: {d} of {size}");
+    }
+}
+
+#[test]
+fn a_session_rewinds_and_reads_only_what_is_new() {
+    let model = open("llama", exact());
+    let ids = ids(&facts("tiny/llama")["ids"]);
+    let mut session = Session::new(&model, 64).unwrap();
+    let never_stop = |_, _| true;
+    assert_eq!(session.prompt(&ids[..10], never_stop).unwrap(), 10);
+    let ten = session.logits().to_vec();
+    assert_eq!(session.prompt(&ids, never_stop).unwrap(), 14);
+    let all = session.logits().to_vec();
+    assert_eq!(session.prompt(&ids, never_stop).unwrap(), 0);
+    assert_eq!(session.logits(), all);
+    assert_eq!(session.prompt(&ids[..10], never_stop).unwrap(), 1);
+    assert!(largest_difference(session.logits(), &ten) < 1e-5);
+    let mut other = ids.clone();
+    other[5] = (other[5] + 1) % 96;
+    assert_eq!(session.prompt(&other, never_stop).unwrap(), 19);
+    let mut fresh = Session::new(&model, 64).unwrap();
+    fresh.prompt(&other, never_stop).unwrap();
+    assert!(largest_difference(session.logits(), fresh.logits()) < 1e-5);
+}
+
+#[test]
+fn what_does_not_fit_is_said() {
+    let model = open("llama", exact());
+    let mut session = Session::new(&model, 8).unwrap();
+    let e = session.prompt(&[1; 11], |_, _| true).unwrap_err().to_string();
+    assert!(e.starts_with("the text has 11 tokens, 3 more than the context of 8 holds"), "{e}");
+    assert!(session.prompt(&[], |_, _| true).unwrap_err().to_string().contains("empty"));
+    assert!(session.prompt(&[96], |_, _| true).unwrap_err().to_string().contains("token id 96"));
+    assert!(session.ids().is_empty());
+}
+
+#[test]
+fn an_answer_ends_for_a_reason() {
+    use hob_engine::{Sampler, Sampling, Stop};
+    let model = open("llama", exact());
+    let ids = ids(&facts("tiny/llama")["ids"]);
+    let answer = |context: usize, most: usize, ends: &[u32]| {
+        let mut session = Session::new(&model, context).unwrap();
+        session.prompt(&ids[..10], |_, _| true).unwrap();
+        let mut sampler = Sampler::new(Sampling::greedy());
+        let mut tokens = session.generate(&mut sampler, most, ends);
+        let ids: Vec<u32> = tokens.by_ref().map(|t| t.unwrap()).collect();
+        (ids, tokens.stop())
+    };
+    let (free, stop) = answer(64, 6, &[]);
+    assert_eq!((free.len(), stop), (6, Some(Stop::Length)));
+    let (cut, stop) = answer(12, 100, &[]);
+    assert_eq!((&cut[..], stop), (&free[..3], Some(Stop::Context)));
+    let first_of_its_kind = (1..6).find(|&i| !free[..i].contains(&free[i]));
+    if let Some(i) = first_of_its_kind {
+        let (ended, stop) = answer(64, 100, &[free[i]]);
+        assert_eq!((&ended[..], stop), (&free[..i], Some(Stop::End)));
+    }
+}
