@@ -1,7 +1,19 @@
 //! Kernels: one file per op, under the op's name. An op without a file here runs on the reference.
 
+mod act;
 mod attend;
+mod binary;
+mod gather;
+mod glu;
+mod group_norm;
+mod layer_norm;
 pub mod linear;
+mod rms_norm;
+mod rope;
+mod rows;
+mod softmax;
+mod unary;
+mod upsample;
 
 use crate::exec::{Call, Cpu};
 use crate::reference;
@@ -11,7 +23,18 @@ use hob_graph::{Graph, Node, Op};
 pub fn run(c: &mut Call) {
     match c.node.op {
         Op::Attend(_) => attend::run(c),
+        Op::Act(act) => act::run(c, act),
+        Op::Binary(f) => binary::run(c, f),
+        Op::Gather => gather::run(c),
+        Op::Glu(act) => glu::run(c, act),
+        Op::GroupNorm { groups, eps } => group_norm::run(c, groups as usize, eps),
+        Op::LayerNorm { eps } => layer_norm::run(c, eps),
         Op::Linear => linear::run(c),
+        Op::RmsNorm { eps, offset } => rms_norm::run(c, eps, offset),
+        Op::Rope { style, mscale } => rope::run(c, style, mscale),
+        Op::Softmax => softmax::run(c),
+        Op::Unary(f) => unary::run(c, f),
+        Op::Upsample(n) => upsample::run(c, n as usize),
         _ => reference::run(c),
     }
 }
@@ -21,6 +44,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
     match node.op {
         Op::Attend(_) => attend::scratch(cpu, graph, node),
         Op::Linear => linear::scratch(cpu, graph, node),
+        Op::Rope { .. } => rope::scratch(cpu, graph, node),
         _ => 0,
     }
 }
