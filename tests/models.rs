@@ -6,5 +6,9 @@ mod golden;
 mod models;
 #[path = "models/real.rs"]
 mod real;
+#[path = "models/tae.rs"]
+mod tae;
 #[path = "models/tiny.rs"]
 mod tiny;
+#[path = "models/tune.rs"]
+mod tune;

@@ -121,6 +121,11 @@ impl Model {
         &self.weights
     }
 
+    /// The same, to add an adapter's.
+    pub fn weights_mut(&mut self) -> &mut Weights {
+        &mut self.weights
+    }
+
     /// The graph for `tokens` tokens with logits for `rows` of them.
     pub fn graph(&self, tokens: usize, rows: usize) -> Result<Graph> {
         bound(&self.checkpoint, &*self.language, tokens, rows)
