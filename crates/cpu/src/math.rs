@@ -62,8 +62,14 @@ pub fn tanh(x: f32) -> f32 {
 pub fn erf(x: f32) -> f32 {
     // erf(x) / x by x², and e^x² · (1 - erf(x)) by 1 / (1 + 0.4 x), interpolated at the Chebyshev points of 0..1
     // and of what 1..4 gives
-    const NEAR: [f32; 6] =
-        [1.128_379_1, -0.376_123_43, 0.112_803_17, -0.026_715_055, 0.004_921_762, -0.000_564_806];
+    const NEAR: [f32; 6] = [
+        std::f32::consts::FRAC_2_SQRT_PI,
+        -0.376_123_43,
+        0.112_803_17,
+        -0.026_715_055,
+        0.004_921_762,
+        -0.000_564_806,
+    ];
     const FAR: [f32; 8] = [
         -0.000_328_121_4,
         0.230_238_23,

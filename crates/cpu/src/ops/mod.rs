@@ -3,11 +3,14 @@
 mod act;
 mod attend;
 mod binary;
+mod conv2d;
 mod gather;
+mod gemm;
 mod glu;
 mod group_norm;
 mod layer_norm;
 pub mod linear;
+mod matmul;
 mod rms_norm;
 mod rope;
 mod rows;
@@ -25,11 +28,13 @@ pub fn run(c: &mut Call) {
         Op::Attend(_) => attend::run(c),
         Op::Act(act) => act::run(c, act),
         Op::Binary(f) => binary::run(c, f),
+        Op::Conv2d(window) => conv2d::run(c, window),
         Op::Gather => gather::run(c),
         Op::Glu(act) => glu::run(c, act),
         Op::GroupNorm { groups, eps } => group_norm::run(c, groups as usize, eps),
         Op::LayerNorm { eps } => layer_norm::run(c, eps),
         Op::Linear => linear::run(c),
+        Op::MatMul => matmul::run(c),
         Op::RmsNorm { eps, offset } => rms_norm::run(c, eps, offset),
         Op::Rope { style, mscale } => rope::run(c, style, mscale),
         Op::Softmax => softmax::run(c),
@@ -43,7 +48,9 @@ pub fn run(c: &mut Call) {
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
     match node.op {
         Op::Attend(_) => attend::scratch(cpu, graph, node),
+        Op::Conv2d(_) => conv2d::scratch(cpu, graph, node),
         Op::Linear => linear::scratch(cpu, graph, node),
+        Op::MatMul => matmul::scratch(cpu, graph, node),
         Op::Rope { .. } => rope::scratch(cpu, graph, node),
         _ => 0,
     }

@@ -6,10 +6,13 @@ use crate::math;
 use crate::ops::rows::by_rows;
 use hob_graph::Unary;
 
+/// Writes f of each x.
+type Kernel = fn(&[f32], &mut [f32]);
+
 /// Runs the node of `c`.
 pub fn run(c: &mut Call, f: Unary) {
     let x = c.x(0).f32s();
-    let (kernel, cost): (fn(&[f32], &mut [f32]), usize) = match f {
+    let (kernel, cost): (Kernel, usize) = match f {
         Unary::Neg => (neg, 1),
         Unary::Exp => (exp, 4),
         Unary::Log => (log, 16),

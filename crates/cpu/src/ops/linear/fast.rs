@@ -121,7 +121,10 @@ fn tiles(
     let d: &mut [f32] = memory.take(threads * nd.next_multiple_of(16));
     let m: &mut [f32] = memory.take(threads * nd.next_multiple_of(16));
     let memory = (Shared(q.as_mut_ptr()), Shared(d.as_mut_ptr()), Shared(m.as_mut_ptr()));
-    l.pool.run(panels * parts, &|task, thread| {
+    // Neighbouring panels go to one thread, which asks for the next one's weights in time.
+    let items = panels * parts;
+    let tasks = items.div_ceil((items / (8 * threads)).clamp(1, 4));
+    let compute = |item: usize, thread: usize| {
         // SAFETY: each thread has a panel of its own.
         let mut panel = unsafe {
             Panel {
@@ -130,7 +133,7 @@ fn tiles(
                 m: memory.2.slice(thread * nd.next_multiple_of(16), nd),
             }
         };
-        let (from, part) = (task / parts * rows, task % parts);
+        let (from, part) = (item % panels * rows, item / panels);
         let wanted = rows.min(size.n - from);
         let w = &l.w[from * row_bytes..(from + wanted) * row_bytes];
         let mine = tiles * part / parts..tiles * (part + 1) / parts;
@@ -173,6 +176,9 @@ fn tiles(
                 }
             }
         }
+    };
+    l.pool.run(tasks, &|task, thread| {
+        (items * task / tasks..items * (task + 1) / tasks).for_each(|item| compute(item, thread));
     });
 }
 
