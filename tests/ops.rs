@@ -6,6 +6,8 @@ mod cached;
 mod harness;
 #[path = "ops/table.rs"]
 mod table;
+#[path = "ops/torch.rs"]
+mod torch;
 
 use harness::*;
 use hob_cpu::{Cpu, Precision, Weights};

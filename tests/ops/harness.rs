@@ -63,14 +63,20 @@ impl Row {
         g.finish().unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 
-    /// The graph of `y` and of `loss = Σ r · y`, where r makes every element of y count differently.
-    pub fn loss(&self) -> (Graph, Vec<f32>) {
+    /// The graph of `y` and of `loss = Σ r · y`.
+    pub fn loss_by(&self, r: Vec<f32>) -> Graph {
         let g = Builder::stateless(self.tokens);
         let y = (self.build)(&g);
-        let r = spread(y.shape().count(), (-1.0, 1.0), 99);
         g.output("y", y);
-        g.output("loss", (y * g.constant(r.clone()).reshape(&y.shape())).sum_all());
-        (g.finish().unwrap_or_else(|e| panic!("{}: {e}", self.name)), r)
+        g.output("loss", (y * g.constant(r).reshape(&y.shape())).sum_all());
+        g.finish().unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    }
+
+    /// The same with an r that makes every element of y count differently.
+    pub fn loss(&self) -> (Graph, Vec<f32>) {
+        let graph = self.graph();
+        let r = spread(graph.node(graph.outputs[0].1).shape.count(), (-1.0, 1.0), 99);
+        (self.loss_by(r.clone()), r)
     }
 
     /// Random operands.
