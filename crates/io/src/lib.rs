@@ -3,6 +3,7 @@
 //! Everything read here is foreign: each count, length and offset is checked against the file's size before it is
 //! believed, and an error is one sentence that names the file and what to do.
 
+pub mod chat;
 mod checkpoint;
 pub mod config;
 mod error;
@@ -13,6 +14,7 @@ pub mod safetensors;
 mod tensor;
 pub mod tokenizer;
 
+pub use chat::Chat;
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use gguf::Gguf;

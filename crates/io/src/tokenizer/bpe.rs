@@ -7,8 +7,11 @@ use super::{
     pre::Pre,
     vocab::{Vocab, fold},
 };
-use std::{borrow::Cow, hash::BuildHasher};
+use std::{borrow::Cow, hash::BuildHasher, hint::black_box};
 use unicode_normalization_alignments::UnicodeNormalization;
+
+/// How many merges are looked up at once.
+const BATCH: usize = 64;
 
 /// The merges and the pre-tokenizer.
 pub(super) struct Bpe {
@@ -47,25 +50,55 @@ impl Bpe {
             slots: vec![0; (merges.len() * 3 / 2 + 1).next_power_of_two()],
             seed: std::hash::RandomState::new().hash_one(0u8),
         };
-        let mut pair = Vec::new();
-        for (rank, text) in merges.enumerate() {
-            let merge = parse(vocab, text, bpe.merges.last().map(|m| m.made), &mut pair)
-                .map_err(|why| format!("its merge {rank} ({:?}) {why}", String::from_utf8_lossy(text)))?;
-            let slot = bpe.slot(merge.left, merge.right);
-            // Of equal pairs the first counts.
-            if bpe.slots[slot] == 0 {
-                bpe.slots[slot] = rank as u32 + 1;
+        let (mut texts, mut ends, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        let mut merges = merges.peekable();
+        while merges.peek().is_some() {
+            texts.clear();
+            ends.clear();
+            let first = bpe.merges.len();
+            let wrong = |rank: usize, text: &[u8], why: &str| {
+                format!("its merge {} ({:?}) {why}", first + rank, String::from_utf8_lossy(text))
+            };
+            for (i, text) in merges.by_ref().take(BATCH).enumerate() {
+                append(text, &mut texts, &mut ends).map_err(|why| wrong(i, text, why))?;
             }
-            bpe.merges.push(merge);
+            vocab.find_all(&texts, &ends, &mut found);
+            for (i, ids) in found.chunks_exact(3).enumerate() {
+                let missing = |which: &str| {
+                    let made = &texts[ends[3 * i + 1]..ends[3 * i + 2]];
+                    wrong(i, made, &format!("{which} a token that is not in its vocabulary"))
+                };
+                bpe.merges.push(Merge {
+                    left: ids[0].ok_or_else(|| missing("begins with"))?,
+                    right: ids[1].ok_or_else(|| missing("ends with"))?,
+                    made: ids[2].ok_or_else(|| missing("makes"))?,
+                });
+            }
+            let new = first..bpe.merges.len();
+            black_box(new.clone().fold(0, |sum, i| {
+                let Merge { left, right, .. } = bpe.merges[i];
+                sum ^ bpe.slots[bpe.first_slot(left, right)]
+            }));
+            for i in new {
+                let slot = bpe.slot(bpe.merges[i].left, bpe.merges[i].right);
+                // Of equal pairs the first counts.
+                if bpe.slots[slot] == 0 {
+                    bpe.slots[slot] = i as u32 + 1;
+                }
+            }
         }
         Ok(bpe)
+    }
+
+    fn first_slot(&self, left: u32, right: u32) -> usize {
+        let key = (left as u64) << 32 | right as u64;
+        (fold(key ^ self.seed, 0x9e37_79b9_7f4a_7c15) >> 16) as usize & (self.slots.len() - 1)
     }
 
     /// The slot that holds the pair, or the empty one where it would go.
     fn slot(&self, left: u32, right: u32) -> usize {
         let mask = self.slots.len() - 1;
-        let key = (left as u64) << 32 | right as u64;
-        let mut slot = (fold(key ^ self.seed, 0x9e37_79b9_7f4a_7c15) >> 16) as usize & mask;
+        let mut slot = self.first_slot(left, right);
         loop {
             match self.slots[slot] {
                 0 => return slot,
@@ -127,29 +160,20 @@ impl Bpe {
     }
 }
 
-/// Finds a merge's tokens. They are mostly numbered in the order of the merges, so the one after `last` is tried first.
-fn parse(vocab: &Vocab, text: &[u8], last: Option<u32>, pair: &mut Vec<u8>) -> Result<Merge, &'static str> {
+/// Appends a merge's left token, right token, and the one they make; `ends` gets the end of each.
+fn append(text: &[u8], texts: &mut Vec<u8>, ends: &mut Vec<usize>) -> Result<(), &'static str> {
     let space =
         text.iter().skip(1).position(|&b| b == b' ').ok_or("is not two tokens with a space between")? + 1;
-    pair.clear();
-    let outside = "is not written in the alphabet of byte-level BPE";
-    if !bytes::decode(&text[..space], pair) {
-        return Err(outside);
+    let start = texts.len();
+    for part in [&text[..space], &text[space + 1..]] {
+        if !bytes::decode(part, texts) {
+            return Err("is not written in the alphabet of byte-level BPE");
+        }
+        ends.push(texts.len());
     }
-    let middle = pair.len();
-    if !bytes::decode(&text[space + 1..], pair) {
-        return Err(outside);
-    }
-    let find = |part: &[u8], why| vocab.find(part).ok_or(why);
-    let guess = last.map(|id| id.wrapping_add(1)).filter(|&id| vocab.get(id) == Some(pair));
-    Ok(Merge {
-        left: find(&pair[..middle], "begins with a token that is not in its vocabulary")?,
-        right: find(&pair[middle..], "ends with a token that is not in its vocabulary")?,
-        made: match guess {
-            Some(id) if vocab.find(pair) == Some(id) => id,
-            _ => find(pair, "makes a token that is not in its vocabulary")?,
-        },
-    })
+    texts.extend_from_within(start..);
+    ends.push(texts.len());
+    Ok(())
 }
 
 /// Unicode normalization form C.

@@ -135,51 +135,49 @@ fn load(spec: &mut Spec, spm: bool) -> Result<Loaded, String> {
     }
     let mut vocab = Vocab::new(count, count * 8)?;
     let mut byte_ids = Box::new([NONE; 256]);
-    let mut repeated = 0;
     let typed = spec.token_type.is_some();
     let types = spec.token_type.take();
     let mut types = types.into_iter().flatten().map(Kind::from_gguf);
     for (id, text) in (&mut spec.tokens).enumerate() {
         let kind = types.next().unwrap_or(Kind::Normal);
-        let byte = (spm && (kind == Kind::Byte || !typed)).then(|| byte_token(text)).flatten();
-        let first = match (kind, byte) {
-            (_, Some(byte)) => {
+        if spm && (kind == Kind::Byte || !typed) {
+            if let Some(byte) = byte_token(text) {
                 byte_ids[byte as usize] = id as u32;
-                vocab.push(Kind::Byte, false, |out| {
+                vocab.push(|out| {
                     out.push(byte);
-                    true
-                })?
-            }
-            (Kind::Byte, None) if spm => {
+                    Kind::Byte
+                })?;
+                continue;
+            } else if kind == Kind::Byte {
                 return Err(format!(
                     "its token {id} is of type byte, but reads {:?}",
                     String::from_utf8_lossy(text)
                 ));
             }
-            (Kind::Normal, _) if !spm => vocab.push(kind, true, |out| {
+        }
+        vocab.push(|out| {
+            if spm {
+                spaced(text, out);
+            } else if kind != Kind::Normal {
+                out.extend_from_slice(text);
+            } else if !bytes::decode(text, out) {
                 // A token outside the alphabet is never made from text; it stands for itself when read.
-                let known = bytes::decode(text, out);
-                if !known {
-                    out.extend_from_slice(text);
-                }
-                known
-            })?,
-            _ => vocab.push(kind, matches!(kind, Kind::Normal | Kind::User), |out| {
-                spaced_unless(!spm, text, out);
-                true
-            })?,
-        };
-        repeated += !first as usize;
+                out.extend_from_slice(text);
+                return Kind::Unused;
+            }
+            kind
+        })?;
     }
-    vocab.shrink();
+    let repeated = vocab.index();
     Ok(Loaded { vocab, byte_ids, repeated })
 }
 
 /// Appends `text` with SentencePiece's mark for a space as a space.
-fn spaced(text: &[u8], out: &mut Vec<u8>) {
+pub(super) fn spaced(text: &[u8], out: &mut Vec<u8>) {
     let mark = SPACE.as_bytes();
     let mut rest = text;
-    while let Some(at) = memchr::memchr(mark[0], rest) {
+    // Tokens are short: a plain loop is faster than a search.
+    while let Some(at) = rest.iter().position(|&b| b == mark[0]) {
         let (before, tail) = rest.split_at(at);
         out.extend_from_slice(before);
         if tail.starts_with(mark) {
@@ -191,11 +189,6 @@ fn spaced(text: &[u8], out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(rest);
-}
-
-/// Appends `text`, with spaces as [`spaced`] does unless it is `literal`.
-pub(super) fn spaced_unless(literal: bool, text: &[u8], out: &mut Vec<u8>) {
-    if literal { out.extend_from_slice(text) } else { spaced(text, out) }
 }
 
 /// The byte that `<0xAB>` names.

@@ -123,24 +123,25 @@ fn vocabulary(inner: &tokenizers::Tokenizer, definition: &Value) -> Result<Vocab
     for (id, text) in by_id.into_iter().enumerate() {
         let added = added.get(&(id as u32));
         let byte = byte_fallback.then(|| build::byte_token(text.as_bytes())).flatten();
-        let kind = match added {
-            Some(token) if token.special => Kind::Control,
-            Some(_) => Kind::User,
-            None if text.is_empty() => Kind::Unused,
-            None if byte.is_some() => Kind::Byte,
-            None => Kind::Normal,
-        };
-        vocab.push(kind, false, |out| {
+        vocab.push(|out| {
             match byte {
-                _ if added.is_some() => build::spaced_unless(byte_level, text.as_bytes(), out),
-                Some(byte) => out.push(byte),
-                None if byte_level && bytes::decode(text.as_bytes(), out) => {}
-                None => build::spaced_unless(byte_level, text.as_bytes(), out),
+                Some(byte) if added.is_none() => {
+                    out.push(byte);
+                    return Kind::Byte;
+                }
+                _ if byte_level && added.is_some() => out.extend_from_slice(text.as_bytes()),
+                _ if byte_level && bytes::decode(text.as_bytes(), out) => {}
+                _ if byte_level => out.extend_from_slice(text.as_bytes()),
+                _ => build::spaced(text.as_bytes(), out),
             }
-            true
+            match added {
+                Some(token) if token.special => Kind::Control,
+                Some(_) => Kind::User,
+                None if text.is_empty() => Kind::Unused,
+                None => Kind::Normal,
+            }
         })?;
     }
-    vocab.shrink();
     Ok(vocab)
 }
 

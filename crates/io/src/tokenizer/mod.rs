@@ -11,6 +11,7 @@ mod decode;
 mod hf;
 mod merge;
 mod pre;
+mod shield;
 mod spec;
 mod special;
 mod split;
@@ -25,7 +26,7 @@ use bpe::Bpe;
 use hf::Hf;
 use special::Matcher;
 use spm::Spm;
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 use vocab::{Kind, Vocab};
 
 /// A model's tokenizer. Cheap to share between threads: encoding and decoding change nothing.
@@ -60,20 +61,35 @@ impl Tokenizer {
     /// As in Hugging Face's `tokenizers`, bytes that a byte-level vocabulary has no token for are left out;
     /// [`Tokenizer::unspelled`] tells which.
     pub fn encode(&self, text: &str, special: bool) -> Vec<u32> {
+        self.encode_parts(text, special, &[])
+    }
+
+    /// `plain` are stretches of the text, in order, that no control token may overlap.
+    fn encode_parts(&self, text: &str, special: bool, plain: &[Range<usize>]) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3 + 8);
         if let Model::Hf(hf) = &self.model {
-            hf.encode(text, special, self.unk, &mut out);
+            let mut at = 0;
+            for stretch in plain {
+                hf.encode(&text[at..stretch.start], special, self.unk, &mut out);
+                hf.encode(&text[stretch.clone()], false, self.unk, &mut out);
+                at = stretch.end;
+            }
+            hf.encode(&text[at..], special, self.unk, &mut out);
             return out;
         }
-        let text = match &self.model {
-            Model::Spm(_) => Spm::normalize(text),
-            _ => Cow::Borrowed(text),
-        };
+        let text = self.normalize(text);
         let matcher = if special { &self.specials } else { &self.user };
         let mut prefix = self.space_prefix;
-        let mut at = 0;
+        let (mut at, mut from) = (0, 0);
         loop {
-            let found = matcher.find(&self.vocab, text.as_bytes(), at);
+            let found = matcher.find(&self.vocab, text.as_bytes(), from);
+            if let Some((start, id, len)) = found
+                && self.is_special(id)
+                && plain.iter().any(|stretch| start < stretch.end && stretch.start < start + len)
+            {
+                from = start + 1;
+                continue;
+            }
             let end = found.map_or(text.len(), |(start, _, _)| start);
             if end > at {
                 self.encode_plain(&text[at..end], prefix, &mut out);
@@ -81,8 +97,14 @@ impl Tokenizer {
             let Some((start, id, len)) = found else { return out };
             out.push(id);
             at = start + len;
+            from = at;
             prefix = self.space_prefix && self.vocab.kind(id) != Some(Kind::User);
         }
+    }
+
+    /// The text as the vocabulary spells it.
+    fn normalize<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if let Model::Spm(_) = &self.model { Spm::normalize(text) } else { Cow::Borrowed(text) }
     }
 
     /// Text without special tokens.
@@ -98,7 +120,10 @@ impl Tokenizer {
     /// [`Tokenizer::encode`], with the tokens around it that the model wants ([`Tokenizer::add_bos`],
     /// [`Tokenizer::add_eos`]), unless the text brings them itself.
     pub fn encode_with_bos(&self, text: &str, special: bool) -> Vec<u32> {
-        let mut ids = self.encode(text, special);
+        self.with_bos(self.encode(text, special))
+    }
+
+    pub(crate) fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
         if let Some(bos) = self.bos.filter(|_| self.add_bos)
             && ids.first() != Some(&bos)
         {

@@ -94,9 +94,9 @@ mod tests {
         let mut vocab = Vocab::new(texts.len(), 0).unwrap();
         for text in texts {
             vocab
-                .push(Kind::User, true, |out| {
+                .push(|out| {
                     out.extend_from_slice(text.as_bytes());
-                    true
+                    Kind::User
                 })
                 .unwrap();
         }

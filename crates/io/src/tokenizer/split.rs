@@ -218,7 +218,9 @@ fn cased(text: &Cursor, from: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fancy_regex::Regex;
     use proptest::prelude::*;
+    use std::sync::LazyLock;
 
     const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
     const TAIL: &str = r"\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -236,8 +238,7 @@ mod tests {
         words
     }
 
-    fn by_regex<'a>(pattern: &str, text: &'a str) -> Vec<&'a str> {
-        let regex = fancy_regex::Regex::new(pattern).unwrap();
+    fn by_regex<'a>(regex: &Regex, text: &'a str) -> Vec<&'a str> {
         let words: Vec<&str> = regex.find_iter(text).map(|m| m.unwrap().as_str()).collect();
         assert_eq!(words.concat(), text, "the expression covers every text");
         words
@@ -252,10 +253,11 @@ mod tests {
             start = at + c.len_utf8();
         }
         pieces.push(&text[start..]);
-        pieces.into_iter().flat_map(|p| by_regex(GPT2, p)).collect()
+        pieces.into_iter().flat_map(|piece| by_regex(&EXPRESSIONS[0].1, piece)).collect()
     }
 
-    fn check(text: &str) {
+    /// The splitters with their expressions, GPT-2's first.
+    static EXPRESSIONS: LazyLock<[(NextWord, Regex); 6]> = LazyLock::new(|| {
         let cased = |tail: &str, digits: &str| {
             let (u, w) = (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]");
             let p = r"[^\r\n\p{L}\p{N}]?";
@@ -265,16 +267,20 @@ mod tests {
             format!(r"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?{word}+|{digits}| ?{other}+[\r\n]*|{TAIL}")
         };
         let other = r"[^\s\p{L}\p{N}]";
-        let table: [(NextWord, String); 6] = [
-            (gpt2, GPT2.into()),
+        [
+            (gpt2 as NextWord, GPT2.into()),
             (llama3, cl100k(r"\p{N}{1,3}", r"\p{L}", other)),
             (qwen2, cl100k(r"\p{N}", r"\p{L}", other)),
             (qwen35, cl100k(r"\p{N}", r"[\p{L}\p{M}]", r"[^\s\p{L}\p{M}\p{N}]")),
             (o200k, cased(&format!("{CONTRACTIONS}?"), r"\p{N}{1,3}")),
             (tekken, cased("", r"\p{N}")),
-        ];
-        for (next, pattern) in table {
-            assert_eq!(by_hand(next, text), by_regex(&pattern, text), "{pattern}");
+        ]
+        .map(|(next, pattern): (NextWord, String)| (next, Regex::new(&pattern).unwrap()))
+    });
+
+    fn check(text: &str) {
+        for (next, regex) in EXPRESSIONS.iter() {
+            assert_eq!(by_hand(*next, text), by_regex(regex, text), "{}", regex.as_str());
         }
         assert_eq!(by_hand(digits_gpt2, text), by_digits(text), "digits, then GPT-2");
     }

@@ -39,14 +39,8 @@ impl Spm {
         let mut crossing = Box::new([false; 256]);
         for id in 0..vocab.len() as u32 {
             if let (Some(text), Some(Kind::Normal | Kind::User)) = (vocab.get(id), vocab.kind(id)) {
-                // Tokens mostly hold a space, if any, as their first byte.
-                let mut from = 1;
-                while let Some(at) = text.get(from..).and_then(|rest| memchr::memchr(b' ', rest)) {
-                    from += at + 1;
-                    let before = text[from - 2];
-                    if before != b' ' {
-                        crossing[before as usize] = true;
-                    }
+                for pair in text.windows(2).filter(|pair| pair[1] == b' ' && pair[0] != b' ') {
+                    crossing[pair[0] as usize] = true;
                 }
             }
         }

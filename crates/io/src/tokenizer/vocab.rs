@@ -3,7 +3,7 @@
 //! A model's vocabulary is read before its first word can be answered, so nothing here allocates per token: one blob,
 //! one offset each, and an open-addressing table of 32-bit slots.
 
-use std::hash::BuildHasher;
+use std::{hash::BuildHasher, hint::black_box};
 
 /// What a token stands for: `tokenizer.ggml.token_type` in the GGUF specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,9 @@ const ID_BITS: u32 = 24;
 /// The most tokens a vocabulary may have.
 pub(super) const MAX_TOKENS: usize = (1 << ID_BITS) - 1;
 
+/// How many slots are touched before they are read.
+const BATCH: usize = 32;
+
 /// Tokens by number and by text.
 pub(super) struct Vocab {
     bytes: Vec<u8>,
@@ -68,37 +71,57 @@ impl Vocab {
             bytes: Vec::with_capacity(size_hint),
             ends,
             kinds: Vec::with_capacity(count),
-            slots: vec![0; (count * 3 / 2).next_power_of_two()],
+            slots: Vec::new(),
             // A fixed seed would let a file be built whose tokens all share one slot.
             seed: std::hash::RandomState::new().hash_one(0u8),
         })
     }
 
-    /// Appends a token; `fill` writes its bytes and says whether text may be looked up as this token.
-    /// Of two with the same bytes the first is found, but a normal one before a user-defined one, which is matched in
-    /// the text and need not be found. Returns false when both are of one kind.
-    pub(super) fn push(
-        &mut self,
-        kind: Kind,
-        findable: bool,
-        fill: impl FnOnce(&mut Vec<u8>) -> bool,
-    ) -> Result<bool, String> {
-        let start = self.bytes.len();
-        let findable = fill(&mut self.bytes) && findable;
+    /// Appends a token, whose bytes `fill` writes and whose kind it says.
+    pub(super) fn push(&mut self, fill: impl FnOnce(&mut Vec<u8>) -> Kind) -> Result<(), String> {
+        let kind = fill(&mut self.bytes);
         let end =
             u32::try_from(self.bytes.len()).map_err(|_| "its vocabulary has more than 4 GiB of text")?;
         self.ends.push(end);
         self.kinds.push(kind);
-        if !findable || self.bytes.len() == start {
-            return Ok(true);
+        Ok(())
+    }
+
+    /// Makes [`Vocab::find`] work, for normal and user-defined tokens. Of two with the same bytes the first is found,
+    /// but a normal one before a user-defined one, which is matched in the text and need not be found. Returns how
+    /// many tokens repeat one of their kind.
+    pub(super) fn index(&mut self) -> usize {
+        self.bytes.shrink_to_fit();
+        self.slots = vec![0; (self.len() * 3 / 2).next_power_of_two()];
+        let mut repeated = 0;
+        let mut batch = [(0u32, 0u64); BATCH];
+        let mut ids = (0..self.len() as u32).filter(|&id| {
+            let kind = self.kinds[id as usize];
+            self.ends[id as usize] < self.ends[id as usize + 1] && matches!(kind, Kind::Normal | Kind::User)
+        });
+        loop {
+            let mut count = 0;
+            for (entry, id) in batch.iter_mut().zip(&mut ids) {
+                *entry = (id, self.get(id).map_or(0, |text| self.hash(text)));
+                count += 1;
+            }
+            let batch = &batch[..count];
+            if batch.is_empty() {
+                return repeated;
+            }
+            // The table is larger than a core's cache: touching a batch of slots first waits for memory once.
+            black_box(batch.iter().fold(0, |sum, &(_, hash)| sum ^ self.slots[self.slot(hash)]));
+            for &(id, hash) in batch {
+                let text = &self.bytes[self.ends[id as usize] as usize..self.ends[id as usize + 1] as usize];
+                let slot = self.probe(hash, text);
+                let kind = self.kinds[id as usize];
+                let before = self.at(slot).map(|id| self.kinds[id as usize]);
+                if before.is_none() || before == Some(Kind::User) && kind == Kind::Normal {
+                    self.slots[slot] = (hash as u32) << ID_BITS | (id + 1);
+                }
+                repeated += (before == Some(kind)) as usize;
+            }
         }
-        let hash = self.hash(&self.bytes[start..]);
-        let slot = self.probe(hash, &self.bytes[start..]);
-        let before = self.at(slot).map(|id| self.kinds[id as usize]);
-        if before.is_none() || before == Some(Kind::User) && kind == Kind::Normal {
-            self.slots[slot] = (hash as u32) << ID_BITS | self.kinds.len() as u32;
-        }
-        Ok(before != Some(kind))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -126,6 +149,33 @@ impl Vocab {
         self.at(self.probe(self.hash(text), text))
     }
 
+    /// [`Vocab::find`] for many texts, end to end in `bytes`, which waits for memory less often.
+    pub(super) fn find_all(&self, bytes: &[u8], ends: &[usize], found: &mut Vec<Option<u32>>) {
+        found.clear();
+        for (i, chunk) in ends.chunks(BATCH).enumerate() {
+            let first = (i * BATCH).checked_sub(1).map_or(0, |before| ends[before]);
+            let mut texts: [&[u8]; BATCH] = [&[]; BATCH];
+            let mut hashes = [0; BATCH];
+            let mut start = first;
+            for (at, &end) in chunk.iter().enumerate() {
+                texts[at] = &bytes[start..end];
+                hashes[at] = self.hash(texts[at]);
+                start = end;
+            }
+            let hashes = &hashes[..chunk.len()];
+            black_box(hashes.iter().fold(0, |sum, &hash| {
+                let id = self.at(self.slot(hash));
+                sum ^ id.and_then(|id| self.get(id)).map_or(0, |text| text[0])
+            }));
+            found.extend(hashes.iter().zip(texts).map(|(&hash, text)| self.at(self.probe(hash, text))));
+        }
+    }
+
+    /// The first slot to look in.
+    fn slot(&self, hash: u64) -> usize {
+        (hash >> 20) as usize & (self.slots.len() - 1)
+    }
+
     /// The token in a slot.
     fn at(&self, slot: usize) -> Option<u32> {
         (self.slots[slot] & MAX_TOKENS as u32).checked_sub(1)
@@ -136,7 +186,7 @@ impl Vocab {
     fn probe(&self, hash: u64, text: &[u8]) -> usize {
         let mask = self.slots.len() - 1;
         let tag = hash as u32 & 0xff;
-        let mut slot = (hash >> 20) as usize & mask;
+        let mut slot = self.slot(hash);
         loop {
             let entry = self.slots[slot];
             if entry == 0
@@ -155,11 +205,6 @@ impl Vocab {
     /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes.capacity() + 4 * self.ends.capacity() + self.kinds.capacity() + 4 * self.slots.capacity()
-    }
-
-    /// Gives back what the size hint took too much.
-    pub(super) fn shrink(&mut self) {
-        self.bytes.shrink_to_fit();
     }
 }
 
@@ -196,12 +241,14 @@ mod tests {
         let mut vocab = Vocab::new(tokens.len(), 0).unwrap();
         for token in tokens {
             vocab
-                .push(Kind::Normal, true, |out| {
+                .push(|out| {
                     out.extend_from_slice(token.as_bytes());
-                    true
+                    Kind::Normal
                 })
                 .unwrap();
         }
+        let distinct: std::collections::HashSet<_> = tokens.iter().collect();
+        assert_eq!(vocab.index(), tokens.len() - distinct.len());
         vocab
     }
 
@@ -216,6 +263,12 @@ mod tests {
         }
         assert_eq!(vocab.get(5000), None);
         assert_eq!(vocab.find(b""), None);
+        let (mut ends, mut found) = (Vec::new(), Vec::new());
+        for word in &words {
+            ends.push(ends.last().unwrap_or(&0) + word.len());
+        }
+        vocab.find_all(words.concat().as_bytes(), &ends, &mut found);
+        assert!(found.into_iter().eq((0..5000).map(Some)));
     }
 
     #[test]
