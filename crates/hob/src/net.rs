@@ -3,9 +3,10 @@
 //! A download goes to `NAME.part` beside its final place, is continued there after a cut, and takes its name only
 //! when its length and checksum are right.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+mod part;
+
+use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -14,8 +15,9 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use crate::error::{Error, Result, plain};
-use crate::file::{self, Checksum, Hasher};
+use crate::file::{self, Checksum};
 use crate::terminal;
+use part::Part;
 
 /// A server that does not answer should soon give way to the next source.
 const CONNECT: Duration = Duration::from_secs(4);
@@ -295,106 +297,6 @@ impl Net {
     }
 }
 
-/// The unfinished file of a download, held against other processes.
-struct Part {
-    path: PathBuf,
-    file: File,
-    length: u64,
-    hasher: Hasher,
-    checksum: Option<Checksum>,
-    /// The server's tag of the version that the bytes are of.
-    etag: Option<String>,
-}
-
-impl Part {
-    fn open(d: &Download) -> Result<Part> {
-        let path = file::beside(d.to, ".part");
-        let write = |e| Error::io("write", &path, &e);
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(false).open(&path).map_err(write)?;
-        match file.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(Error::new(format!(
-                    "another Hob is fetching {} at this moment; wait for it to finish",
-                    d.label
-                )));
-            }
-            // Some file systems have no locks; two writers are then caught by the checksum.
-            Err(fs::TryLockError::Error(_)) | Ok(()) => {}
-        }
-        let mut hasher = Hasher::new(d.checksum);
-        let length = file::hash_into(&mut file, &mut hasher).map_err(|e| Error::io("read", &path, &e))?;
-        let etag = fs::read_to_string(file::beside(&path, ".etag")).ok();
-        let mut part = Part { path, file, length, hasher, checksum: d.checksum.cloned(), etag };
-        // Without a checksum or a tag nothing would tell whether the bytes still belong to the file.
-        if part.length > 0 && part.checksum.is_none() && part.etag.is_none() {
-            part.restart()?;
-        }
-        Ok(part)
-    }
-
-    fn restart(&mut self) -> Result<()> {
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.seek(SeekFrom::Start(0)))
-            .map_err(|e| Error::io("write", &self.path, &e))?;
-        self.length = 0;
-        self.hasher = Hasher::new(self.checksum.as_ref());
-        self.set_etag(None);
-        Ok(())
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        if let Err(e) = self.file.write_all(bytes) {
-            // Bytes of a failed write would not be in the hasher: cut back to what is known.
-            let _ = self.file.set_len(self.length);
-            return Err(Error::io("write", &self.path, &e));
-        }
-        self.hasher.update(bytes);
-        self.length += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Best effort: without the tag, a later run relies on the checksum alone.
-    fn set_etag(&mut self, etag: Option<String>) {
-        if etag == self.etag {
-            return;
-        }
-        let path = file::beside(&self.path, ".etag");
-        let _ = match &etag {
-            Some(etag) => fs::write(&path, etag),
-            None => fs::remove_file(&path),
-        };
-        self.etag = etag;
-    }
-
-    fn verify(&mut self, d: &Download) -> Result<(), Failure> {
-        let hasher = std::mem::replace(&mut self.hasher, Hasher::None);
-        let (Some(found), Some(expected)) = (hasher.finish(), &self.checksum) else { return Ok(()) };
-        if found == expected.hex() {
-            return Ok(());
-        }
-        Err(Failure::Local(Error::source(format!(
-            "what came for {} is not the announced file (its checksum is {}… instead of {}…), so it was thrown away; try again later",
-            d.label,
-            &found[..12],
-            expected.hex().get(..12).unwrap_or_default()
-        ))))
-    }
-
-    fn publish(&mut self, d: &Download) -> Result<()> {
-        file::publish(&self.file, &self.path, d.to)?;
-        let _ = fs::remove_file(file::beside(&self.path, ".etag"));
-        Ok(())
-    }
-
-    fn remove(&mut self) {
-        let _ = fs::remove_file(&self.path);
-        let _ = fs::remove_file(file::beside(&self.path, ".etag"));
-    }
-}
-
 /// Waits before the next try, or gives the failure back when another try would not help.
 fn pause(failure: Failure, tries: u32) -> Result<(), Failure> {
     let again = matches!(failure, Failure::Broken(_) | Failure::Status(408 | 429 | 500 | 502 | 503 | 504, _));
@@ -442,6 +344,9 @@ fn unreachable(e: ureq::Error, uri: &Uri) -> Failure {
         }
         ureq::Error::Io(e) => Failure::Unreachable(format!("{host} cannot be reached ({})", plain(&e))),
         ureq::Error::Protocol(e) => Failure::Broken(format!("{host} does not speak HTTP properly ({e})")),
+        e if e.to_string().contains("certificate") => Failure::Unreachable(format!(
+            "the certificate of {host} is not trusted here ({e}); if your network inspects connections, add its authority to the system's certificates or name its file in SSL_CERT_FILE"
+        )),
         e => Failure::Unreachable(format!("{host} cannot be reached ({e})")),
     }
 }

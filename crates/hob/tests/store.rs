@@ -93,7 +93,13 @@ fn models_are_found_where_they_lie() {
     assert_eq!(own["path"], world.path("hob/models/own-Q4_1.gguf").to_str().unwrap());
     let table = world.run(&["list"]);
     assert!(table.ok().starts_with("NAME"), "{table:?}");
-    assert!(table.stdout.lines().any(|l| l.starts_with("llama3.2:1b") && l.ends_with("blobs")), "{table:?}");
+    for (name, whose) in [
+        ("llama3.2:1b", "  Ollama"),
+        ("cached-Q4_0", "  Hugging Face, owner/repo"),
+        ("studio-Q8_0", "  LM Studio, publisher/repository"),
+    ] {
+        assert!(table.stdout.lines().any(|l| l.starts_with(name) && l.ends_with(whose)), "{table:?}");
+    }
     assert!(!table.stdout.contains('\x1b'), "colours only on a terminal");
 }
 

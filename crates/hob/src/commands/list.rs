@@ -6,8 +6,8 @@ use serde_json::json;
 use super::Global;
 use crate::details::Details;
 use crate::error::Result;
-use crate::store::{self, Model};
-use crate::{places, terminal};
+use crate::store::{self, Model, Place};
+use crate::terminal;
 
 const EXAMPLES: &str = "Examples:
   hob list
@@ -72,6 +72,19 @@ fn row(model: &Model, details: Option<&Details>) -> Vec<String> {
         or(&|d| terminal::count(d.parameters)),
         or(&|d| d.quantization.clone()),
         terminal::bytes(model.bytes),
-        format!("{}, {}", model.place.name(), places::short(model.path.parent().unwrap_or(&model.path))),
+        whose(model),
     ]
+}
+
+/// Whose folder it lies in, and of which repository it is; `--json` and `hob show` give the path.
+fn whose(model: &Model) -> String {
+    let place = model.place.name();
+    let rest = model.qualified.split_once(':').map_or("", |(_, rest)| rest);
+    let repo: Vec<&str> = rest.split(':').next().unwrap_or_default().split('/').take(2).collect();
+    match (model.place, &repo[..]) {
+        (Place::HuggingFace | Place::LmStudio, [owner, name]) => {
+            format!("{place}, {}", terminal::clean(&format!("{owner}/{name}")))
+        }
+        _ => place.into(),
+    }
 }
