@@ -346,6 +346,20 @@ impl Program {
                 Op::Attend(_) if node.shape[0] != row => {
                     return bad(format!("the sequences cover {row} rows of {}", node.shape[0]));
                 }
+                Op::Gather => {
+                    let rows = self.graph.node(node.inputs[0]).shape[0];
+                    let Op::Input(ids) = self.graph.node(node.inputs[1]).op else { continue };
+                    let name = &self.graph.inputs[ids.0 as usize].name;
+                    let Some(Data::I32(ids)) = find(batch, name) else { continue };
+                    if let Some(id) =
+                        ids.iter().find(|&&id| usize::try_from(id).map_or(true, |id| id >= rows))
+                    {
+                        return bad(format!(
+                            "{name} has {id}, where there are 0 to {}",
+                            rows.wrapping_sub(1)
+                        ));
+                    }
+                }
                 _ => {}
             }
         }
@@ -375,5 +389,64 @@ impl Memory {
 impl Default for Memory {
     fn default() -> Memory {
         Memory::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hob_graph::Builder;
+
+    #[test]
+    fn check_mode_names_the_node_that_differs() {
+        let g = Builder::stateless(0);
+        let x = g.input("x", &[2, 3], DType::F32);
+        let line = line!() + 1;
+        g.output("y", x.exp());
+        let cpu = Cpu::new(1, Precision::Exact);
+        let program = cpu.program(g.finish().unwrap(), &Weights::default()).unwrap();
+        let batch = Batch { inputs: &[("x", Data::F32(&[0.0; 6]))], seqs: &[] };
+        // What kernels may have left: right, wrong in one place, and not a number.
+        for (wrote, fine) in
+            [([1.0; 6], true), ([1.0, 1.0, 1.0, 1.0, 1.1, 1.0], false), ([f32::NAN; 6], false)]
+        {
+            let mut out = wrote;
+            let id = program.plan.steps[0];
+            let mut call = Call {
+                cpu: &cpu,
+                graph: &program.graph,
+                node: program.graph.node(id),
+                batch: &batch,
+                out: &mut out,
+                scratch: &mut [],
+                kv: None,
+                program: &program,
+                arena: std::ptr::null(),
+            };
+            let said = against_reference(&mut call, id).map_err(|e| e.to_string());
+            assert_eq!(said.is_ok(), fine, "{said:?}");
+            if let Err(said) = said {
+                assert!(said.contains(&format!("exp ({}:{line})", file!())), "{said}");
+            }
+            assert_eq!(out.map(f32::to_bits), wrote.map(f32::to_bits), "the kernel's result stays");
+        }
+    }
+
+    #[test]
+    fn ids_that_are_no_rows_are_refused() {
+        let g = Builder::stateless(2);
+        g.output("y", g.input("x", &[5, 1], DType::F32).gather(g.ids()));
+        let cpu = Cpu::new(1, Precision::Exact);
+        let program = cpu.program(g.finish().unwrap(), &Weights::default()).unwrap();
+        let run = |ids: [i32; 2]| {
+            let inputs = [("x", Data::F32(&[0.0, 1.0, 2.0, 3.0, 4.0][..])), ("ids", Data::I32(&ids))];
+            let mut memory = Memory::new();
+            cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] })?;
+            Ok(program.output(&memory, "y").map(|y| y.to_vec()))
+        };
+        let e = |r: Result<_, ExecError>| r.map_err(|e| e.to_string());
+        assert_eq!(e(run([4, 0])), Ok(Some(vec![4.0, 0.0])));
+        assert_eq!(e(run([0, 5])), Err("ids has 5, where there are 0 to 4".to_string()));
+        assert_eq!(e(run([-1, 0])), Err("ids has -1, where there are 0 to 4".to_string()));
     }
 }

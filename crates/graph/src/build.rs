@@ -378,7 +378,7 @@ impl<'g> X<'g> {
     #[track_caller]
     pub fn pad(self, axis: usize, before: usize, after: usize) -> X<'g> {
         let dims = self.shape();
-        let padded = dims.with(axis, dims[axis] + before + after);
+        let padded = if axis < dims.len() { dims.with(axis, dims[axis] + before + after) } else { dims };
         self.into_shape(Op::Pad { axis: axis as u8, before }, &padded)
     }
 
@@ -593,6 +593,28 @@ mod tests {
         assert_eq!(e.message, "[add] (4, 8) and (3) do not broadcast");
         assert_eq!(e.at.unwrap().line(), line);
         assert!(e.at.unwrap().file().ends_with("build.rs"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_an_error_and_never_a_panic() {
+        type Wrong = dyn for<'g> Fn(&'g Builder, X<'g>) -> X<'g>;
+        let wrong: [(&str, &Wrong); 7] = [
+            ("axis 2 of (2, 3)", &|_, x| x.pad(2, 1, 1)),
+            ("axis 2 of (2, 3)", &|_, x| x.slice(2, 0, 1)),
+            ("axis 9 of (2, 3)", &|_, x| x.sum(9)),
+            ("[1, 1] is no order of the axes of (2, 3)", &|_, x| x.permute(&[1, 1])),
+            ("operand 0 must be f32, not I32", &|g, _| g.ids().reshape(&[2, 2]).permute(&[1, 0])),
+            ("operand 0 must be f32, not I32", &|g, _| g.ids().expand(&[2, 4])),
+            ("(3) is no image", &|_, x| x.fold(Window { kernel: 1, stride: 1, padding: 0 }, &[3])),
+        ];
+        for (message, build) in wrong {
+            let g = Builder::stateless(4);
+            let x = build(&g, g.input("x", &[2, 3], DType::F32));
+            // Whatever follows is poisoned too.
+            x.pad(1, 1, 1).slice(1, 0, 1).transpose().mean(0);
+            let e = g.finish().unwrap_err();
+            assert!(e.message.contains(message), "{e}");
+        }
     }
 
     #[test]

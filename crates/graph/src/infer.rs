@@ -96,6 +96,7 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
         }
         Op::Permute(axes) => {
             arity(1)?;
+            f32s(0..1)?;
             let n = x[0].shape.len();
             let mut seen = [false; 6];
             let mut out = x[0].shape;
@@ -110,6 +111,7 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
         }
         Op::Expand => {
             arity(1)?;
+            f32s(0..1)?;
             let s = want()?;
             if Shape::broadcast(x[0].shape, s) != Some(s) {
                 return Err(format!("{} does not expand to {s}", x[0].shape));
@@ -185,6 +187,7 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
         }
         Op::Unfold(w) => {
             arity(1)?;
+            f32s(0..1)?;
             rank(0, 4)?;
             let s = x[0].shape;
             let (h, v) = steps(w, s[2], s[3])?;
@@ -192,7 +195,11 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
         }
         Op::Fold(w) => {
             arity(1)?;
+            f32s(0..1)?;
             let s = want()?;
+            if s.len() != 4 {
+                return Err(format!("{s} is no image"));
+            }
             let (h, v) = steps(w, s[2], s[3])?;
             if x[0].shape[..] != [s[0], s[1] * (w.kernel as usize).pow(2), h * v] {
                 return Err(format!("{} does not fold to {s}", x[0].shape));
@@ -293,6 +300,7 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
         }
         Op::Upsample(n) => {
             arity(1)?;
+            f32s(0..1)?;
             rank(0, 4)?;
             let s = x[0].shape;
             shape(&[s[0], s[1], s[2] * n as usize, s[3] * n as usize])?

@@ -90,7 +90,7 @@ pub enum RopeStyle {
 pub struct Attend {
     /// factor on q·k before the softmax
     pub scale: f32,
-    /// a token sees this many tokens back, itself included; all when `None`
+    /// a token sees this many tokens back, itself included, and as many ahead unless causal; all when `None`
     pub window: Option<usize>,
     /// scores become cap · tanh(score / cap)
     pub softcap: Option<f32>,

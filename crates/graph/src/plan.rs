@@ -158,8 +158,10 @@ fn homes(graph: &Graph, live: &[bool], root: &[usize]) -> Vec<Home> {
     for (n, _) in graph.nodes.iter().zip(live).filter(|(n, live)| **live && n.op != Op::Reshape) {
         for (k, input) in n.inputs.iter().enumerate() {
             let Op::Weight(w) = graph.nodes[root[input.index()]].op else { continue };
-            let plain = graph.weights[w.0 as usize].dtype == DType::F32;
-            if !plain && !reads_stored(&n.op, k) {
+            let weight = &graph.weights[w.0 as usize];
+            // Rows of another length are no whole blocks.
+            let as_stored = reads_stored(&n.op, k) && graph.node(*input).shape.last() == weight.shape.last();
+            if weight.dtype != DType::F32 && !as_stored {
                 homes[w.0 as usize] = Home::Decoded;
             }
         }
@@ -220,6 +222,18 @@ mod tests {
         assert_eq!(plan.steps.len(), 1);
         assert_eq!(plan.places[1], Place::Nowhere);
         assert_eq!(plan.places[2], plan.places[0]);
+    }
+
+    #[test]
+    fn a_stored_weight_in_rows_of_another_length_is_decoded() {
+        for (rows, home) in [([4, 64], Home::Stored), ([8, 32], Home::Decoded), ([2, 128], Home::Decoded)] {
+            let g = Builder::stateless(1);
+            let w = g.weight("w", &[2, 2, 64]).reshape(&rows);
+            g.output("y", g.input("x", &[1, rows[1]], DType::F32).linear_by(w));
+            let mut graph = g.finish().unwrap();
+            graph.bind(|_| Some((DType::Q8_0, vec![2, 2, 64]))).unwrap();
+            assert_eq!(Plan::new(&graph, &Null).homes, [home]);
+        }
     }
 
     #[test]
