@@ -134,6 +134,15 @@ fn at_once() {
     }
 }
 
+/// What looks ahead must come as a whole.
+#[test]
+fn both_ways() {
+    for s in shapes() {
+        let s = Shape { how: Attend { causal: false, ..s.how }, ..s };
+        check(s, [150, 64], &[&[(0, 150)], &[(1, 64)]]);
+    }
+}
+
 #[test]
 fn token_by_token() {
     for s in shapes() {

@@ -201,16 +201,10 @@ impl<'a> Task<'a> {
         self.seq.pos + self.first + r / self.s.group()
     }
 
-    /// Positions row `r` may see.
-    fn sees(&self, r: usize) -> Range<usize> {
-        let p = self.position(r);
-        let end = if self.how.causal { p + 1 } else { self.seq.pos + self.seq.len };
-        self.how.window.map_or(0, |w| (p + 1).saturating_sub(w))..end
-    }
-
     /// Pages any row may see.
     fn pages(&self) -> Range<usize> {
-        self.sees(0).start / PAGE..self.sees(self.rows - 1).end.div_ceil(PAGE)
+        let sees = |r: usize| visible(self.how, self.seq, self.position(r));
+        sees(0).start / PAGE..sees(self.rows - 1).end.div_ceil(PAGE)
     }
 
     fn attend(&mut self, kv: &Kv, state: StateId, head: usize, pages: Range<usize>) {
@@ -220,11 +214,9 @@ impl<'a> Task<'a> {
             let keys = kv.head_f32(state, Side::Keys, id, head, self.keys);
             let values = kv.head_f32(state, Side::Values, id, head, self.values);
             for r in 0..self.rows {
-                let p = self.seq.pos + self.first + r / self.s.group();
-                let end = if self.how.causal { p + 1 } else { self.seq.pos + self.seq.len };
-                let from = self.how.window.map_or(0, |w| (p + 1).saturating_sub(w));
-                let lo = from.saturating_sub(page * PAGE).min(PAGE);
-                let hi = end.saturating_sub(page * PAGE).min(PAGE);
+                let sees = visible(self.how, self.seq, self.seq.pos + self.first + r / self.s.group());
+                let lo = sees.start.saturating_sub(page * PAGE).min(PAGE);
+                let hi = sees.end.saturating_sub(page * PAGE).min(PAGE);
                 if lo >= hi {
                     continue;
                 }
@@ -232,7 +224,7 @@ impl<'a> Task<'a> {
                     (&mut self.scores[r * PAGE..(r + 1) * PAGE]).try_into().expect("PAGE scores a row");
                 dot_page(&self.queries[r * d..(r + 1) * d], keys, scores);
                 if let Some(cap) = self.how.softcap {
-                    scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
+                    soften(scores, cap);
                 }
                 scores[..lo].fill(f32::NEG_INFINITY);
                 scores[hi..].fill(f32::NEG_INFINITY);
@@ -257,6 +249,12 @@ impl<'a> Task<'a> {
         part[d] = self.largest[r];
         part[d + 1] = self.weight[r];
     }
+}
+
+/// Positions the token at position `p` may see.
+fn visible(how: Attend, seq: &Seq, p: usize) -> Range<usize> {
+    let all = if how.causal { p + 1 } else { seq.pos + seq.len };
+    how.window.map_or(0..all, |w| (p + 1).saturating_sub(w)..all.min(p + w))
 }
 
 /// Joins the parts of one row: each with its sum `(D)`, largest score and weight.
@@ -287,6 +285,14 @@ for_each_isa! {
             }
             scores[half * HALF..][..HALF].copy_from_slice(&sum);
         }
+    }
+}
+
+for_each_isa! {
+    /// Scores become cap · tanh(score / cap).
+    fn soften(scores: &mut [f32; PAGE], cap: f32) {
+        let inverse = 1.0 / cap;
+        scores.iter_mut().for_each(|s| *s = cap * math::tanh(*s * inverse));
     }
 }
 
