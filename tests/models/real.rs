@@ -10,10 +10,10 @@ use std::sync::Arc;
 const SMOLLM2: (&str, &str) = ("smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf");
 const GEMMA3: (&str, &str) = ("gemma3-270m", "gemma-3-270m-q4_k_m.gguf");
 
-fn open(file: &str, precision: Precision) -> Model {
+fn open(file: &str, precision: Precision) -> Arc<Model> {
     let checkpoint = Checkpoint::open(&model(file)).unwrap();
     let kv = if precision == Precision::Exact { DType::F32 } else { DType::F16 };
-    Model::new(Arc::new(checkpoint), Options { precision, kv, ..Options::default() }).unwrap()
+    Arc::new(Model::new(Arc::new(checkpoint), Options { precision, kv, ..Options::default() }).unwrap())
 }
 
 fn logits_are_golden((name, file): (&str, &str)) {

@@ -22,13 +22,13 @@ fn exact() -> Options {
     Options { threads: 2, precision: Precision::Exact, kv: DType::F32, check: true }
 }
 
-fn open(name: &str, options: Options) -> Model {
+fn open(name: &str, options: Options) -> Arc<Model> {
     let checkpoint = Checkpoint::open(&folder(&format!("tiny/{name}"))).unwrap();
-    Model::new(Arc::new(checkpoint), options).unwrap_or_else(|e| panic!("{name}: {e}"))
+    Arc::new(Model::new(Arc::new(checkpoint), options).unwrap_or_else(|e| panic!("{name}: {e}")))
 }
 
 /// Logits `(T, V)` of `ids`, fed in parts of the given lengths.
-fn logits(model: &Model, ids: &[u32], parts: &[usize]) -> Vec<f32> {
+fn logits(model: &Arc<Model>, ids: &[u32], parts: &[usize]) -> Vec<f32> {
     let mut session = Session::new(model, ids.len()).unwrap();
     let mut out = Vec::new();
     let mut at = 0;

@@ -3,7 +3,8 @@
 //! Work is claimed in chunks from a counter, so that a core that is slow or busy elsewhere takes fewer. Threads that
 //! wait spin briefly, then yield, then park: a spinning thread would steal the core it waits for.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 
@@ -11,28 +12,37 @@ use std::thread::{self, JoinHandle, Thread};
 const SPINS: u32 = 4_000;
 const YIELDS: u32 = 50;
 
+/// Stack of a worker. Kernels keep their working memory in the plan's scratch, not on the stack.
+pub const STACK: usize = 512 << 10;
+
 type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
+/// The gate counts jobs in its upper half; below are whether the job is open, and how many workers are in it.
+const JOB: u64 = 1 << 32;
+const OPEN: u64 = 1 << 31;
+
 struct Shared {
-    /// counts jobs; a worker that sees it change takes part in the new one
-    epoch: AtomicU32,
-    /// the job, valid while `busy` is not zero
-    work: Mutex<Option<&'static Work<'static>>>,
+    gate: AtomicU64,
+    /// the open job: written by the caller while no worker is in, read by workers that are
+    work: UnsafeCell<Option<&'static Work<'static>>>,
     chunks: AtomicUsize,
     next: AtomicUsize,
-    /// workers that have not finished the job
-    busy: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
     parked: Vec<AtomicBool>,
 }
+
+// SAFETY: `work` is guarded by the gate as said above; the rest is atomic.
+unsafe impl Sync for Shared {}
+// SAFETY: the reference in `work` is to something `Sync`.
+unsafe impl Send for Shared {}
 
 /// Worker threads that run one job at a time; the caller takes part.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<(JoinHandle<()>, Thread)>,
     /// one job at a time
-    gate: Mutex<()>,
+    turn: Mutex<()>,
 }
 
 impl Pool {
@@ -40,11 +50,10 @@ impl Pool {
     pub fn new(threads: usize) -> Pool {
         let extra = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            epoch: AtomicU32::new(0),
-            work: Mutex::new(None),
+            gate: AtomicU64::new(0),
+            work: UnsafeCell::new(None),
             chunks: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             parked: (0..extra).map(|_| AtomicBool::new(false)).collect(),
@@ -59,7 +68,7 @@ impl Pool {
             let thread = handle.thread().clone();
             (handle, thread)
         });
-        Pool { workers: workers.collect(), shared, gate: Mutex::new(()) }
+        Pool { workers: workers.collect(), shared, turn: Mutex::new(()) }
     }
 
     /// Threads that work, the caller's included.
@@ -69,29 +78,30 @@ impl Pool {
 
     /// Calls `work(chunk, thread)` for every chunk below `chunks`, each once, and returns when all are done.
     /// `thread` is below [`Pool::threads`] and differs among calls that run at the same time.
-    /// Not to be called from within `work`.
+    /// A worker that wakes too late to claim a chunk is not waited for. Not to be called from within `work`.
     pub fn run(&self, chunks: usize, work: &Work) {
         if chunks <= 1 || self.workers.is_empty() {
             return (0..chunks).for_each(|c| work(c, 0));
         }
-        let _one_at_a_time = self.gate.lock().unwrap_or_else(|e| e.into_inner());
+        let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
         let s = &*self.shared;
-        // SAFETY: the reference is used by workers only while `busy` is above 0, and this function does not return,
-        // nor unwind, before `busy` is 0 again.
-        let work_static: &'static Work<'static> = unsafe { std::mem::transmute(work) };
-        *s.work.lock().unwrap_or_else(|e| e.into_inner()) = Some(work_static);
+        // SAFETY: the gate is closed and empty between jobs, so no worker reads; and workers use the reference only
+        // while they are in, which this function outlasts, also when `work` panics.
+        unsafe { *s.work.get() = Some(std::mem::transmute::<&Work, &'static Work<'static>>(work)) };
         s.chunks.store(chunks, Relaxed);
         s.next.store(0, Relaxed);
-        s.busy.store(self.workers.len(), Relaxed);
-        s.epoch.fetch_add(1, SeqCst);
+        let job = s.gate.load(Relaxed) / JOB + 1;
+        s.gate.store(job * JOB + OPEN, SeqCst);
         for (i, (_, thread)) in self.workers.iter().enumerate() {
             if s.parked[i].load(SeqCst) {
                 thread.unpark();
             }
         }
         let mine = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| claim(s, work, 0)));
+        s.next.store(chunks, Relaxed); // after a panic, nobody need go on
+        s.gate.fetch_and(!OPEN, AcqRel);
         let mut rounds = 0;
-        while s.busy.load(Acquire) != 0 {
+        while s.gate.load(Acquire) & (OPEN - 1) != 0 {
             relax(&mut rounds);
         }
         if let Err(panic) = mine {
@@ -108,9 +118,6 @@ impl Pool {
         self.run(chunks, &|c, thread| work(n * c / chunks..n * (c + 1) / chunks, thread));
     }
 }
-
-/// Stack of a worker. Kernels keep their working memory in the plan's scratch, not on the stack.
-pub const STACK: usize = 512 << 10;
 
 fn claim(s: &Shared, work: &Work, thread: usize) {
     let chunks = s.chunks.load(Relaxed);
@@ -130,39 +137,45 @@ fn relax(rounds: &mut u32) {
 
 fn worker(s: &Shared, index: usize) {
     let mut seen = 0;
+    let mut rounds = 0;
     loop {
-        let mut rounds = 0;
-        while s.epoch.load(Acquire) == seen {
+        let gate = s.gate.load(Acquire);
+        if s.stop.load(Relaxed) {
+            return;
+        }
+        if gate / JOB == seen || gate & OPEN == 0 {
             relax(&mut rounds);
             if rounds > SPINS + YIELDS {
                 s.parked[index].store(true, SeqCst);
-                // Looked at again after the flag is up: the caller either sees the flag or this sees the epoch.
-                if s.epoch.load(SeqCst) == seen {
+                // Looked at again after the flag is up: either the caller sees the flag, or this sees the job.
+                let gate = s.gate.load(SeqCst);
+                if (gate / JOB == seen || gate & OPEN == 0) && !s.stop.load(SeqCst) {
                     thread::park();
                 }
                 s.parked[index].store(false, SeqCst);
                 rounds = SPINS;
             }
+            continue;
         }
-        seen = s.epoch.load(Acquire);
-        if s.stop.load(Relaxed) {
-            return;
+        if s.gate.compare_exchange(gate, gate + 1, AcqRel, Relaxed).is_err() {
+            continue; // another worker came in first, or the job was closed
         }
-        let work = *s.work.lock().unwrap_or_else(|e| e.into_inner());
+        (seen, rounds) = (gate / JOB, 0);
+        // SAFETY: this worker is in, so the caller waits for it and the reference lives.
+        let work = unsafe { *s.work.get() };
         if let Some(work) = work {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| claim(s, work, index + 1)));
             if done.is_err() {
                 s.panicked.store(true, Relaxed);
             }
         }
-        s.busy.fetch_sub(1, Release);
+        s.gate.fetch_sub(1, AcqRel);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Relaxed);
-        self.shared.epoch.fetch_add(1, SeqCst);
+        self.shared.stop.store(true, SeqCst);
         for (handle, thread) in self.workers.drain(..) {
             thread.unpark();
             let _ = handle.join();

@@ -4,7 +4,7 @@ use crate::memory::Budget;
 use crate::{Error, Result};
 use hob_cpu::kv::{PAGE, page_bytes};
 use hob_cpu::{Cpu, Precision, Program, Tensor, Weights};
-use hob_graph::{DType, Graph};
+use hob_graph::{DType, Graph, Plan};
 use hob_io::Checkpoint;
 use hob_models::Language;
 use std::sync::{Arc, Mutex};
@@ -139,6 +139,13 @@ impl Model {
         Ok(graph)
     }
 
+    /// That graph and its plan, without reading a weight.
+    pub fn plan(&self, tokens: usize, rows: usize) -> Result<(Graph, Plan)> {
+        let graph = self.graph(tokens, rows)?;
+        let plan = Plan::new(&graph, &self.cpu);
+        Ok((graph, plan))
+    }
+
     /// The program for `tokens` tokens with logits for `rows` of them, made at first use.
     pub fn program(&self, tokens: usize, rows: usize) -> Result<Arc<Program>> {
         let key = (tokens, rows);
@@ -165,12 +172,12 @@ impl Model {
         let mut graphs = 0;
         let (mut arena, mut scratch) = (0, 0);
         for &tokens in &sizes {
-            let program = self.program(tokens, 1)?;
-            (budget.weights, budget.copies) = program.plan.weight_bytes(&program.graph);
-            arena = arena.max(program.plan.arena);
-            scratch = scratch.max(program.plan.scratch);
-            budget.state = page_bytes(&program.graph.states, self.options.kv) * reached.div_ceil(PAGE);
-            graphs += program.graph.heap_bytes();
+            let (graph, plan) = self.plan(tokens, 1)?;
+            (budget.weights, budget.copies) = plan.weight_bytes(&graph);
+            arena = arena.max(plan.arena);
+            scratch = scratch.max(plan.scratch);
+            budget.state = page_bytes(&graph.states, self.options.kv) * reached.div_ceil(PAGE);
+            graphs += graph.heap_bytes();
         }
         budget.activations = arena + scratch;
         budget.model = tokenizer + self.checkpoint.header_bytes() as usize + graphs;

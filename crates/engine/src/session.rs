@@ -6,10 +6,11 @@ use hob_cpu::Kv;
 use hob_cpu::exec::Memory;
 use hob_cpu::kv::PAGE;
 use hob_graph::{Batch, Data, Seq};
+use std::sync::Arc;
 
 /// One sequence and its cache.
-pub struct Session<'m> {
-    model: &'m Model,
+pub struct Session {
+    model: Arc<Model>,
     kv: Kv,
     free: Pages,
     pages: Vec<u32>,
@@ -30,14 +31,14 @@ pub enum Stop {
     Context,
 }
 
-impl<'m> Session<'m> {
+impl Session {
     /// An empty session with room for `context` tokens. Memory for keys and values is taken as they come.
-    pub fn new(model: &'m Model, context: usize) -> Result<Session<'m>> {
+    pub fn new(model: &Arc<Model>, context: usize) -> Result<Session> {
         let states = &model.program(1, 1)?.graph.states;
         let pages = context.div_ceil(PAGE);
         let kv = Kv::new(states, model.options().kv, pages).map_err(hob_cpu::exec::ExecError::Memory)?;
         Ok(Session {
-            model,
+            model: model.clone(),
             kv,
             free: Pages::new(pages),
             pages: Vec::with_capacity(pages),
@@ -148,14 +149,14 @@ impl<'m> Session<'m> {
         sampler: &'s mut Sampler,
         most: usize,
         ends: &'s [u32],
-    ) -> Generate<'s, 'm> {
+    ) -> Generate<'s> {
         Generate { session: self, sampler, ends, left: most, pending: None, stop: None }
     }
 }
 
 /// Tokens one by one. What a token leads to is computed only when the next one is asked for.
-pub struct Generate<'s, 'm> {
-    session: &'s mut Session<'m>,
+pub struct Generate<'s> {
+    session: &'s mut Session,
     sampler: &'s mut Sampler,
     ends: &'s [u32],
     left: usize,
@@ -163,7 +164,7 @@ pub struct Generate<'s, 'm> {
     stop: Option<Stop>,
 }
 
-impl Generate<'_, '_> {
+impl Generate<'_> {
     /// Why there are no more tokens; `None` while there may be.
     pub fn stop(&self) -> Option<Stop> {
         self.stop
@@ -199,7 +200,7 @@ impl Generate<'_, '_> {
     }
 }
 
-impl Iterator for Generate<'_, '_> {
+impl Iterator for Generate<'_> {
     type Item = Result<u32>;
 
     fn next(&mut self) -> Option<Result<u32>> {

@@ -63,6 +63,8 @@ pub struct Report {
     pub planned_bytes: u64,
     /// The process's measured peak, in bytes.
     pub peak_bytes: u64,
+    /// Why the answer ended: end (the model's own), length, context (it is full) or stopped (by Ctrl-C).
+    pub stop: &'static str,
 }
 
 /// A loaded model that answers conversations.

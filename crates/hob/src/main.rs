@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod hub;
 mod interrupt;
+mod model;
 mod naming;
 mod net;
 mod places;

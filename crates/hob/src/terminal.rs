@@ -1,8 +1,9 @@
 //! What the terminal shows: sizes, tables, colours, questions and progress.
 
+use std::cell::RefCell;
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -169,6 +170,47 @@ pub fn spinner(message: &str) -> ProgressBar {
     spinner.set_message(clean(message));
     spinner.enable_steady_tick(Duration::from_millis(120));
     spinner
+}
+
+/// A bar for counted work that appears only when the work has lasted a second.
+pub struct Delayed {
+    label: &'static str,
+    start: Instant,
+    bar: RefCell<Option<ProgressBar>>,
+}
+
+/// Begins counted work.
+pub fn delayed(label: &'static str) -> Delayed {
+    Delayed { label, start: Instant::now(), bar: RefCell::default() }
+}
+
+impl Delayed {
+    /// So much of it is done.
+    pub fn set(&self, done: u64, all: u64) {
+        let mut bar = self.bar.borrow_mut();
+        if bar.is_none() {
+            if self.start.elapsed() < Duration::from_secs(1) || !std::io::stderr().is_terminal() {
+                return;
+            }
+            let new = ProgressBar::new(all).with_elapsed(self.start.elapsed());
+            if let Ok(style) = ProgressStyle::with_template("{msg}  {wide_bar} {pos}/{len}  {eta} left") {
+                new.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+            }
+            new.set_message(self.label);
+            *bar = Some(new);
+        }
+        if let Some(bar) = &*bar {
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for Delayed {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.borrow_mut().take() {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,14 @@ impl Config {
             None | Some("silu") => {}
             Some(other) => return Err(format!("hidden_act {other} is not supported")),
         }
+        // What would run, and be wrong, if it were passed over.
+        for (field, fine) in [("partial_rotary_factor", 1.0), ("num_local_experts", 0.0)] {
+            match config[field].as_f64() {
+                None => {}
+                Some(x) if x == fine => {}
+                Some(x) => return Err(format!("{field} {x} is not supported")),
+            }
+        }
         c.rope()?;
         Ok(c)
     }

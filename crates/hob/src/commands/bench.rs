@@ -1,13 +1,16 @@
 //! `hob bench MODEL TEST…`: tokens per second of prompt and generation.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use hob_engine::{CHUNK, Model, Session};
 use serde_json::json;
 
 use super::Global;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::model::options;
 
 const EXAMPLES: &str = "Examples:
   hob bench starter                       pp128 and tg64
@@ -146,8 +149,39 @@ pub fn run(args: BenchArgs, _: &Global) -> Result<()> {
     measure(model.as_mut(), &args)
 }
 
-fn load(path: &std::path::Path, _: &BenchArgs, _context: usize) -> Result<Box<dyn Timed>> {
-    Err(Error::new(format!("this version of Hob cannot run {} yet", path.display())))
+/// The engine under the bench: tokens by chance, as the peers' harness has them.
+struct Bench {
+    session: Session,
+    ids: Vec<u32>,
+}
+
+impl Timed for Bench {
+    fn clear(&mut self) -> Result<()> {
+        self.session.rewind(0);
+        Ok(())
+    }
+
+    fn prompt(&mut self, tokens: usize) -> Result<()> {
+        let at = self.session.ids().len();
+        for chunk in self.ids[at..at + tokens].chunks(CHUNK) {
+            self.session.feed(chunk)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.prompt(1)
+    }
+}
+
+fn load(path: &std::path::Path, args: &BenchArgs, context: usize) -> Result<Box<dyn Timed>> {
+    let checkpoint = Arc::new(hob_io::Checkpoint::open(path)?);
+    let model = Arc::new(Model::new(checkpoint, options(args.threads.map(|n| n.get())))?);
+    let known = model.vocab_size().min(49_000) as u64;
+    // A plain linear congruence: any ids do, as long as they are many.
+    let ids = (0..context as u64).map(|i| ((i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % known) as u32);
+    let ids: Vec<u32> = ids.collect();
+    Ok(Box::new(Bench { session: Session::new(&model, context)?, ids }))
 }
 
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! `hob debug …`: what lies between a prompt and its answer.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use hob_engine::{CHUNK, DType, Model, Options, Precision, Session, memory};
 
 use super::Global;
 use super::show::local;
 use crate::error::{Error, Result};
+use crate::model::{Words, options};
 
 const EXAMPLES: &str = "Examples:
   hob debug tokenize starter --text \"Hello there\"
@@ -34,6 +39,9 @@ enum What {
         /// Read special tokens in the text as such, not as plain text
         #[arg(long)]
         special: bool,
+        /// Also the token that begins a text, where the model has one
+        #[arg(long)]
+        bos: bool,
     },
     /// Write the logits of every position of a text, and print its token ids
     Logits {
@@ -45,18 +53,24 @@ enum What {
         /// The file to write: (tokens, vocabulary) little-endian f32
         #[arg(long)]
         out: PathBuf,
+        /// With the integer kernels that hob run uses; otherwise all in f32
+        #[arg(long)]
+        fast: bool,
     },
     /// Print the graph, without reading weights
     Graph {
         /// A path, or a name from hob list
         model: String,
+        /// Tokens that the graph takes at once
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+        tokens: u32,
     },
     /// Print the plan, without reading weights
     Plan {
         /// A path, or a name from hob list
         model: String,
         /// Tokens of context to plan for
-        #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
         ctx: u32,
     },
 }
@@ -64,29 +78,77 @@ enum What {
 /// Dispatches.
 pub fn run(args: DebugArgs, _: &Global) -> Result<()> {
     match args.what {
-        What::Tokenize { model, text, special } => tokenize(&local(&model)?.1, &text, special),
-        What::Logits { model, text, out } => logits(&local(&model)?.1, &text, &out),
-        What::Graph { model } => graph(&local(&model)?.1),
+        What::Tokenize { model, text, special, bos } => {
+            let words = Words::open(&local(&model)?.1)?;
+            let ids = match bos {
+                true => words.tokenizer.encode_with_bos(&text, special),
+                false => words.tokenizer.encode(&text, special),
+            };
+            print_ids(&ids);
+            Ok(())
+        }
+        What::Logits { model, text, out, fast } => logits(&local(&model)?.1, &text, &out, fast),
+        What::Graph { model, tokens } => {
+            print!("{}", engine(&local(&model)?.1, Precision::Fast)?.graph(tokens as usize, 1)?);
+            Ok(())
+        }
         What::Plan { model, ctx } => plan(&local(&model)?.1, ctx as usize),
     }
 }
 
-fn tokenize(path: &Path, _text: &str, _special: bool) -> Result<()> {
-    Err(not_yet(path))
+fn print_ids(ids: &[u32]) {
+    println!("{}", ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
 }
 
-fn logits(path: &Path, _text: &str, _out: &Path) -> Result<()> {
-    Err(not_yet(path))
+/// The model at `path`, its weights unread.
+fn engine(path: &Path, precision: Precision) -> Result<Arc<Model>> {
+    let checkpoint = Arc::new(hob_io::Checkpoint::open(path)?);
+    Ok(Arc::new(Model::new(checkpoint, Options { precision, ..options(None) })?))
 }
 
-fn graph(path: &Path) -> Result<()> {
-    Err(not_yet(path))
+fn logits(path: &Path, text: &str, out: &Path, fast: bool) -> Result<()> {
+    let words = Words::open(path)?;
+    let ids = words.tokenizer.encode_with_bos(text, false);
+    if ids.is_empty() {
+        return Err(Error::new("the text has no tokens; give some with --text"));
+    }
+    let (precision, kv) = if fast { (Precision::Fast, DType::F16) } else { (Precision::Exact, DType::F32) };
+    let options = Options { precision, kv, ..options(None) };
+    let model = Arc::new(Model::new(words.checkpoint.clone(), options)?);
+    let mut session = Session::new(&model, ids.len())?;
+    // To a name of its own first: a failure leaves no half of a file.
+    let part = out.with_extension("part");
+    let written = (|| {
+        let mut file = BufWriter::new(File::create(&part).map_err(|e| Error::io("write", &part, &e))?);
+        for chunk in ids.chunks(LOGITS_AT_ONCE) {
+            for x in session.feed_all(chunk)? {
+                file.write_all(&x.to_le_bytes()).map_err(|e| Error::io("write", &part, &e))?;
+            }
+        }
+        file.flush().map_err(|e| Error::io("write", &part, &e))?;
+        std::fs::rename(&part, out).map_err(|e| Error::io("write", out, &e))
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    written?;
+    print_ids(&ids);
+    Ok(())
 }
 
-fn plan(path: &Path, _ctx: usize) -> Result<()> {
-    Err(not_yet(path))
-}
+/// Tokens whose logits are held at once: a vocabulary of 262,144 has a megabyte of them a token.
+const LOGITS_AT_ONCE: usize = 64;
 
-fn not_yet(path: &Path) -> Error {
-    Error::new(format!("this version of Hob cannot do that with {} yet", path.display()))
+fn plan(path: &Path, ctx: usize) -> Result<()> {
+    let process = memory::resident().unwrap_or(0);
+    let words = Words::open(path)?;
+    let model = Model::new(words.checkpoint.clone(), options(None))?;
+    let tokens = ctx.min(CHUNK);
+    let (graph, plan) = model.plan(tokens, 1)?;
+    println!("reading {tokens} tokens at once:\n\n{}", plan.table(&graph));
+    let (graph, step) = model.plan(1, 1)?;
+    println!("generating a token: {} steps, arena {} bytes\n", step.steps.len(), step.arena);
+    println!("{} layers keep keys and values; with {ctx} tokens of context:\n", graph.states.len());
+    print!("{}", model.budget(ctx, ctx, process, words.tokenizer.heap_bytes())?);
+    Ok(())
 }

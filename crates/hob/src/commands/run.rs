@@ -11,6 +11,7 @@ use crate::catalogue::{self, Entry, STARTER};
 use crate::chat::{Answer, Chat, Message, Role, Terminal};
 use crate::error::{Error, Result, plain};
 use crate::interrupt::Catch;
+use crate::model::{Load, Loaded};
 use crate::net::Net;
 use crate::store::{self, Found, Wanted};
 use crate::terminal;
@@ -39,8 +40,6 @@ pub struct RunArgs {
     /// The same as PROMPT
     #[arg(long = "prompt", value_name = "PROMPT", conflicts_with = "prompt")]
     pub prompt_option: Option<String>,
-    #[command(flatten)]
-    pub sampling: Sampling,
     /// Stop after that many tokens [default: where the model ends]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<std::num::NonZeroUsize>,
@@ -62,6 +61,8 @@ pub struct RunArgs {
     /// Fetch the model without asking if it is not here
     #[arg(long, short)]
     pub yes: bool,
+    #[command(flatten)]
+    pub sampling: Sampling,
 }
 
 /// How the next token is chosen.
@@ -106,10 +107,10 @@ pub fn run(args: RunArgs, global: &Global) -> Result<()> {
     let (name, path) = find(&args, global)?;
     let mut model = load(&path, &args)?;
     match prompt {
-        Some(prompt) => answer(model.as_mut(), prompt, &args),
+        Some(prompt) => answer(&mut model, prompt, &args),
         None => {
             eprintln!("{}", terminal::dim(&format!("{name}. /help lists commands, Ctrl-D leaves.")));
-            let mut chat = Chat::new(model.as_mut(), name, args.system.clone());
+            let mut chat = Chat::new(&mut model, name, args.system.clone());
             chat.run(&mut Terminal::new()?, &mut std::io::stdout())
         }
     }
@@ -222,26 +223,57 @@ fn agree(question: &str, name: &str, yes: bool) -> Result<()> {
 }
 
 /// Loads the model at `path` as the arguments ask.
-fn load(path: &Path, _: &RunArgs) -> Result<Box<dyn Answer>> {
-    Err(Error::new(format!("this version of Hob cannot run {} yet", path.display())))
+fn load(path: &Path, args: &RunArgs) -> Result<Loaded> {
+    let s = &args.sampling;
+    let sampling = hob_engine::Sampling {
+        temperature: s.temperature,
+        top_k: s.top_k,
+        top_p: s.top_p,
+        min_p: s.min_p,
+        repeat_penalty: s.repeat_penalty,
+        seed: s.seed.unwrap_or_else(chance),
+        ..hob_engine::Sampling::default()
+    };
+    let number = |n: Option<std::num::NonZeroUsize>| n.map(|n| n.get());
+    let how = Load {
+        threads: number(args.threads),
+        context: number(args.ctx),
+        sampling,
+        max_tokens: number(args.max_tokens),
+    };
+    Loaded::open(path, how)
+}
+
+/// A seed that nobody chose.
+fn chance() -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id())
 }
 
 /// Answers one prompt, streaming it unless `--json` asks for the object alone.
-fn answer(model: &mut dyn Answer, prompt: String, args: &RunArgs) -> Result<()> {
-    let system = args.system.iter().map(|t| Message { role: Role::System, text: t.clone() });
-    let messages: Vec<Message> = system.chain([Message { role: Role::User, text: prompt }]).collect();
+fn answer(model: &mut Loaded, prompt: String, args: &RunArgs) -> Result<()> {
     let catch = Catch::new();
     let mut out = std::io::stdout();
     let mut broken = None;
-    let report = model.answer(&messages, &mut |piece| {
+    let on_terminal = out.is_terminal();
+    let mut emit = |piece: &str| {
+        // A model may say escape sequences; a terminal would obey them.
+        let shown = if on_terminal { terminal::clean_lines(piece) } else { piece.to_string() };
         if !args.json
-            && let Err(e) = out.write_all(piece.as_bytes()).and_then(|()| out.flush())
+            && let Err(e) = out.write_all(shown.as_bytes()).and_then(|()| out.flush())
         {
             broken = Some(e);
             return ControlFlow::Break(());
         }
         if catch.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    };
+    let report = match args.raw {
+        true => model.continue_text(&prompt, &mut emit)?,
+        false => {
+            let system = args.system.iter().map(|t| Message { role: Role::System, text: t.clone() });
+            let messages: Vec<Message> = system.chain([Message { role: Role::User, text: prompt }]).collect();
+            model.answer(&messages, &mut emit)?
+        }
+    };
     if let Some(e) = broken {
         return Err(Error::new(format!("cannot write the answer: {}", plain(&e))));
     }

@@ -1,0 +1,207 @@
+//! A loaded model with its words: tokenizer, chat template, session and measures around the engine, which knows ids.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hob_engine::{Model, Options, Sampler, Sampling, Session, Stop, memory};
+use hob_io::chat::{self, Chat};
+use hob_io::{Checkpoint, Tokenizer};
+
+use crate::chat::{Answer, Message, Report};
+use crate::error::{Error, Result};
+use crate::terminal;
+
+/// The context where the person asks for none: enough for a long talk, little enough for a small machine.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// Files and words of a model, without the engine.
+pub struct Words {
+    /// The files.
+    pub checkpoint: Arc<Checkpoint>,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+}
+
+impl Words {
+    /// Opens the model at `path`.
+    pub fn open(path: &Path) -> Result<Words> {
+        let checkpoint = Arc::new(Checkpoint::open(path)?);
+        let tokenizer = match checkpoint.gguf() {
+            Some(gguf) => Tokenizer::from_gguf(gguf)?,
+            None => {
+                let file = checkpoint.companion("tokenizer.json").ok_or_else(|| {
+                    Error::new(format!(
+                        "{} has no tokenizer.json beside its weights; fetch it too",
+                        path.display()
+                    ))
+                })?;
+                Tokenizer::from_dir(file.parent().unwrap_or(path))?
+            }
+        };
+        if let Some(warning) = tokenizer.warning() {
+            terminal::note(&format!("the tokenizer of {}: {warning}", path.display()));
+        }
+        Ok(Words { checkpoint, tokenizer })
+    }
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// threads; one for each core when `None`
+    pub threads: Option<usize>,
+    /// tokens of context; see [`DEFAULT_CONTEXT`]
+    pub context: Option<usize>,
+    /// how tokens are chosen
+    pub sampling: Sampling,
+    /// tokens of an answer at most
+    pub max_tokens: Option<usize>,
+}
+
+/// A model that answers.
+pub struct Loaded {
+    words: Words,
+    model: Arc<Model>,
+    session: Session,
+    chat: Chat,
+    how: Load,
+    /// the most tokens read at once, for the plan
+    longest: usize,
+    process: usize,
+    load_ms: f64,
+    noted: bool,
+}
+
+/// The engine's options for so many threads.
+pub fn options(threads: Option<usize>) -> Options {
+    let defaults = Options::default();
+    let check = std::env::var_os("HOB_CHECK").is_some_and(|v| !v.is_empty() && v != "0");
+    Options { threads: threads.unwrap_or(defaults.threads), check, ..defaults }
+}
+
+impl Loaded {
+    /// Loads the model at `path`.
+    pub fn open(path: &Path, how: Load) -> Result<Loaded> {
+        let start = Instant::now();
+        let process = memory::resident().unwrap_or(0);
+        how.sampling.check().map_err(Error::new)?;
+        let words = Words::open(path)?;
+        let model = Arc::new(Model::new(words.checkpoint.clone(), options(how.threads))?);
+        if words.tokenizer.vocab_size() > model.vocab_size() {
+            let (tokens, rows) = (words.tokenizer.vocab_size(), model.vocab_size());
+            terminal::note(&format!("the tokenizer knows {tokens} tokens, the model {rows}"));
+        }
+        let context = how.context.unwrap_or(DEFAULT_CONTEXT.min(model.context()));
+        if context > model.context() {
+            terminal::note(&format!(
+                "the model was trained for {} tokens of context; beyond them answers get worse",
+                model.context()
+            ));
+        }
+        let session = Session::new(&model, context)?;
+        let spelled = |id: Option<u32>| {
+            let bytes = id.and_then(|id| words.tokenizer.token_bytes(id)).unwrap_or_default();
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        let bos = spelled(words.tokenizer.bos_id());
+        let eos = spelled(words.tokenizer.eos_ids().first().copied());
+        let chat = Chat::new(words.checkpoint.chat_template().as_deref(), &bos, &eos);
+        let load_ms = start.elapsed().as_secs_f64() * 1e3;
+        Ok(Loaded { words, model, session, chat, how, longest: 0, process, load_ms, noted: false })
+    }
+
+    /// Continues `text` as it stands.
+    pub fn continue_text(&mut self, text: &str, emit: &mut Emit) -> Result<Report> {
+        let ids = self.words.tokenizer.encode_with_bos(text, true);
+        self.generate(&ids, emit)
+    }
+
+    fn generate(&mut self, ids: &[u32], emit: &mut Emit) -> Result<Report> {
+        let start = Instant::now();
+        let mut report = Report { prompt_tokens: ids.len(), load_ms: self.load_ms, ..Report::default() };
+        let mut sampler = Sampler::new(self.how.sampling);
+        ids.iter().for_each(|&id| sampler.accept(id));
+
+        let wait = terminal::delayed("reading the prompt");
+        let read = self.session.prompt(ids, |done, all| {
+            wait.set(done as u64, all as u64);
+            emit("").is_continue()
+        })?;
+        drop(wait);
+        self.longest = self.longest.max(read);
+        report.prompt_tps = read as f64 / start.elapsed().as_secs_f64();
+
+        let most = self.how.max_tokens.unwrap_or(usize::MAX);
+        let ends = self.words.tokenizer.eos_ids().to_vec();
+        let mut decoder = self.words.tokenizer.decoder();
+        if self.session.ids().len() == ids.len() {
+            let mut tokens = self.session.generate(&mut sampler, most, &ends);
+            let mut first = None;
+            for id in tokens.by_ref() {
+                let piece = decoder.push(id?);
+                let now = start.elapsed();
+                report.tokens += 1;
+                first.get_or_insert(now);
+                report.text.push_str(&piece);
+                if emit(&piece).is_break() {
+                    break;
+                }
+            }
+            let end = start.elapsed();
+            report.stop = match tokens.stop() {
+                Some(Stop::End) => "end",
+                Some(Stop::Length) => "length",
+                Some(Stop::Context) => "context",
+                None => "stopped",
+            };
+            if let Some(first) = first {
+                report.ttft_ms = first.as_secs_f64() * 1e3;
+                let rest = (end - first).as_secs_f64();
+                report.tps = if report.tokens > 1 { (report.tokens - 1) as f64 / rest } else { 0.0 };
+            }
+        } else {
+            report.stop = "stopped";
+        }
+        let rest = decoder.finish();
+        if !rest.is_empty() {
+            let _ = emit(&rest);
+            report.text.push_str(&rest);
+        }
+        if report.stop == "context" {
+            terminal::note("the answer ended because the context is full; --ctx makes it longer");
+        }
+        let tokenizer = self.words.tokenizer.heap_bytes();
+        let reached = self.session.ids().len();
+        report.planned_bytes =
+            self.model.budget(self.longest, reached, self.process, tokenizer)?.total() as u64;
+        report.peak_bytes = memory::peak().unwrap_or(0) as u64;
+        Ok(report)
+    }
+}
+
+/// Takes each piece of an answer; `Break` ends it.
+pub type Emit<'a> = dyn FnMut(&str) -> ControlFlow<()> + 'a;
+
+impl Answer for Loaded {
+    fn answer(&mut self, messages: &[Message], emit: &mut Emit) -> Result<Report> {
+        let said: Vec<_> = messages.iter().map(|m| chat::Message::new(m.role.name(), &m.text)).collect();
+        let options = chat::Options { add_generation_prompt: true, ..chat::Options::default() };
+        let (ids, rendered) = self
+            .chat
+            .encode(&self.words.tokenizer, &said, &options)
+            .map_err(|refused| Error::new(refused.to_string()))?;
+        if let (Some(note), false) = (&rendered.note, self.noted) {
+            terminal::note(note);
+            self.noted = true;
+        }
+        self.generate(&ids, emit)
+    }
+}
+
+impl From<hob_engine::Error> for Error {
+    fn from(e: hob_engine::Error) -> Error {
+        Error::new(e.to_string())
+    }
+}
