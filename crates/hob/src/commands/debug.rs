@@ -53,6 +53,9 @@ enum What {
         /// The file to write: (tokens, vocabulary) little-endian f32
         #[arg(long)]
         out: PathBuf,
+        /// Read special tokens in the text as such, not as plain text
+        #[arg(long)]
+        special: bool,
         /// With the integer kernels that hob run uses; otherwise all in f32
         #[arg(long)]
         fast: bool,
@@ -87,7 +90,9 @@ pub fn run(args: DebugArgs, _: &Global) -> Result<()> {
             print_ids(&ids);
             Ok(())
         }
-        What::Logits { model, text, out, fast } => logits(&local(&model)?.1, &text, &out, fast),
+        What::Logits { model, text, out, special, fast } => {
+            logits(&local(&model)?.1, &text, &out, special, fast)
+        }
         What::Graph { model, tokens } => {
             print!("{}", engine(&local(&model)?.1, Precision::Fast)?.graph(tokens as usize, 1)?);
             Ok(())
@@ -106,9 +111,9 @@ fn engine(path: &Path, precision: Precision) -> Result<Arc<Model>> {
     Ok(Arc::new(Model::new(checkpoint, Options { precision, ..options(None) })?))
 }
 
-fn logits(path: &Path, text: &str, out: &Path, fast: bool) -> Result<()> {
+fn logits(path: &Path, text: &str, out: &Path, special: bool, fast: bool) -> Result<()> {
     let words = Words::open(path)?;
-    let ids = words.tokenizer.encode_with_bos(text, false);
+    let ids = words.tokenizer.encode_with_bos(text, special);
     if ids.is_empty() {
         return Err(Error::new("the text has no tokens; give some with --text"));
     }
