@@ -2,7 +2,9 @@
 
 mod act;
 mod attend;
+mod axes;
 mod binary;
+mod concat;
 mod conv2d;
 mod gather;
 mod gemm;
@@ -11,10 +13,13 @@ mod group_norm;
 mod layer_norm;
 pub mod linear;
 mod matmul;
+mod permute;
 mod rms_norm;
 mod rope;
 mod rows;
+mod scatter_add;
 mod softmax;
+mod sum;
 mod unary;
 mod upsample;
 
@@ -28,16 +33,24 @@ pub fn run(c: &mut Call) {
         Op::Attend(_) => attend::run(c),
         Op::Act(act) => act::run(c, act),
         Op::Binary(f) => binary::run(c, f),
+        Op::Concat(axis) => concat::run(c, axis as usize),
         Op::Conv2d(window) => conv2d::run(c, window),
+        Op::Expand => permute::expand(c),
         Op::Gather => gather::run(c),
         Op::Glu(act) => glu::run(c, act),
         Op::GroupNorm { groups, eps } => group_norm::run(c, groups as usize, eps),
         Op::LayerNorm { eps } => layer_norm::run(c, eps),
         Op::Linear => linear::run(c),
         Op::MatMul => matmul::run(c),
+        Op::Max(axis) => sum::max(c, axis as usize),
+        Op::Pad { axis, before } => concat::pad(c, axis as usize, before),
+        Op::Permute(order) => permute::run(c, order),
         Op::RmsNorm { eps, offset } => rms_norm::run(c, eps, offset),
         Op::Rope { style, mscale } => rope::run(c, style, mscale),
+        Op::ScatterAdd => scatter_add::run(c),
+        Op::Slice { axis, start } => permute::slice(c, axis as usize, start),
         Op::Softmax => softmax::run(c),
+        Op::Sum(axis) => sum::run(c, axis as usize),
         Op::Unary(f) => unary::run(c, f),
         Op::Upsample(n) => upsample::run(c, n as usize),
         _ => reference::run(c),
