@@ -48,6 +48,7 @@ fn walk(c: &mut Call, from: usize, steps: [usize; MAX_RANK]) {
             match step {
                 0 => y.fill(x[at]),
                 1 => y.copy_from_slice(&x[at..at + n]),
+                _ if rows == ROWS => transpose(&x[at..], step, y, n),
                 _ => {
                     for j in 0..n {
                         for i in 0..rows {
@@ -59,4 +60,21 @@ fn walk(c: &mut Call, from: usize, steps: [usize; MAX_RANK]) {
             row += rows;
         }
     });
+}
+
+/// `ROWS` rows of `n` numbers from columns of x, whose rows are `step` apart. By squares, so that whole cache lines are
+/// read and written.
+fn transpose(x: &[f32], step: usize, y: &mut [f32], n: usize) {
+    for from in (0..n).step_by(ROWS) {
+        let wide = ROWS.min(n - from);
+        let mut square = [[0.0f32; ROWS]; ROWS];
+        for (j, row) in square.iter_mut().enumerate().take(wide) {
+            row.copy_from_slice(&x[(from + j) * step..][..ROWS]);
+        }
+        for (i, y) in y.chunks_exact_mut(n).enumerate() {
+            for (y, row) in y[from..from + wide].iter_mut().zip(&square) {
+                *y = row[i];
+            }
+        }
+    }
 }
