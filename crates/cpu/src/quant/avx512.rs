@@ -1,10 +1,7 @@
 //! The kernels for AVX-512 with VNNI: four products of bytes and their sum in one instruction, without overflow.
 
 use super::acts::Acts;
-use super::x86::{
-    Scales, Unpack, for_groups, load_f32, load_i8, of_halves, prefetch, rows_and_unpack, scales, sum,
-    to_array, transpose,
-};
+use super::x86::*;
 use super::{Kernels, MAX_FEW, Out, Panel, Part, blocks};
 use std::arch::x86_64::*;
 

@@ -277,6 +277,16 @@ pub(super) unsafe fn scales<F: Unpack, const SIGNED: bool>(chunk: &[F::Block]) -
     s
 }
 
+/// Sums of a row and a token that do not wait for each other.
+pub(super) const SUMS: usize = 2;
+pub(super) type Sums = [__m256; SUMS];
+
+/// The sum of sums.
+#[inline(always)]
+pub(super) unsafe fn total(acc: &Sums) -> __m256 {
+    _mm256_add_ps(acc[0], acc[1])
+}
+
 /// The sum of eight numbers.
 #[inline(always)]
 pub(super) unsafe fn sum(x: __m256) -> f32 {
@@ -341,16 +351,16 @@ macro_rules! rows_and_unpack {
             let rows = blocks::<F>(w).chunks_exact(x.groups / F::GROUPS);
             for (n, row) in rows.enumerate() {
                 if x.tokens == 1 {
-                    let mut acc = [[_mm256_setzero_ps(); 2]; 1];
+                    let mut acc = [[_mm256_setzero_ps(); SUMS]; 1];
                     row_times::<F, 1>(row, x, &mut acc);
                     // SAFETY: the caller made room for every row.
-                    unsafe { *out.at.add(n) = sum(_mm256_add_ps(acc[0][0], acc[0][1])) };
+                    unsafe { *out.at.add(n) = sum(total(&acc[0])) };
                 } else {
-                    let mut acc = [[_mm256_setzero_ps(); 2]; MAX_FEW];
+                    let mut acc = [[_mm256_setzero_ps(); SUMS]; MAX_FEW];
                     row_times::<F, MAX_FEW>(row, x, &mut acc);
                     for (t, acc) in acc.iter().enumerate().take(x.tokens) {
                         // SAFETY: the caller made room for every row and token.
-                        unsafe { *out.at.add(t * out.stride + n) = sum(_mm256_add_ps(acc[0], acc[1])) };
+                        unsafe { *out.at.add(t * out.stride + n) = sum(total(acc)) };
                     }
                 }
             }
@@ -359,7 +369,7 @@ macro_rules! rows_and_unpack {
         /// A row times up to `T` tokens: each chunk is unpacked once.
         #[inline]
         #[target_feature(enable = $features)]
-        fn row_times<F: Unpack, const T: usize>(row: &[F::Block], x: &Acts, acc: &mut [[__m256; 2]; T]) {
+        fn row_times<F: Unpack, const T: usize>(row: &[F::Block], x: &Acts, acc: &mut [Sums; T]) {
             let chunks = row.chunks_exact(F::CHUNK);
             let rest = chunks.remainder();
             for (i, chunk) in chunks.enumerate() {
@@ -382,9 +392,9 @@ macro_rules! rows_and_unpack {
             chunk: &[F::Block],
             x: &Acts,
             first: usize,
-            acc: &mut [[__m256; 2]; T],
+            acc: &mut [Sums; T],
         ) {
-            prefetch(chunk);
+            prefetch(chunk, 2048);
             let tokens = if T == 1 { 1 } else { x.tokens };
             assert!(first + 8 <= x.groups);
             // SAFETY: compiled for what is called; the activations have `tokens · groups` groups, as `rows` asserts,
@@ -419,9 +429,9 @@ macro_rules! rows_and_unpack {
                         let p = _mm256_cvtepi32_ps(p);
                         if F::SPLIT {
                             let p = _mm256_mul_ps(p, _mm256_set1_ps(*d.add(j)));
-                            acc[j % 2] = _mm256_fmadd_ps(p, halves[j], acc[j % 2]);
+                            acc[j % SUMS] = _mm256_fmadd_ps(p, halves[j], acc[j % SUMS]);
                         } else {
-                            acc[j % 2] = _mm256_fmadd_ps(p, _mm256_set1_ps(whole[j]), acc[j % 2]);
+                            acc[j % SUMS] = _mm256_fmadd_ps(p, _mm256_set1_ps(whole[j]), acc[j % SUMS]);
                         }
                     }
                 }
@@ -431,7 +441,7 @@ macro_rules! rows_and_unpack {
         /// What is left of a row past its whole chunks: blocks of one group each, of token and group `at`.
         #[inline]
         #[target_feature(enable = $features)]
-        fn rest_times<F: Unpack>(rest: &[F::Block], s: &Scales, x: &Acts, at: usize, acc: &mut [__m256; 2]) {
+        fn rest_times<F: Unpack>(rest: &[F::Block], s: &Scales, x: &Acts, at: usize, acc: &mut Sums) {
             let n = rest.len();
             let (mut d, mut sums) = ([0f32; 8], [0f32; 8]);
             d[..n].copy_from_slice(&x.d[at..at + n]);
@@ -443,7 +453,7 @@ macro_rules! rows_and_unpack {
                 let q = x.q[at * 32..(at + n) * 32].as_chunks::<32>().0;
                 for j in 0..n {
                     let p = _mm256_cvtepi32_ps(dot::<F>(F::group::<0>(&rest[j..]), load_i8(&q[j])));
-                    acc[j % 2] = _mm256_fmadd_ps(p, _mm256_set1_ps(d[j]), acc[j % 2]);
+                    acc[j % SUMS] = _mm256_fmadd_ps(p, _mm256_set1_ps(d[j]), acc[j % SUMS]);
                 }
             }
         }
@@ -461,14 +471,17 @@ macro_rules! rows_and_unpack {
             assert!(panel.q.len() >= groups * 32 * ROWS);
             assert!(panel.d.len().min(panel.m.len()) >= groups * per_group * ROWS);
             let (q, d, m) = (panel.q.as_mut_ptr(), panel.d.as_mut_ptr(), panel.m.as_mut_ptr());
-            for r in (0..ROWS).step_by(8) {
-                for g in (0..groups).step_by(8) {
+            for g in (0..groups).step_by(8) {
+                for r in (0..ROWS).step_by(8) {
                     let n = (groups - g).min(8);
                     let blocks_of = (first + g) / F::GROUPS..(first + g + n) / F::GROUPS;
                     let mut chunks: [&[F::Block]; 8] = [&[]; 8];
                     for i in 0..8 {
                         let row = blocks::<F>(&w[(r + i).min(last) * row_bytes..][..row_bytes]);
                         chunks[i] = &row[blocks_of.clone()];
+                        // Two chunks ahead, at a row's end in the panel that comes next.
+                        let skip = if g + 16 < groups { 0 } else { (ROWS - 1) * row_bytes };
+                        prefetch(chunks[i], 2 * size_of_val(chunks[i]) + skip);
                     }
                     // SAFETY: compiled for what is called; the panel has room for all groups of all rows, as asserted.
                     unsafe {
@@ -522,11 +535,10 @@ macro_rules! rows_and_unpack {
 }
 pub(super) use rows_and_unpack;
 
-/// Asks for what lies a few pages' worth of lines ahead of a chunk in the stream of weights.
+/// Asks for what lies `ahead` bytes past a chunk.
 #[inline(always)]
-pub(super) fn prefetch<T>(chunk: &[T]) {
-    const AHEAD: usize = 2048;
-    let at = chunk.as_ptr().cast::<i8>().wrapping_add(AHEAD);
+pub(super) fn prefetch<T>(chunk: &[T], ahead: usize) {
+    let at = chunk.as_ptr().cast::<i8>().wrapping_add(ahead);
     for line in 0..size_of_val(chunk).div_ceil(64) {
         // SAFETY: prefetching reads nothing, so any address will do.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line * 64)) };
