@@ -4,6 +4,8 @@
 mod golden;
 #[path = "common/models.rs"]
 mod models;
+#[path = "models/plans.rs"]
+mod plans;
 #[path = "models/real.rs"]
 mod real;
 #[path = "models/tae.rs"]

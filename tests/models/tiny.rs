@@ -160,3 +160,84 @@ fn an_answer_ends_for_a_reason() {
         assert_eq!((&ended[..], stop), (&free[..i], Some(Stop::End)));
     }
 }
+
+/// Two sequences in one run are what each is alone: packed with nothing between, and then each a token further.
+#[test]
+fn a_batch_is_its_sequences() {
+    use hob_cpu::Kv;
+    use hob_cpu::exec::Memory;
+    use hob_graph::{Batch, Data, Seq};
+    for name in TINY {
+        let model = open(name, exact());
+        let ids = ids(&facts(&format!("tiny/{name}"))["ids"]);
+        let (a, b) = (&ids[..13], &ids[5..]);
+        let alone = [logits(&model, a, &[a.len()]), logits(&model, b, &[b.len()])];
+        let v = model.vocab_size();
+        let mut kv = Kv::new(&model.program(1, 1).unwrap().graph.states, DType::F32, 2).unwrap();
+        let mut memory = Memory::new();
+        let mut run = |parts: [&[u32]; 2], pos: [usize; 2]| {
+            let given: Vec<i32> = parts.concat().iter().map(|&id| id as i32).collect();
+            let program = model.program(given.len(), given.len()).unwrap();
+            let seqs = [
+                Seq { start: 0, len: parts[0].len(), pos: pos[0], pages: &[1] },
+                Seq { start: parts[0].len(), len: parts[1].len(), pos: pos[1], pages: &[0] },
+            ];
+            let batch = Batch { inputs: &[("ids", Data::I32(&given))], seqs: &seqs };
+            model.cpu().run(&program, &mut memory, Some(&mut kv), &batch).unwrap();
+            program.output(&memory, "logits").unwrap().to_vec()
+        };
+        let (m, n) = (a.len() - 1, b.len() - 1);
+        let most = run([&a[..m], &b[..n]], [0, 0]);
+        let last = run([&a[m..], &b[n..]], [m, n]);
+        let together = [[&most[..m * v], &last[..v]].concat(), [&most[m * v..], &last[v..]].concat()];
+        for (alone, together) in alone.iter().zip(&together) {
+            let d = largest_difference(alone, together);
+            assert!(d < 1e-4, "{name}: {d}");
+        }
+    }
+}
+
+/// A model of quantized weights is the model of what they decode to; nearly so with integer kernels.
+#[test]
+fn quantized_weights_are_what_they_decode_to() {
+    use hob_cpu::{Buffer, Cpu, Kv, Tensor, Weights, exec::Memory};
+    use hob_graph::{Batch, Data, Seq};
+    for name in ["llama", "gemma3"] {
+        let model = open(name, exact());
+        let ids: Vec<i32> = ids(&facts(&format!("tiny/{name}"))["ids"]).iter().map(|&id| id as i32).collect();
+        let [mut quantized, mut decoded] = [Weights::default(), Weights::default()];
+        for w in model.graph(1, 1).unwrap().weights {
+            let stored = model.weights().get(&w.name).unwrap();
+            let mut values = vec![0.0; w.shape.count()];
+            stored.dtype.decode(stored.bytes(), &mut values);
+            let block = !w.name.contains("norm") && w.shape.last().is_multiple_of(32);
+            let dtype = if block { DType::Q8_0 } else { DType::F32 };
+            let mut bytes = Buffer::zeroed(dtype.bytes(values.len()).unwrap()).unwrap();
+            dtype.encode(&values, bytes.bytes_mut());
+            let tensor = Tensor::own(dtype, bytes);
+            decoded.insert(&w.name, tensor.decode().unwrap());
+            quantized.insert(&w.name, tensor);
+        }
+        let run = |weights: &Weights, precision| {
+            let mut graph = model.graph(ids.len(), ids.len()).unwrap();
+            let shapes: Vec<_> = graph.weights.iter().map(|w| (w.name.clone(), w.shape.to_vec())).collect();
+            let shape = |n: &str| shapes.iter().find(|s| s.0 == n).unwrap().1.clone();
+            graph.bind(|n| Some((weights.get(n)?.dtype, shape(n)))).unwrap();
+            let cpu = Cpu::new(2, precision);
+            let mut kv = Kv::new(&graph.states, DType::F32, 1).unwrap();
+            let program = cpu.program(graph, weights).unwrap();
+            let mut memory = Memory::new();
+            let seqs = [Seq { start: 0, len: ids.len(), pos: 0, pages: &[0] }];
+            let batch = Batch { inputs: &[("ids", Data::I32(&ids))], seqs: &seqs };
+            cpu.run(&program, &mut memory, Some(&mut kv), &batch).unwrap();
+            program.output(&memory, "logits").unwrap().to_vec()
+        };
+        let float = run(&decoded, Precision::Exact);
+        let d = largest_difference(&float, &run(&quantized, Precision::Exact));
+        assert!(d < 1e-3, "{name}: {d}");
+        // Random weights amplify the rounding of activations far more than trained ones do.
+        let d = largest_difference(&float, &run(&quantized, Precision::Fast));
+        let size = float.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(d > 0.0 && d < 0.2 * size, "{name} with integer kernels: {d} of {size}");
+    }
+}

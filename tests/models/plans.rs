@@ -1,0 +1,41 @@
+//! Printed graphs and plans: a change that moves a buffer shows here. `cargo insta review` accepts what was meant.
+
+use crate::golden::folder;
+use hob_cpu::{Cpu, Precision};
+use hob_graph::Plan;
+use hob_io::Checkpoint;
+use hob_models::tae;
+
+/// Kernels take working memory by thread, so the number of threads is fixed here.
+fn cpu() -> Cpu {
+    Cpu::new(2, Precision::Exact)
+}
+
+fn show(graph: &hob_graph::Graph) -> String {
+    format!("{graph}\n{}", Plan::new(graph, &cpu()).table(graph))
+}
+
+#[test]
+fn language_models_are_planned_as_before() {
+    for name in ["llama", "llama-bias", "gemma3"] {
+        let checkpoint = Checkpoint::open(&folder(&format!("tiny/{name}"))).unwrap();
+        let language = hob_engine::Model::language(&checkpoint).unwrap();
+        let graph = hob_engine::bound(&checkpoint, &*language, 6, 1).unwrap();
+        insta::assert_snapshot!(format!("plan of {name}"), show(&graph));
+    }
+}
+
+#[test]
+fn a_picture_decoder_is_planned_as_before() {
+    let config = std::fs::read(folder("tae").join("config.json")).unwrap();
+    let config = tae::Config::parse(&serde_json::from_slice(&config).unwrap()).unwrap();
+    insta::assert_snapshot!("plan of tae", show(&config.decoder(1, 4, 5).unwrap()));
+}
+
+#[test]
+fn a_gradient_is_planned_as_before() {
+    let checkpoint = Checkpoint::open(&folder("tiny/llama")).unwrap();
+    let graph = hob_engine::Model::language(&checkpoint).unwrap().training_graph(6).unwrap();
+    let graph = hob_graph::grad(&graph, "loss", &["model.layers.1.mlp.up_proj.weight"]).unwrap();
+    insta::assert_snapshot!("plan of a gradient", show(&graph));
+}
