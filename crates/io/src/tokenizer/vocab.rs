@@ -92,7 +92,7 @@ impl Vocab {
     /// many tokens repeat one of their kind.
     pub(super) fn index(&mut self) -> usize {
         self.bytes.shrink_to_fit();
-        self.slots = vec![0; (self.len() * 3 / 2).next_power_of_two()];
+        self.slots = vec![0; (self.len() * 3 / 2 + 1).next_power_of_two()];
         let mut repeated = 0;
         let mut batch = [(0u32, 0u64); BATCH];
         let mut ids = (0..self.len() as u32).filter(|&id| {
