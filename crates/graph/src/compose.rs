@@ -1,9 +1,10 @@
 //! Compositions in terms of primitives: what each means, its fallback on a backend without the kernel, and the
 //! source of its gradient.
 
-use crate::build::{Builder, X};
+use crate::build::Builder;
 use crate::graph::{Graph, GraphError, NodeId};
 use crate::op::*;
+use crate::x::X;
 
 /// The composition `op` on `x`, spelt out. `None` for primitives.
 ///

@@ -1,9 +1,10 @@
 //! The gradient, as more of the graph: one rule per primitive, and one for `linear`, whose weight stays as stored.
 
-use crate::build::{Builder, X};
+use crate::build::Builder;
 use crate::compose::lower;
 use crate::graph::{Graph, GraphError, NodeId};
 use crate::op::*;
+use crate::x::X;
 
 /// The graph of `loss` (a scalar output) extended by its gradients with respect to `wrt` (names of weights), as
 /// outputs called `grad:NAME`. Attention sees the tokens of the run only. Errors when `loss` is no scalar output.

@@ -15,12 +15,14 @@ pub mod op;
 pub mod plan;
 pub mod print;
 pub mod shape;
+pub mod x;
 
 pub use batch::{Batch, Data, Seq};
-pub use build::{Builder, Path, X};
+pub use build::{Builder, Path};
 pub use grad::grad;
 pub use graph::{Graph, GraphError, Node, NodeId};
 pub use hob_dtype::DType;
 pub use op::{Act, Attend, Axes, Binary, Op, RopeStyle, StateId, Unary, WeightId, Window};
 pub use plan::{Place, Plan, Scratch};
 pub use shape::Shape;
+pub use x::X;

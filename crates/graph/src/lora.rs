@@ -1,8 +1,9 @@
 //! LoRA as a rewrite: `x · wᵀ` becomes `x · wᵀ + scale · (x · aᵀ) · bᵀ` (Hu et al. 2021).
 
-use crate::build::{Builder, X};
+use crate::build::Builder;
 use crate::graph::{Graph, GraphError, NodeId};
 use crate::op::Op;
+use crate::x::X;
 
 /// Which linear layers are adapted, and how.
 #[derive(Clone, Debug)]
