@@ -332,7 +332,7 @@ impl<'g> X<'g> {
     /// The rows the run asks for: `(T, C) → (R, C)`. When all are asked for, nothing is done.
     #[track_caller]
     pub fn rows_asked(self) -> X<'g> {
-        if self.g.rows == self.g.tokens {
+        if self.g.rows == self.g.tokens() {
             return self;
         }
         let rows = self.g.input("rows", &[self.g.rows], DType::I32);
