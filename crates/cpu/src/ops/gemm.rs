@@ -2,9 +2,10 @@
 //! writes parts of it. So b may be decoded from a stored weight, or be the patches of an image that never lie anywhere
 //! as a whole.
 //!
-//! A task computes some columns of the result. It takes b's part of up to [`DEPTH`] rows at a time into a panel, laid
-//! out in strips of [`WIDTH`] columns, and multiplies it by all rows of a, [`HEIGHT`] at a time, with the sums in
-//! registers.
+//! A task computes some columns and rows of the result. It takes b's part of up to [`DEPTH`] rows at a time into a
+//! panel, laid out in strips of [`WIDTH`] columns, and multiplies it by its rows of a, [`HEIGHT`] at a time, with the
+//! sums in registers. Between panels the sums lie close together, as the rows of the result are often a power of two
+//! apart and would push each other out of the cache.
 
 use crate::isa::{fma, for_each_isa};
 use crate::ops::rows::Shared;
@@ -17,6 +18,8 @@ pub const DEPTH: usize = 256;
 pub const WIDTH: usize = 16;
 /// Rows of the result computed together: with WIDTH columns, twelve registers of AVX2.
 const HEIGHT: usize = 6;
+/// Rows of a task at most.
+const ROWS: usize = 84 * HEIGHT;
 
 /// How large a product is and how it is split.
 #[derive(Clone, Copy)]
@@ -38,7 +41,7 @@ impl Gemm {
     }
 
     fn per_thread(&self) -> usize {
-        self.depth.min(DEPTH) * self.task
+        (self.depth.min(DEPTH) + self.rows.next_multiple_of(HEIGHT).min(ROWS)) * self.task
     }
 
     /// Computes `batches` products: `a(i)` is `(M, K)` and `out` holds `(batches, M, N)`.
@@ -65,48 +68,50 @@ impl Gemm {
         assert!(scratch.len() >= pool.threads() * self.per_thread(), "scratch as planned");
         let (panels, out) = (Shared(scratch.as_mut_ptr()), Shared(out.as_mut_ptr()));
         let tasks = columns.div_ceil(task);
-        // Few columns: the rows are split as well, and each part takes the panels anew.
-        let parts = if pool.threads() > 1 && rows * columns * depth > 1 << 16 {
-            (2 * pool.threads()).div_ceil(batches * tasks).min(rows.div_ceil(8 * HEIGHT))
+        // Rows are split where there are many, and where there are too few columns to keep all threads busy. Each part
+        // takes the panels anew.
+        let busy = 2 * pool.threads();
+        let spread = if pool.threads() > 1 && rows * columns * depth > 1 << 16 {
+            busy.div_ceil(batches * tasks).min(rows.div_ceil(8 * HEIGHT))
         } else {
             1
         };
+        let heights = rows.div_ceil(HEIGHT);
+        let parts = spread.max(heights.div_ceil(ROWS / HEIGHT));
+        let panels_deep = depth.div_ceil(DEPTH).max(1);
         let work = |chunk: usize, thread: usize| {
             let (batch, rest) = (chunk / (tasks * parts), chunk % (tasks * parts));
             let (first, part) = (rest / parts * task, rest % parts);
-            let wide = task.min(columns - first);
-            let heights = rows.div_ceil(HEIGHT);
-            let mine = heights * part / parts * HEIGHT..(heights * (part + 1) / parts * HEIGHT).min(rows);
+            let mine = heights * part / parts * HEIGHT..heights * (part + 1) / parts * HEIGHT;
+            let strips = task.min(columns - first).div_ceil(WIDTH);
+            // SAFETY: each thread has memory of its own, within what is asserted above.
+            let memory = unsafe { panels.slice(thread * self.per_thread(), self.per_thread()) };
+            let (panel, sums) = memory.split_at_mut(depth.min(DEPTH) * task);
+            let sums = &mut sums.as_chunks_mut::<WIDTH>().0[..strips * mine.len()]; // (strips, rows, WIDTH)
+            sums.fill([0.0; WIDTH]);
             let a = a(batch);
-            // SAFETY: each thread has a panel of its own, within what is asserted above.
-            let panel = unsafe { panels.slice(thread * self.per_thread(), self.per_thread()) };
-            // SAFETY: tasks write different rows and columns of the result, so that no two of these overlap.
-            let y = |row: usize| unsafe { out.slice((batch * rows + row) * columns + first, wide) };
-            for from in (0..depth.max(1)).step_by(DEPTH) {
-                let deep = DEPTH.min(depth - from);
-                let padded = wide.next_multiple_of(WIDTH);
-                let panel = &mut panel[..deep * padded];
-                fill(batch, from..from + deep, first..first + padded, panel);
+            for i in 0..panels_deep {
+                let deep = depth * i / panels_deep..depth * (i + 1) / panels_deep;
+                let panel = &mut panel[..deep.len() * strips * WIDTH];
+                fill(batch, deep.clone(), first..first + strips * WIDTH, panel);
                 for row in mine.clone().step_by(HEIGHT) {
-                    let high = HEIGHT.min(mine.end - row);
-                    for strip in 0..padded / WIDTH {
-                        let b = &panel[strip * deep * WIDTH..][..deep * WIDTH];
-                        let mut sums = [[0.0; WIDTH]; HEIGHT];
-                        tile(&a[row * depth + from..], depth, high, b, &mut sums);
-                        for (i, sums) in sums.iter().enumerate().take(high) {
-                            let at = strip * WIDTH;
-                            let y = &mut y(row + i)[at..wide.min(at + WIDTH)];
-                            if from == 0 {
-                                y.copy_from_slice(&sums[..y.len()]);
-                            } else {
-                                y.iter_mut().zip(sums).for_each(|(y, s)| *y += s);
-                            }
-                        }
+                    let high = HEIGHT.min(rows - row);
+                    let a = &a[row * depth + deep.start..];
+                    for strip in 0..strips {
+                        let b = &panel[strip * deep.len() * WIDTH..][..deep.len() * WIDTH];
+                        let at = strip * mine.len() + row - mine.start;
+                        tile(a, depth, high, b, &mut sums[at..at + HEIGHT]);
                     }
                 }
             }
-            for row in mine {
-                finish(row, y(row));
+            for row in mine.start..mine.end.min(rows) {
+                let wide = task.min(columns - first);
+                // SAFETY: tasks write different rows and columns of the result.
+                let y = unsafe { out.slice((batch * rows + row) * columns + first, wide) };
+                for (strip, y) in y.chunks_mut(WIDTH).enumerate() {
+                    y.copy_from_slice(&sums[strip * mine.len() + row - mine.start][..y.len()]);
+                }
+                finish(row, y);
             }
         };
         if batches * rows * columns * depth < 1 << 14 {
@@ -118,23 +123,23 @@ impl Gemm {
 }
 
 for_each_isa! {
-    /// `high` rows of a, `stride` apart, times a strip: `sums (high, WIDTH)`.
-    fn tile(a: &[f32], stride: usize, high: usize, b: &[f32], sums: &mut [[f32; WIDTH]; HEIGHT]) {
+    /// Adds `high` rows of a, `stride` apart, times a strip to `sums (HEIGHT, WIDTH)`.
+    fn tile(a: &[f32], stride: usize, high: usize, b: &[f32], sums: &mut [[f32; WIDTH]]) {
         if high == HEIGHT {
-            *sums = rows::<FMA, HEIGHT>(a, stride, b);
+            rows::<FMA, HEIGHT>(a, stride, b, sums);
         } else {
-            for (i, sums) in sums.iter_mut().enumerate().take(high) {
-                *sums = rows::<FMA, 1>(&a[i * stride..], stride, b)[0];
+            for i in 0..high {
+                rows::<FMA, 1>(&a[i * stride..], stride, b, &mut sums[i..i + 1]);
             }
         }
     }
 }
 
 #[inline(always)]
-fn rows<const FMA: bool, const N: usize>(a: &[f32], stride: usize, b: &[f32]) -> [[f32; WIDTH]; N] {
+fn rows<const FMA: bool, const N: usize>(a: &[f32], stride: usize, b: &[f32], y: &mut [[f32; WIDTH]]) {
     let (b, _) = b.as_chunks::<WIDTH>();
     let a: [&[f32]; N] = std::array::from_fn(|i| &a[i * stride..][..b.len()]);
-    let mut sums = [[0.0f32; WIDTH]; N];
+    let mut sums: [[f32; WIDTH]; N] = std::array::from_fn(|i| y[i]);
     for (k, b) in b.iter().enumerate() {
         for i in 0..N {
             let x = a[i][k];
@@ -143,5 +148,5 @@ fn rows<const FMA: bool, const N: usize>(a: &[f32], stride: usize, b: &[f32]) ->
             }
         }
     }
-    sums
+    y[..N].copy_from_slice(&sums);
 }
