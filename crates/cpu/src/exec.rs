@@ -8,6 +8,7 @@ use hob_graph::plan::Home;
 use hob_graph::{Batch, DType, Data, Graph, Node, NodeId, Op, Place, Plan, Scratch, Shape, WeightId};
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How activations meet quantized weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,9 @@ pub struct Cpu {
     /// run every node on the reference alone
     pub reference: bool,
 }
+
+/// Hears of a graph's node, and how long it took.
+pub type Watch<'a> = &'a mut dyn FnMut(&Graph, NodeId, Duration);
 
 /// A graph ready to run: planned, with its weights at hand.
 pub struct Program {
@@ -218,8 +222,20 @@ impl Cpu {
         &self,
         program: &Program,
         memory: &mut Memory,
+        kv: Option<&mut Kv>,
+        batch: &Batch,
+    ) -> Result<(), ExecError> {
+        self.run_watched(program, memory, kv, batch, None)
+    }
+
+    /// The same, telling `watch` after each node how long it took.
+    pub fn run_watched(
+        &self,
+        program: &Program,
+        memory: &mut Memory,
         mut kv: Option<&mut Kv>,
         batch: &Batch,
+        mut watch: Option<Watch>,
     ) -> Result<(), ExecError> {
         program.accepts(batch, kv.as_deref())?;
         memory.grow(program.plan.arena, program.plan.scratch)?;
@@ -247,7 +263,11 @@ impl Cpu {
                 reference::run(&mut call);
                 continue;
             }
+            let start = watch.is_some().then(Instant::now);
             ops::run(&mut call);
+            if let (Some(watch), Some(start)) = (&mut watch, start) {
+                watch(&program.graph, id, start.elapsed());
+            }
             if self.check {
                 against_reference(&mut call, id)?;
             }

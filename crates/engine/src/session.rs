@@ -3,7 +3,7 @@
 use crate::pages::Pages;
 use crate::{CHUNK, Error, Model, Result, Sampler};
 use hob_cpu::Kv;
-use hob_cpu::exec::Memory;
+use hob_cpu::exec::{Memory, Watch};
 use hob_cpu::kv::PAGE;
 use hob_graph::{Batch, Data, Seq};
 use std::sync::Arc;
@@ -98,8 +98,13 @@ impl Session {
 
     /// Appends `ids`, at most a chunk, and computes the logits after the last of them.
     pub fn feed(&mut self, ids: &[u32]) -> Result<()> {
+        self.feed_watched(ids, None)
+    }
+
+    /// The same, telling `watch` how long each node of the graph took.
+    pub fn feed_watched(&mut self, ids: &[u32], watch: Option<Watch>) -> Result<()> {
         let mut logits = std::mem::take(&mut self.logits);
-        let out = self.forward(ids, 1);
+        let out = self.forward(ids, 1, watch);
         if let Ok(out) = &out {
             logits.clear();
             logits.extend_from_slice(out);
@@ -111,7 +116,7 @@ impl Session {
 
     /// Appends `ids`, at most a chunk, and returns the logits after each of them, `(T, V)`.
     pub fn feed_all(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.forward(ids, ids.len())
+        self.forward(ids, ids.len(), None)
     }
 
     fn check(&self, ids: &[u32], total: usize) -> Result<()> {
@@ -125,7 +130,7 @@ impl Session {
         }
     }
 
-    fn forward(&mut self, ids: &[u32], rows: usize) -> Result<&[f32]> {
+    fn forward(&mut self, ids: &[u32], rows: usize, watch: Option<Watch>) -> Result<&[f32]> {
         let (t, pos) = (ids.len(), self.ids.len());
         self.check(ids, pos + t)?;
         let program = self.model.program(t, rows)?;
@@ -138,7 +143,8 @@ impl Session {
         let inputs = [("ids", Data::I32(&given)), ("rows", Data::I32(&last))];
         let seqs = [Seq { start: 0, len: t, pos, pages: &self.pages }];
         let batch = Batch { inputs: &inputs, seqs: &seqs };
-        self.model.cpu().run(&program, &mut self.memory, Some(&mut self.kv), &batch)?;
+        let (memory, kv) = (&mut self.memory, Some(&mut self.kv));
+        self.model.cpu().run_watched(&program, memory, kv, &batch, watch)?;
         self.ids.extend_from_slice(ids);
         Ok(program.output(&self.memory, "logits").expect("a language model has logits"))
     }

@@ -177,11 +177,14 @@ impl Timed for Bench {
 fn load(path: &std::path::Path, args: &BenchArgs, context: usize) -> Result<Box<dyn Timed>> {
     let checkpoint = Arc::new(hob_io::Checkpoint::open(path)?);
     let model = Arc::new(Model::new(checkpoint, options(args.threads.map(|n| n.get())))?);
+    Ok(Box::new(Bench { session: Session::new(&model, context)?, ids: some_ids(&model, context) }))
+}
+
+/// So many token ids by chance, for measuring.
+pub fn some_ids(model: &Model, n: usize) -> Vec<u32> {
     let known = model.vocab_size().min(49_000) as u64;
     // A plain linear congruence: any ids do, as long as they are many.
-    let ids = (0..context as u64).map(|i| ((i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % known) as u32);
-    let ids: Vec<u32> = ids.collect();
-    Ok(Box::new(Bench { session: Session::new(&model, context)?, ids }))
+    (0..n as u64).map(|i| ((i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % known) as u32).collect()
 }
 
 #[cfg(test)]

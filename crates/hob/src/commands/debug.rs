@@ -8,8 +8,9 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use hob_engine::{CHUNK, DType, Model, Options, Precision, Session, memory};
 
-use super::Global;
+use super::bench::Test;
 use super::show::local;
+use super::{Global, profile};
 use crate::error::{Error, Result};
 use crate::model::{Words, options};
 
@@ -17,7 +18,8 @@ const EXAMPLES: &str = "Examples:
   hob debug tokenize starter --text \"Hello there\"
   hob debug logits starter --text \"Hello there\" --out logits.f32
   hob debug graph starter
-  hob debug plan starter --ctx 4096";
+  hob debug plan starter --ctx 4096
+  hob debug profile starter pp128 tg32@512";
 
 /// Arguments of `hob debug`.
 #[derive(Args)]
@@ -68,6 +70,17 @@ enum What {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
         tokens: u32,
     },
+    /// Print where the time goes: by op, with bytes and products per second
+    Profile {
+        /// A path, or a name from hob list
+        model: String,
+        /// What to run: ppN, tgN or tgN@D, as hob bench has them
+        #[arg(default_values_t = [Test::Prompt(128), Test::Generate { tokens: 32, depth: 0 }])]
+        tests: Vec<Test>,
+        /// Number of threads [default: one for each core]
+        #[arg(long)]
+        threads: Option<std::num::NonZeroUsize>,
+    },
     /// Print the plan, without reading weights
     Plan {
         /// A path, or a name from hob list
@@ -97,6 +110,7 @@ pub fn run(args: DebugArgs, _: &Global) -> Result<()> {
             print!("{}", engine(&local(&model)?.1, Precision::Fast)?.graph(tokens as usize, 1)?);
             Ok(())
         }
+        What::Profile { model, tests, threads } => profile::run(&local(&model)?.1, &tests, threads),
         What::Plan { model, ctx } => plan(&local(&model)?.1, ctx as usize),
     }
 }

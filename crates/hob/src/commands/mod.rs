@@ -4,6 +4,7 @@ pub mod bench;
 pub mod completions;
 pub mod debug;
 pub mod list;
+mod profile;
 pub mod pull;
 pub mod rm;
 pub mod run;
