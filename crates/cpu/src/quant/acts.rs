@@ -1,6 +1,7 @@
 //! Activations in 8 bits: groups of 32 with a scale, and the sums that weights with an addend need.
 
-use crate::isa::for_each_isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Isa, isa};
 
 /// Values that share a scale.
 pub(crate) const GROUP: usize = 32;
@@ -33,40 +34,86 @@ pub(crate) struct ActsMut<'a> {
     pub half_sums: &'a mut [f32],
 }
 
-for_each_isa! {
-    /// Quantizes the rows of `x`, each of `k` values, as one tile of `tile` tokens.
-    pub(crate) fn quantize(x: &[f32], k: usize, tile: usize, to: ActsMut) {
-        let _ = FMA;
-        if x.len() < tile * k {
-            to.q.fill(0);
-            to.d.fill(0.0);
-            to.sums.fill(0.0);
-            to.half_sums.fill(0.0);
-        }
-        for (a, row) in x.chunks_exact(k).enumerate() {
-            for (g, x) in row.as_chunks::<GROUP>().0.iter().enumerate() {
-                let (d, q) = group(x);
-                let words = to.q[g * GROUP * tile..][..GROUP * tile].as_chunks_mut::<4>().0;
-                for (i, q) in q.as_chunks::<4>().0.iter().enumerate() {
-                    words[i * tile + a] = *q;
-                }
-                let half = |h: usize| q[16 * h..][..16].iter().map(|&q| q as i32).sum::<i32>() as f32;
-                let (low, high) = (d * half(0), d * half(1));
-                to.d[g * tile + a] = d;
-                to.sums[g * tile + a] = low + high;
-                to.half_sums[2 * g * tile + a] = low;
-                to.half_sums[(2 * g + 1) * tile + a] = high;
+/// Below this, activations are taken for zeros: the inverse of their scale would be no number.
+const SMALLEST: f32 = 1e-30;
+
+/// Quantizes the rows of `x`, each of `k` values, as one tile of `tile` tokens.
+pub(crate) fn quantize(x: &[f32], k: usize, tile: usize, to: ActsMut) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx2 {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { quantize_avx2(x, k, tile, to) };
+    }
+    quantize_by(x, k, tile, to, group)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantize_avx2(x: &[f32], k: usize, tile: usize, to: ActsMut) {
+    // SAFETY: this function is compiled for what `group` demands.
+    quantize_by(x, k, tile, to, |x| unsafe { super::x86::group(x, SMALLEST) })
+}
+
+/// As `quantize`, by a function that gives the scale of a group, its whole numbers, and their sums by halves.
+#[inline(always)]
+fn quantize_by(
+    x: &[f32],
+    k: usize,
+    tile: usize,
+    to: ActsMut,
+    group: impl Fn(&[f32; GROUP]) -> (f32, [i8; GROUP], [i32; 2]),
+) {
+    if x.len() < tile * k {
+        to.q.fill(0);
+        to.d.fill(0.0);
+        to.sums.fill(0.0);
+        to.half_sums.fill(0.0);
+    }
+    for (a, row) in x.chunks_exact(k).enumerate() {
+        for (g, x) in row.as_chunks::<GROUP>().0.iter().enumerate() {
+            let (d, q, halves) = group(x);
+            let words = to.q[g * GROUP * tile..][..GROUP * tile].as_chunks_mut::<4>().0;
+            for (i, q) in q.as_chunks::<4>().0.iter().enumerate() {
+                words[i * tile + a] = *q;
             }
+            to.d[g * tile + a] = d;
+            to.sums[g * tile + a] = d * (halves[0] + halves[1]) as f32;
+            to.half_sums[2 * g * tile + a] = d * halves[0] as f32;
+            to.half_sums[(2 * g + 1) * tile + a] = d * halves[1] as f32;
         }
     }
 }
 
-/// Scale and whole numbers of a group: the largest magnitude becomes 127.
-#[inline(always)]
-fn group(x: &[f32; GROUP]) -> (f32, [i8; GROUP]) {
-    // Magnitudes order as their bits do, and a maximum of whole numbers becomes vector code.
+/// The largest magnitude of a group becomes 127.
+fn group(x: &[f32; GROUP]) -> (f32, [i8; GROUP], [i32; 2]) {
+    // Magnitudes order as their bits do; so no number at all is larger than any, and makes the scale none.
     let largest = f32::from_bits(x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0));
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let inverse = if largest < SMALLEST { 0.0 } else { 127.0 / largest };
     // Adding 1.5 · 2^23 leaves the nearest whole number in the low bits.
-    (largest / 127.0, x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8))
+    let q = x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8);
+    let half = |h: usize| q[16 * h..][..16].iter().map(|&q| q as i32).sum();
+    (largest / 127.0, q, [half(0), half(1)])
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_the_same_on_every_instruction_set() {
+        if isa() < Isa::Avx2 {
+            return;
+        }
+        let mut next = crate::quant::tests::random(9);
+        for i in 0..1000 {
+            let size = 10f32.powi(i % 60 - 40);
+            let x = std::array::from_fn(|_| (next() as f32 / (1u32 << 30) as f32 - 1.0) * size);
+            // SAFETY: the processor has AVX2.
+            assert_eq!(group(&x), unsafe { crate::quant::x86::group(&x, SMALLEST) });
+        }
+        let mut x = [1.0; GROUP];
+        x[7] = f32::NAN;
+        // SAFETY: the processor has AVX2.
+        assert!(group(&x).0.is_nan() && unsafe { crate::quant::x86::group(&x, SMALLEST) }.0.is_nan());
+    }
 }

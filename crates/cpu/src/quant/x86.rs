@@ -324,6 +324,35 @@ pub(super) unsafe fn transpose(v: [__m256i; 8]) -> [__m256i; 8] {
     out
 }
 
+/// See [`super::acts`]: the scale of a group of activations, its whole numbers, and their sums by halves.
+#[inline(always)]
+pub(super) unsafe fn group(x: &[f32; 32], smallest: f32) -> (f32, [i8; 32], [i32; 2]) {
+    let mut v = [_mm256_setzero_ps(); 4];
+    let mut most = _mm256_setzero_si256();
+    for i in 0..4 {
+        v[i] = _mm256_loadu_ps(x.as_ptr().add(8 * i));
+        let bits = _mm256_and_si256(_mm256_castps_si256(v[i]), _mm256_set1_epi32(0x7fff_ffff));
+        most = _mm256_max_epi32(most, bits);
+    }
+    let most = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256::<1>(most));
+    let most = _mm_max_epi32(most, _mm_shuffle_epi32::<0x4e>(most));
+    let most = _mm_max_epi32(most, _mm_shuffle_epi32::<0xb1>(most));
+    let largest = f32::from_bits(_mm_cvtsi128_si32(most) as u32);
+    let inverse = _mm256_set1_ps(if largest < smallest { 0.0 } else { 127.0 / largest });
+    let mut q = [_mm256_setzero_si256(); 4];
+    for i in 0..4 {
+        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+    }
+    let q = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    let q = _mm256_permutevar8x32_epi32(q, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    // Sums of eight bytes each, made unsigned by 128.
+    let sums = _mm256_sad_epu8(_mm256_xor_si256(q, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+    let sums = _mm256_add_epi64(sums, _mm256_shuffle_epi32::<0x4e>(sums));
+    let low = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums)) - 2048;
+    let high = _mm_cvtsi128_si32(_mm256_extracti128_si256::<1>(sums)) - 2048;
+    (largest / 127.0, std::mem::transmute::<__m256i, [i8; 32]>(q), [low, high])
+}
+
 /// Runs a macro for each of the eight groups of a chunk, whose number is a constant.
 macro_rules! for_groups {
     ($body:ident) => {
@@ -412,6 +441,14 @@ macro_rules! rows_and_unpack {
                     };
                 }
                 for_groups!(group);
+                // By way of memory, from where a scale is broadcast as it is loaded.
+                let mut whole = [[0f32; 8]; T];
+                if !F::SPLIT {
+                    for t in 0..tokens {
+                        let d = _mm256_loadu_ps(x.d.as_ptr().add(t * x.groups + first));
+                        whole[t] = to_array(_mm256_mul_ps(s.d[0], d));
+                    }
+                }
                 for t in 0..tokens {
                     let acc = &mut acc[t];
                     let at = t * x.groups + first;
@@ -423,7 +460,6 @@ macro_rules! rows_and_unpack {
                     } else if F::addends::<$signed>() {
                         acc[0] = _mm256_fmadd_ps(s.m[0], _mm256_loadu_ps(x.sums.as_ptr().add(at)), acc[0]);
                     }
-                    let whole = to_array(_mm256_mul_ps(s.d[0], _mm256_loadu_ps(d)));
                     for j in 0..8 {
                         let p = dot::<F>(u[j], _mm256_loadu_si256(q.add(32 * j).cast()));
                         let p = _mm256_cvtepi32_ps(p);
@@ -431,7 +467,7 @@ macro_rules! rows_and_unpack {
                             let p = _mm256_mul_ps(p, _mm256_set1_ps(*d.add(j)));
                             acc[j % SUMS] = _mm256_fmadd_ps(p, halves[j], acc[j % SUMS]);
                         } else {
-                            acc[j % SUMS] = _mm256_fmadd_ps(p, _mm256_set1_ps(whole[j]), acc[j % SUMS]);
+                            acc[j % SUMS] = _mm256_fmadd_ps(p, _mm256_set1_ps(whole[t][j]), acc[j % SUMS]);
                         }
                     }
                 }
