@@ -133,6 +133,7 @@ fn moves() -> Vec<Row> {
         row("permute 1 0 2, large", |g| x(g, &[70, 9, 64]).permute(&[1, 0, 2])),
         row("permute 1 0, large", |g| x(g, &[190, 211]).permute(&[1, 0])),
         row("permute 2 1 0, large", |g| x(g, &[33, 40, 50]).permute(&[2, 1, 0])),
+        row("permute 0 2 1, large", |g| x(g, &[37, 64, 30]).permute(&[0, 2, 1])),
         row("expand, large", |g| x(g, &[40, 1, 50]).expand(&[40, 30, 50])),
         row("slice, large", |g| x(g, &[70, 9, 64]).slice(2, 32, 32)),
         row("pad, large", |g| x(g, &[70, 9, 32]).pad(1, 3, 5)),
@@ -166,7 +167,7 @@ fn moves() -> Vec<Row> {
 
 fn products() -> Vec<Row> {
     let mut rows = Vec::new();
-    let shapes: [(&[usize], &[usize]); 11] = [
+    let shapes: [(&[usize], &[usize]); 13] = [
         (&[1, 1], &[1, 1]),
         (&[3, 4], &[4, 5]),
         (&[1, 7], &[7, 9]),
@@ -178,6 +179,8 @@ fn products() -> Vec<Row> {
         (&[130, 257], &[257, 70]),
         (&[3, 40, 64], &[3, 64, 50]),
         (&[1, 500], &[500, 777]),
+        (&[1100, 3], &[3, 20]),
+        (&[600, 300], &[300, 33]),
     ];
     for (a, b) in shapes {
         rows.push(row(format!("matmul {a:?} {b:?}"), move |g| g.weight("a", a).matmul(g.weight("b", b))));
