@@ -1,18 +1,14 @@
 //! Printed graphs and plans: a change that moves a buffer shows here. `cargo insta review` accepts what was meant.
 
 use crate::golden::folder;
-use hob_cpu::{Cpu, Precision};
 use hob_graph::Plan;
+use hob_graph::plan::Null;
 use hob_io::Checkpoint;
 use hob_models::tae;
 
-/// Kernels take working memory by thread, so the number of threads is fixed here.
-fn cpu() -> Cpu {
-    Cpu::new(2, Precision::Exact)
-}
-
+/// Planned for no backend: working memory is the processor's affair, and differs from one to another.
 fn show(graph: &hob_graph::Graph) -> String {
-    format!("{graph}\n{}", Plan::new(graph, &cpu()).table(graph))
+    format!("{graph}\n{}", Plan::new(graph, &Null).table(graph))
 }
 
 #[test]

@@ -105,15 +105,11 @@ impl Kv {
     pub fn write(&mut self, state: StateId, side: Side, page: u32, head: usize, slot: usize, x: &[f32]) {
         let span = self.span(state, side, page, head);
         assert!(slot < PAGE && x.len() == self.layers[state.0 as usize].dim);
-        let (first, step) = if side == Side::Keys { (slot, PAGE) } else { (slot * x.len(), 1) };
-        let size = self.dtype.block_bytes();
         let to = &mut self.memory.bytes_mut()[span];
-        for (i, &x) in x.iter().enumerate() {
-            let at = (first + i * step) * size;
-            match self.dtype {
-                DType::F16 => to[at..at + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes()),
-                _ => to[at..at + 4].copy_from_slice(&x.to_le_bytes()),
-            }
+        let (first, step) = if side == Side::Keys { (slot, PAGE) } else { (slot * x.len(), 1) };
+        match self.dtype {
+            DType::F16 => write_f16(to, first, step, x),
+            _ => scatter(to, first, step, x.iter().map(|x| x.to_le_bytes())),
         }
     }
 
@@ -129,6 +125,24 @@ impl Kv {
                 _ => f32::from_le_bytes([from[at], from[at + 1], from[at + 2], from[at + 3]]),
             };
         }
+    }
+}
+
+/// Numbers rounded to halves; several at a time, as one alone costs a call.
+fn write_f16(to: &mut [u8], first: usize, step: usize, x: &[f32]) {
+    for (i, x) in x.chunks(32).enumerate() {
+        let mut halves = [f16::ZERO; 32];
+        halves[..x.len()].convert_from_f32_slice(x);
+        scatter(to, first + i * 32 * step, step, halves[..x.len()].iter().map(|h| h.to_le_bytes()));
+    }
+}
+
+/// Writes numbers of N bytes from number `first` on, `step` apart.
+#[inline(always)]
+fn scatter<const N: usize>(to: &mut [u8], first: usize, step: usize, x: impl Iterator<Item = [u8; N]>) {
+    for (i, x) in x.enumerate() {
+        let at = (first + i * step) * N;
+        to[at..at + N].copy_from_slice(&x);
     }
 }
 

@@ -213,26 +213,33 @@ impl<'a> Task<'a> {
             let id = self.seq.pages[page];
             let keys = kv.head_f32(state, Side::Keys, id, head, self.keys);
             let values = kv.head_f32(state, Side::Values, id, head, self.values);
-            for r in 0..self.rows {
-                let sees = visible(self.how, self.seq, self.seq.pos + self.first + r / self.s.group());
-                let lo = sees.start.saturating_sub(page * PAGE).min(PAGE);
-                let hi = sees.end.saturating_sub(page * PAGE).min(PAGE);
-                if lo >= hi {
-                    continue;
-                }
+            let sees = |r: usize| {
+                let seen = visible(self.how, self.seq, self.seq.pos + self.first + r / self.s.group());
+                let within = |p: usize| p.saturating_sub(page * PAGE).min(PAGE);
+                within(seen.start)..within(seen.end)
+            };
+            // Both ends of what a row sees only grow, so the rows that see some of this page are neighbours.
+            let blind = (0..self.rows).take_while(|&r| sees(r).is_empty()).count();
+            let seeing = (blind..self.rows).take_while(|&r| !sees(r).is_empty()).count();
+            let rows = blind..blind + seeing;
+            let (queries, scores) = (rows.start * d..rows.end * d, rows.start * PAGE..rows.end * PAGE);
+            dot_pages(&self.queries[queries], keys, &mut self.scores[scores]);
+            for r in rows {
+                let seen = sees(r);
                 let scores: &mut [f32; PAGE] =
                     (&mut self.scores[r * PAGE..(r + 1) * PAGE]).try_into().expect("PAGE scores a row");
-                dot_page(&self.queries[r * d..(r + 1) * d], keys, scores);
                 if let Some(cap) = self.how.softcap {
                     soften(scores, cap);
                 }
-                scores[..lo].fill(f32::NEG_INFINITY);
-                scores[hi..].fill(f32::NEG_INFINITY);
-                let best = scores.iter().fold(self.largest[r], |m, s| m.max(*s));
+                scores[..seen.start].fill(f32::NEG_INFINITY);
+                scores[seen.end..].fill(f32::NEG_INFINITY);
+                let best = largest(scores, self.largest[r]);
                 let keep = (self.largest[r] - best).exp(); // 0 for the first page, as the largest was -inf
                 self.largest[r] = best;
                 self.weight[r] = self.weight[r] * keep + exp_sum(scores, best);
-                add_page(&mut self.sums[r * d..(r + 1) * d], keep, &scores[lo..hi], &values[lo * d..hi * d]);
+                let (sum, values) =
+                    (&mut self.sums[r * d..(r + 1) * d], &values[seen.start * d..seen.end * d]);
+                add_page(sum, keep, &scores[seen], values);
             }
         }
     }
@@ -272,19 +279,39 @@ fn merge(parts: &[f32], d: usize, out: &mut [f32]) {
 }
 
 for_each_isa! {
-    /// Scores of a page: `query (D) · keys (D, PAGE)`.
-    fn dot_page(query: &[f32], keys: &[f32], scores: &mut [f32; PAGE]) {
-        const HALF: usize = PAGE / 2; // what fits in AVX2's registers
-        for half in 0..2 {
-            let mut sum = [0.0f32; HALF];
-            for (q, row) in query.iter().zip(keys.chunks_exact(PAGE)) {
-                let row = &row[half * HALF..][..HALF];
-                for j in 0..HALF {
-                    sum[j] = fma::<FMA>(*q, row[j], sum[j]);
+    /// Scores of a page: `queries (n, D) · keys (D, PAGE)`, two queries at a time to share what is loaded.
+    fn dot_pages(queries: &[f32], keys: &[f32], scores: &mut [f32]) {
+        const PART: usize = 32; // two rows of it fill eight registers of AVX2
+        let d = keys.len() / PAGE;
+        for (queries, scores) in queries.chunks(2 * d).zip(scores.chunks_mut(2 * PAGE)) {
+            let (a, b) = (&queries[..d], &queries[queries.len() - d..]); // the same twice where one is left
+            for at in (0..PAGE).step_by(PART) {
+                let mut sums = [[0.0f32; PART]; 2];
+                for ((a, b), row) in a.iter().zip(b).zip(keys.chunks_exact(PAGE)) {
+                    let row = &row[at..at + PART];
+                    for j in 0..PART {
+                        sums[0][j] = fma::<FMA>(*a, row[j], sums[0][j]);
+                        sums[1][j] = fma::<FMA>(*b, row[j], sums[1][j]);
+                    }
+                }
+                for (sum, scores) in sums.iter().zip(scores.chunks_exact_mut(PAGE)) {
+                    scores[at..at + PART].copy_from_slice(sum);
                 }
             }
-            scores[half * HALF..][..HALF].copy_from_slice(&sum);
         }
+    }
+}
+
+for_each_isa! {
+    /// The largest of a page's scores and `so_far`.
+    fn largest(scores: &[f32; PAGE], so_far: f32) -> f32 {
+        let mut best = [so_far; 16];
+        for part in scores.chunks_exact(16) {
+            for j in 0..16 {
+                best[j] = if part[j] > best[j] { part[j] } else { best[j] };
+            }
+        }
+        best.iter().fold(so_far, |m, x| m.max(*x))
     }
 }
 
@@ -313,25 +340,40 @@ for_each_isa! {
 for_each_isa! {
     /// `sum (D) = sum · keep + weights (n) · values (n, D)`
     fn add_page(sum: &mut [f32], keep: f32, weights: &[f32], values: &[f32]) {
-        const WIDE: usize = 32; // four registers of AVX2
         let d = sum.len();
-        let mut at = 0;
-        while at + WIDE <= d {
-            let part: &mut [f32; WIDE] = (&mut sum[at..at + WIDE]).try_into().expect("WIDE floats");
-            let mut acc = *part;
-            acc.iter_mut().for_each(|a| *a *= keep);
-            for (j, w) in weights.iter().enumerate() {
-                let row = &values[j * d + at..][..WIDE];
-                for i in 0..WIDE {
-                    acc[i] = fma::<FMA>(*w, row[i], acc[i]);
-                }
-            }
-            *part = acc;
-            at += WIDE;
+        let wide = d / 64 * 64;
+        for at in (0..wide).step_by(64) {
+            add_part::<FMA, 64>(sum, keep, weights, values, at);
         }
-        for i in at..d {
+        let narrow = wide + (d - wide) / 16 * 16;
+        for at in (wide..narrow).step_by(16) {
+            add_part::<FMA, 16>(sum, keep, weights, values, at);
+        }
+        for i in narrow..d {
             let dot = weights.iter().enumerate().fold(0.0, |s, (j, w)| fma::<FMA>(*w, values[j * d + i], s));
             sum[i] = fma::<FMA>(sum[i], keep, dot);
         }
     }
+}
+
+/// `WIDE` columns of it from `at` on, in registers.
+#[inline(always)]
+fn add_part<const FMA: bool, const WIDE: usize>(
+    sum: &mut [f32],
+    keep: f32,
+    weights: &[f32],
+    values: &[f32],
+    at: usize,
+) {
+    let d = sum.len();
+    let part: &mut [f32; WIDE] = (&mut sum[at..at + WIDE]).try_into().expect("WIDE floats");
+    let mut acc = *part;
+    acc.iter_mut().for_each(|a| *a *= keep);
+    for (w, row) in weights.iter().zip(values.chunks_exact(d)) {
+        let row = &row[at..at + WIDE];
+        for i in 0..WIDE {
+            acc[i] = fma::<FMA>(*w, row[i], acc[i]);
+        }
+    }
+    *part = acc;
 }
