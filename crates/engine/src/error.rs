@@ -27,6 +27,13 @@ pub enum Error {
         tokens - context
     )]
     Context { tokens: usize, context: usize },
+    /// no memory for the keys and values of so long a context
+    #[error(
+        "a context of {context} tokens needs {} MiB of memory for keys and values, which the system does not grant; \
+         ask for less with --ctx",
+        bytes.div_ceil(1 << 20)
+    )]
+    Room { context: usize, bytes: u128 },
     /// an id the model does not know
     #[error("the token id {id} is none of the model's {vocab}")]
     Token { id: u32, vocab: usize },

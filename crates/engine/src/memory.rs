@@ -54,6 +54,36 @@ pub fn peak() -> Option<usize> {
     status("VmHWM:").or_else(rusage_peak)
 }
 
+/// Bytes the process will hold beside its models: its own memory as it is now, and of the program and its libraries what
+/// a run comes to use. Their pages are read as they are first needed, so what is resident now would be too little.
+pub fn process() -> usize {
+    let known = || Some(status("RssAnon:")? + used(&std::fs::read_to_string("/proc/self/maps").ok()?));
+    known().or_else(resident).or_else(peak).unwrap_or(0)
+}
+
+/// The bytes of programs and libraries, listed as Linux's `/proc/self/maps` does, that a run comes to use: 5/8 of what
+/// is mapped. Measured after long answers: 0.60 to 0.65, with SmolLM2 and Gemma 3; of release and debug builds.
+fn used(maps: &str) -> usize {
+    let mut files: Vec<(&str, usize, bool)> = Vec::new(); // name, bytes, whether code is among them
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some(may), Some(name)) = (fields.next(), fields.next(), fields.nth(3)) else {
+            continue;
+        };
+        let Some((from, to)) = range.split_once('-') else { continue };
+        let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16)) else {
+            continue;
+        };
+        let at = files.iter().position(|f| f.0 == name).unwrap_or_else(|| {
+            files.push((name, 0, false));
+            files.len() - 1
+        });
+        files[at].1 += to.saturating_sub(from);
+        files[at].2 |= may.contains('x');
+    }
+    files.iter().filter(|f| f.2 && f.0.starts_with('/')).map(|f| f.1 / 8 * 5).sum()
+}
+
 /// A line of Linux's `/proc/self/status`, which counts in KiB.
 fn status(key: &str) -> Option<usize> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -83,6 +113,26 @@ fn rusage_peak() -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn programs_and_libraries_are_told_from_other_files() {
+        let maps = "1000-2000 r--p 00000000 00:1e 12   /bin/hob\n\
+                    2000-a000 r-xp 00001000 00:1e 12   /bin/hob\n\
+                    b000-c000 rw-p 00000000 00:00 0    [heap]\n\
+                    10000-90000 r--s 00000000 00:1e 13 /models/a model.gguf\n\
+                    a0000-a1000 r-xp 00000000 00:00 0  [vdso]\n\
+                    a1000-a2000 rw-p 00000000 00:00 0\n\
+                    b0000-b8000 r-xp 00000000 00:1e 14 /lib/libc.so";
+        assert_eq!(super::used(maps), (0x9000 + 0x8000) / 8 * 5);
+        assert_eq!(super::used("nonsense\n1-2\n\n"), 0);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_process_is_known() {
+        let (ours, now) = (super::process(), super::resident().unwrap());
+        assert!(ours > now / 4 && ours < 4 * now, "{ours} of {now}");
+    }
+
     #[test]
     #[cfg(target_os = "linux")]
     fn the_peak_grows_with_what_is_touched() {

@@ -78,6 +78,14 @@ fn bind(checkpoint: &Checkpoint, graph: &mut Graph) -> Result<()> {
 impl Model {
     /// The architecture of a checkpoint, or why Hob does not run it.
     pub fn language(checkpoint: &Checkpoint) -> Result<Box<dyn Language>> {
+        // Each layer has weights of its own; a graph of more layers would only cost memory before it fails.
+        let (layers, tensors) = (&checkpoint.config["num_hidden_layers"], checkpoint.tensors.len());
+        if layers.as_u64().is_some_and(|n| n > tensors as u64) {
+            let model = checkpoint.path.display();
+            return Err(Error::Ask(format!(
+                "{model} cannot be run: it has {tensors} tensors for {layers} layers"
+            )));
+        }
         hob_models::language(&checkpoint.config)
             .map_err(|source| Error::Config { model: checkpoint.path.display().to_string(), source })
     }

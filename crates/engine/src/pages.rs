@@ -2,24 +2,26 @@
 
 /// Hands out page numbers.
 pub struct Pages {
-    free: Vec<u32>,
+    /// pages that were never taken
+    fresh: std::ops::Range<u32>,
+    given: Vec<u32>,
 }
 
 impl Pages {
     /// `n` free pages. Low numbers go first, so that memory is touched from one end.
-    pub fn new(n: usize) -> Pages {
-        Pages { free: (0..n as u32).rev().collect() }
+    pub fn new(n: u32) -> Pages {
+        Pages { fresh: 0..n, given: Vec::new() }
     }
 
     /// A page, or `None` when all are taken.
     pub fn take(&mut self) -> Option<u32> {
-        self.free.pop()
+        self.given.pop().or_else(|| self.fresh.next())
     }
 
     /// Gives a page back.
     pub fn give(&mut self, page: u32) {
-        debug_assert!(!self.free.contains(&page), "page {page} is given back twice");
-        self.free.push(page);
+        debug_assert!(!self.given.contains(&page), "page {page} is given back twice");
+        self.given.push(page);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::pages::Pages;
 use crate::{CHUNK, Error, Model, Result, Sampler};
 use hob_cpu::Kv;
 use hob_cpu::exec::{Memory, Watch};
-use hob_cpu::kv::PAGE;
+use hob_cpu::kv::{PAGE, page_bytes};
 use hob_graph::{Batch, Data, Seq};
 use std::sync::Arc;
 
@@ -36,13 +36,19 @@ impl Session {
     pub fn new(model: &Arc<Model>, context: usize) -> Result<Session> {
         let states = &model.program(1, 1)?.graph.states;
         let pages = context.div_ceil(PAGE);
-        let kv = Kv::new(states, model.options().kv, pages).map_err(hob_cpu::exec::ExecError::Memory)?;
+        let dtype = model.options().kv;
+        let bytes = page_bytes(states, dtype) as u128 * pages as u128;
+        let room = || Error::Room { context, bytes };
+        let (Ok(count), Ok(_)) = (u32::try_from(pages), isize::try_from(bytes)) else { return Err(room()) };
+        let kv = Kv::new(states, dtype, pages).map_err(|_| room())?;
+        let mut ids = Vec::new();
+        ids.try_reserve_exact(context).map_err(|_| room())?;
         Ok(Session {
             model: model.clone(),
             kv,
-            free: Pages::new(pages),
+            free: Pages::new(count),
             pages: Vec::with_capacity(pages),
-            ids: Vec::with_capacity(context),
+            ids,
             context,
             memory: Memory::new(),
             logits: Vec::new(),

@@ -85,7 +85,7 @@ impl Loaded {
     /// Loads the model at `path`.
     pub fn open(path: &Path, how: Load) -> Result<Loaded> {
         let start = Instant::now();
-        let process = memory::resident().unwrap_or(0);
+        let process = memory::process();
         how.sampling.check().map_err(Error::new)?;
         let words = Words::open(path)?;
         let model = Arc::new(Model::new(words.checkpoint.clone(), options(how.threads))?);
@@ -94,13 +94,13 @@ impl Loaded {
             terminal::note(&format!("the tokenizer knows {tokens} tokens, the model {rows}"));
         }
         let context = how.context.unwrap_or(DEFAULT_CONTEXT.min(model.context()));
+        let session = Session::new(&model, context)?;
         if context > model.context() {
             terminal::note(&format!(
                 "the model was trained for {} tokens of context; beyond them answers get worse",
                 model.context()
             ));
         }
-        let session = Session::new(&model, context)?;
         let spelled = |id: Option<u32>| {
             let bytes = id.and_then(|id| words.tokenizer.token_bytes(id)).unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()

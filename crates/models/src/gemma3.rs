@@ -69,6 +69,7 @@ impl Config {
             ("num_key_value_heads", c.num_key_value_heads),
             ("head_dim", c.head_dim),
             ("vocab_size", c.vocab_size),
+            ("max_position_embeddings", c.max_position_embeddings.min(1)), // none at all is refused
             ("sliding_window", c.sliding_window),
         ])?;
         if c.layer_types.as_ref().is_some_and(|t| t.len() != c.num_hidden_layers) {

@@ -52,6 +52,7 @@ impl Config {
             ("num_key_value_heads", c.kv_heads()),
             ("head_dim", c.head_dim()),
             ("vocab_size", c.vocab_size),
+            ("max_position_embeddings", c.max_position_embeddings.min(1)), // none at all is refused
         ])?;
         match c.hidden_act.as_deref() {
             None | Some("silu") => {}

@@ -159,7 +159,7 @@ fn logits(path: &Path, text: &str, out: &Path, special: bool, fast: bool) -> Res
 const LOGITS_AT_ONCE: usize = 64;
 
 fn plan(path: &Path, ctx: usize) -> Result<()> {
-    let process = memory::resident().unwrap_or(0);
+    let process = memory::process();
     let words = Words::open(path)?;
     let model = Model::new(words.checkpoint.clone(), options(None))?;
     let tokens = ctx.min(CHUNK);

@@ -1,0 +1,27 @@
+//! The binary as a person meets it: real processes over real and made-up models, in a world of their own.
+
+#[path = "../crates/hob/tests/common/mod.rs"]
+mod common;
+#[path = "common/models.rs"]
+mod models;
+
+#[path = "e2e/answers.rs"]
+mod answers;
+#[path = "e2e/bad_files.rs"]
+mod bad_files;
+#[path = "e2e/bad_models.rs"]
+mod bad_models;
+#[cfg(unix)]
+#[path = "e2e/chat.rs"]
+mod chat;
+#[path = "e2e/folders.rs"]
+mod folders;
+#[path = "e2e/look.rs"]
+mod look;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[path = "e2e/private.rs"]
+mod private;
+#[path = "e2e/spent.rs"]
+mod spent;
+#[path = "e2e/tiny.rs"]
+mod tiny;
