@@ -1,0 +1,88 @@
+//! Privacy: with a model on this machine, no socket is opened. The kernel itself watches: a filter ends the program at
+//! the first system call that could open one.
+
+use crate::common::World;
+use crate::models::model;
+use crate::spent::spent;
+use crate::tiny::Tiny;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// From now on this process is ended by SIGSYS when it opens a socket, of whatever kind.
+fn forbid_sockets() -> std::io::Result<()> {
+    // Berkeley packet filter over `struct seccomp_data`, whose first word is the call's number.
+    let stmt = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let is = |call: libc::c_long, skip: u8| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt: skip,
+        jf: 0,
+        k: call as u32,
+    };
+    let mut filter = [
+        stmt(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        is(libc::SYS_socket, 3),
+        is(libc::SYS_socketpair, 2),
+        is(libc::SYS_io_uring_setup, 1), // it can open sockets as well
+        stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+        stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: both calls take plain numbers and a pointer to a program that lives until they return.
+    let refused = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) != 0
+    };
+    if refused { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn without_sockets(mut command: Command) -> Command {
+    // SAFETY: between fork and exec the closure makes system calls and nothing else.
+    unsafe { command.pre_exec(forbid_sockets) };
+    command
+}
+
+#[test]
+fn no_socket_is_opened_with_a_model_at_hand() {
+    let world = World::new();
+    let tiny = Tiny::llama().write(&world, "tiny");
+    let tiny = tiny.to_str().unwrap();
+    let smollm2 = model("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let logits = world.path("logits");
+    for args in [
+        &["run", smollm2.to_str().unwrap(), "Hi", "--max-tokens=4"][..],
+        &["run", smollm2.to_str().unwrap(), "Hi", "--max-tokens=4", "--offline"],
+        &["run", tiny, "hi", "--json", "--max-tokens=4"],
+        &["run", tiny, "hi", "--json", "--max-tokens=4", "--yes"],
+        &["show", tiny],
+        &["list"],
+        &["bench", tiny, "pp8", "tg2"],
+        &["debug", "tokenize", tiny, "--text=hi"],
+        &["debug", "logits", tiny, "--text=hi", "--out", logits.to_str().unwrap()],
+        &["debug", "plan", tiny],
+    ] {
+        let spent = spent(&mut without_sockets(world.command(args)));
+        assert_eq!(spent.signal, None, "{args:?} opened a socket: {spent:?}");
+        spent.run.ok();
+    }
+    // Names that are not here are refused without a look outside.
+    for args in [
+        &["run", "hf:owner/repo", "hi"][..],
+        &["run", "starter", "hi"],
+        &["run", "starter", "hi", "--yes", "--offline"],
+    ] {
+        let spent = spent(&mut without_sockets(world.command(args)));
+        assert_eq!(spent.signal, None, "{args:?} opened a socket: {spent:?}");
+        assert_eq!(spent.run.code, Some(1), "{args:?}: {spent:?}");
+    }
+}
+
+/// The watch sees what it is there for: fetching does open a socket, unless that is refused.
+#[test]
+fn the_watch_works() {
+    let world = World::new();
+    let pull = spent(&mut without_sockets(world.command(&["pull", "hf:owner/repo"])));
+    assert_eq!(pull.signal, Some(libc::SIGSYS), "{pull:?}");
+    let offline = spent(&mut without_sockets(world.command(&["pull", "hf:owner/repo", "--offline"])));
+    assert_eq!(offline.signal, None);
+    offline.run.fails("offline");
+}
