@@ -14,7 +14,7 @@ pub(super) fn kernels<F: Unpack>() -> Kernels {
     Kernels {
         panel_rows: ROWS,
         tile_tokens: TILE,
-        many: 9,
+        many: 7,
         scales: if F::SPLIT { 2 } else { 1 },
         rows: rows::<F>,
         unpack: unpack::<F>,

@@ -15,7 +15,7 @@ pub(super) fn kernels<F: Unpack>() -> Kernels {
     Kernels {
         panel_rows: ROWS,
         tile_tokens: TILE,
-        many: 9,
+        many: 6,
         scales: if F::SPLIT { 2 } else { 1 },
         rows: rows::<F>,
         unpack: unpack::<F>,

@@ -22,7 +22,7 @@ use acts::Acts;
 use hob_dtype::DType;
 
 /// The most tokens [`Kernels::rows`] takes at once.
-pub(crate) const MAX_FEW: usize = 16;
+pub(crate) const MAX_FEW: usize = 8;
 
 /// Rows of weights unpacked for a tile. `R` stands for [`Kernels::panel_rows`].
 pub(crate) struct Panel<'a> {

@@ -57,11 +57,6 @@ pub(super) unsafe fn load(b: &[u8; 32]) -> __m256i {
 }
 
 #[inline(always)]
-pub(super) unsafe fn load_i8(x: &[i8; 32]) -> __m256i {
-    _mm256_loadu_si256(x.as_ptr().cast())
-}
-
-#[inline(always)]
 pub(super) unsafe fn load_f32(x: &[f32; 8]) -> __m256 {
     _mm256_loadu_ps(x.as_ptr())
 }
@@ -404,12 +399,22 @@ macro_rules! rows_and_unpack {
             for (i, chunk) in chunks.enumerate() {
                 chunk_times::<F, T>(chunk, x, 8 * i, acc);
             }
-            if !rest.is_empty() {
-                let first = x.groups - rest.len();
-                // SAFETY: compiled for what `scales` demands.
-                let s = unsafe { scales::<F, $signed>(rest) };
-                for (t, acc) in acc.iter_mut().enumerate().take(if T == 1 { 1 } else { x.tokens }) {
-                    rest_times::<F>(rest, &s, x, t * x.groups + first, acc);
+            // Blocks of one group each, past the last whole chunk.
+            let tokens = if T == 1 { 1 } else { x.tokens };
+            for (j, b) in rest.iter().enumerate() {
+                let (b, first) = (std::slice::from_ref(b), x.groups - rest.len() + j);
+                // SAFETY: compiled for what is called; the activations have `tokens · groups` groups, as `rows` asserts.
+                unsafe {
+                    let s = scales::<F, $signed>(b);
+                    let u = F::group::<0>(b);
+                    for t in 0..tokens {
+                        let at = t * x.groups + first;
+                        let p = dot::<F>(u, _mm256_loadu_si256(x.q.as_ptr().add(at * 32).cast()));
+                        let p = _mm256_mul_ps(_mm256_cvtepi32_ps(p), _mm256_set1_ps(*x.d.as_ptr().add(at)));
+                        acc[t][0] = _mm256_fmadd_ps(p, s.d[0], acc[t][0]);
+                        let once = _mm256_zextps128_ps256(_mm_load_ss(x.sums.as_ptr().add(at)));
+                        acc[t][1] = _mm256_fmadd_ps(s.m[0], once, acc[t][1]);
+                    }
                 }
             }
         }
@@ -470,26 +475,6 @@ macro_rules! rows_and_unpack {
                             acc[j % SUMS] = _mm256_fmadd_ps(p, _mm256_set1_ps(whole[t][j]), acc[j % SUMS]);
                         }
                     }
-                }
-            }
-        }
-
-        /// What is left of a row past its whole chunks: blocks of one group each, of token and group `at`.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn rest_times<F: Unpack>(rest: &[F::Block], s: &Scales, x: &Acts, at: usize, acc: &mut Sums) {
-            let n = rest.len();
-            let (mut d, mut sums) = ([0f32; 8], [0f32; 8]);
-            d[..n].copy_from_slice(&x.d[at..at + n]);
-            sums[..n].copy_from_slice(&x.sums[at..at + n]);
-            // SAFETY: compiled for what is called; the slices are as long as what is read.
-            unsafe {
-                acc[0] = _mm256_fmadd_ps(s.m[0], load_f32(&sums), acc[0]);
-                let d = to_array(_mm256_mul_ps(s.d[0], load_f32(&d)));
-                let q = x.q[at * 32..(at + n) * 32].as_chunks::<32>().0;
-                for j in 0..n {
-                    let p = _mm256_cvtepi32_ps(dot::<F>(F::group::<0>(&rest[j..]), load_i8(&q[j])));
-                    acc[j % SUMS] = _mm256_fmadd_ps(p, _mm256_set1_ps(d[j]), acc[j % SUMS]);
                 }
             }
         }
