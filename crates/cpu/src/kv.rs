@@ -4,6 +4,7 @@
 //! values are `(PAGE, D)`; its keys are `(D, PAGE)`, so that the scores of a whole page come by multiplying and adding
 //! vectors, without a sum across one.
 
+use crate::isa::{Isa, isa};
 use crate::weights::Buffer;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -93,7 +94,7 @@ impl Kv {
             DType::F16 => {
                 // SAFETY: any bits are an f16, and heads begin at even offsets of an aligned buffer.
                 let halves = unsafe { std::slice::from_raw_parts(b.as_ptr().cast::<f16>(), b.len() / 2) };
-                halves.convert_to_f32_slice(&mut buffer[..halves.len()]);
+                decode_f16(halves, &mut buffer[..halves.len()]);
                 &buffer[..halves.len()]
             }
             // SAFETY: any bits are an f32, and heads begin at multiples of 4 of an aligned buffer.
@@ -126,6 +127,29 @@ impl Kv {
             };
         }
     }
+}
+
+/// Halves as floats. The `half` crate's own is a call for every eight.
+fn decode_f16(from: &[f16], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len());
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx2 {
+        #[target_feature(enable = "avx,f16c")]
+        fn eights(from: &[[f16; 8]], to: &mut [[f32; 8]]) {
+            use std::arch::x86_64::*;
+            for (from, to) in from.iter().zip(to) {
+                // SAFETY: eight halves are 16 bytes, eight floats 32.
+                unsafe {
+                    _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())))
+                };
+            }
+        }
+        let ((from, from_rest), (to, to_rest)) = (from.as_chunks(), to.as_chunks_mut());
+        // SAFETY: the processor has what the function is compiled for.
+        unsafe { eights(from, to) };
+        return from_rest.convert_to_f32_slice(to_rest);
+    }
+    from.convert_to_f32_slice(to);
 }
 
 /// Numbers rounded to halves; several at a time, as one alone costs a call.
