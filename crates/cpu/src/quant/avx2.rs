@@ -1,7 +1,7 @@
 //! The kernels for AVX2. Products of bytes are summed in 16 bits, which holds as many of them as the format's bits allow.
 
 use super::acts::Acts;
-use super::x86::*;
+use super::x86_kernels::*;
 use super::{Kernels, MAX_FEW, Out, Panel, Part, blocks};
 use std::arch::x86_64::*;
 

@@ -1,7 +1,7 @@
 //! The kernels for AVX-512 with VNNI: four products of bytes and their sum in one instruction, without overflow.
 
 use super::acts::Acts;
-use super::x86::*;
+use super::x86_kernels::*;
 use super::{Kernels, MAX_FEW, Out, Panel, Part, blocks};
 use std::arch::x86_64::*;
 

@@ -16,6 +16,8 @@ mod portable;
 pub(crate) mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_kernels;
 
 use crate::isa::Isa;
 use acts::Acts;
