@@ -75,6 +75,19 @@ fn configurations_that_cannot_be() {
     spoiled(|t| t.set("general.architecture", Meta::Str("warp-drive".into())), "warp-drive is not supported");
 }
 
+/// Heads of an odd width cannot be rotated in pairs, even where all weights agree with it.
+#[test]
+fn an_odd_head_is_refused() {
+    let odd = |t: &mut Tiny| {
+        t.set("llama.attention.key_length", Meta::U32(15));
+        for (name, shape) in [("q", [60, 64]), ("k", [30, 64]), ("v", [30, 64]), ("output", [64, 60])] {
+            t.weight(&format!("blk.0.attn_{name}.weight"), DType::F32, &shape);
+            t.weight(&format!("blk.1.attn_{name}.weight"), DType::F32, &shape);
+        }
+    };
+    spoiled(odd, "odd width 15");
+}
+
 #[test]
 fn a_context_beyond_all_memory_is_refused() {
     let world = World::new();

@@ -57,7 +57,13 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
         ("expert_count", "num_local_experts"),
         ("expert_used_count", "num_experts_per_tok"),
     ] {
-        if let Some(value) = meta(key).and_then(number) {
+        let value = meta(key);
+        if let Some(Meta::F64(x)) = value
+            && !x.is_finite()
+        {
+            return Err(Error::damaged(gguf.path(), format!("its {architecture}.{key} is {x}")));
+        }
+        if let Some(value) = value.and_then(number) {
             config.insert(field.into(), value);
         }
     }

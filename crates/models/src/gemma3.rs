@@ -2,7 +2,7 @@
 //! layer and on every query and key. After transformers' `modeling_gemma3.py`.
 
 use crate::rope::{RopeScaling, inv_freq};
-use crate::{Language, check_sizes, read};
+use crate::{Language, check_eps, check_sizes, read};
 use hob_graph::{Act, Attend, Builder, RopeStyle};
 use serde::Deserialize;
 use serde_json::Value;
@@ -72,6 +72,7 @@ impl Config {
             ("max_position_embeddings", c.max_position_embeddings.min(1)), // none at all is refused
             ("sliding_window", c.sliding_window),
         ])?;
+        check_eps(c.rms_norm_eps)?;
         if c.layer_types.as_ref().is_some_and(|t| t.len() != c.num_hidden_layers) {
             return Err("layer_types has not one entry a layer".into());
         }

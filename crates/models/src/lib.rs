@@ -104,3 +104,8 @@ fn check_sizes(sizes: &[(&str, usize)]) -> Result<(), String> {
         None => Ok(()),
     }
 }
+
+/// Refuses what is added to a mean square before the root, where it would make no numbers of it.
+fn check_eps(eps: f32) -> Result<(), String> {
+    if (0.0..1.0).contains(&eps) { Ok(()) } else { Err(format!("rms_norm_eps is {eps}")) }
+}

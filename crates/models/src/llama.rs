@@ -2,7 +2,7 @@
 //! After transformers' `modeling_llama.py` and `modeling_mistral.py`.
 
 use crate::rope::{RopeScaling, inv_freq};
-use crate::{Language, check_sizes, read};
+use crate::{Language, check_eps, check_sizes, read};
 use hob_graph::{Act, Attend, Builder, Path, RopeStyle, X};
 use serde::Deserialize;
 use serde_json::Value;
@@ -54,6 +54,7 @@ impl Config {
             ("vocab_size", c.vocab_size),
             ("max_position_embeddings", c.max_position_embeddings.min(1)), // none at all is refused
         ])?;
+        check_eps(c.rms_norm_eps)?;
         match c.hidden_act.as_deref() {
             None | Some("silu") => {}
             Some(other) => return Err(format!("hidden_act {other} is not supported")),

@@ -31,6 +31,9 @@ pub fn inv_freq(
     scaling: Option<&RopeScaling>,
     context: usize,
 ) -> Result<(Vec<f32>, f32), String> {
+    if !dim.is_multiple_of(2) {
+        return Err(format!("heads of the odd width {dim} cannot be rotated in pairs"));
+    }
     let none = RopeScaling::default();
     let s = scaling.unwrap_or(&none);
     let half = dim / 2;
@@ -38,9 +41,9 @@ pub fn inv_freq(
     let factor = s.factor.unwrap_or(1.0);
     let known = |x: Option<f64>, name: &str| x.ok_or_else(|| format!("rope_scaling lacks {name}"));
     let all = |f: &dyn Fn(usize) -> f64| (0..half).map(|i| f(i) as f32).collect::<Vec<f32>>();
-    match s.rope_type.as_deref().unwrap_or("default") {
-        "default" => Ok((all(&freq), 1.0)),
-        "linear" => Ok((all(&|i| freq(i) / factor), 1.0)),
+    let (freq, mscale) = match s.rope_type.as_deref().unwrap_or("default") {
+        "default" => (all(&freq), 1.0),
+        "linear" => (all(&|i| freq(i) / factor), 1.0),
         "llama3" => {
             let (low, high) = (
                 known(s.low_freq_factor, "low_freq_factor")?,
@@ -58,7 +61,7 @@ pub fn inv_freq(
                 let smooth = (old / wavelength - low) / (high - low);
                 (1.0 - smooth) * freq(i) / factor + smooth * freq(i)
             };
-            Ok((all(&stretched), 1.0))
+            (all(&stretched), 1.0)
         }
         "yarn" => {
             let old = s.original_max_position_embeddings.unwrap_or(context as f64);
@@ -76,8 +79,14 @@ pub fn inv_freq(
                 (None, Some(m), Some(all)) => grown(m) / grown(all),
                 _ => grown(1.0),
             };
-            Ok((all(&stretched), mscale as f32))
+            (all(&stretched), mscale as f32)
         }
-        other => Err(format!("rope scaling of type {other} is not supported")),
+        other => return Err(format!("rope scaling of type {other} is not supported")),
+    };
+    let fine = freq.iter().chain([&mscale]).all(|x| x.is_finite() && *x > 0.0);
+    if fine {
+        Ok((freq, mscale))
+    } else {
+        Err(format!("rope_theta {theta} and rope_scaling make no frequencies"))
     }
 }
