@@ -1,8 +1,8 @@
 //! Sound files with models in them that cannot be: each ends with a sentence.
 
-use crate::common::World;
+use crate::common::{World, noise};
 use crate::spent::{refuses, spent, survives};
-use crate::tiny::{Meta, TEMPLATE, Tiny, VOCAB};
+use crate::tiny::{HIDDEN, LAYERS, Meta, TEMPLATE, Tiny, VOCAB};
 use hob_dtype::DType;
 use std::io::Write;
 use std::process::Stdio;
@@ -146,6 +146,33 @@ fn weights_full_of_nan_end() {
     survives(&world, &["bench", path, "pp8", "tg2"], "bench");
     let logits = world.path("logits.f32");
     survives(&world, &["debug", "logits", path, "--text=hi", "--out", logits.to_str().unwrap()], "logits");
+}
+
+/// Weights in every number format there is, whatever bits they hold: the model runs, or a sentence says why not.
+#[test]
+fn noise_in_every_format_ends() {
+    let world = World::new();
+    let mut ran = 0;
+    for dtype in DType::all() {
+        let mut tiny = Tiny::llama();
+        tiny.set("llama.feed_forward_length", Meta::U32(256));
+        for i in 0..LAYERS {
+            tiny.weight(&format!("blk.{i}.ffn_gate.weight"), DType::F16, &[256, HIDDEN]);
+            tiny.weight(&format!("blk.{i}.ffn_up.weight"), DType::F16, &[256, HIDDEN]);
+            tiny.weight(&format!("blk.{i}.ffn_down.weight"), DType::F16, &[HIDDEN, 256]);
+        }
+        // All that it can hold by the length of their rows.
+        for t in &mut tiny.tensors {
+            if *t.shape.last().unwrap() as usize % dtype.block() == 0 {
+                let values = t.shape.iter().product::<u64>() as usize;
+                t.ggml = dtype.ggml();
+                t.bytes = noise(dtype.bytes(values).unwrap(), values as u64);
+            }
+        }
+        let path = tiny.write(&world, "noise");
+        ran += survives(&world, &run(path.to_str().unwrap()), &dtype.to_string()) as u32;
+    }
+    assert!(ran > 20, "{ran} formats ran");
 }
 
 #[test]

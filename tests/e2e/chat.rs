@@ -186,11 +186,15 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
         assert!(screen.prompt().contains("(stopped)"));
     }
     assert!(screen.line("/show").contains("4 messages"));
+    // Two lines typed at once, as a paste may come: neither is lost.
+    screen.keys("/show\r/nope\r");
+    screen.until("4 messages");
+    screen.until("there is no /nope");
+    screen.prompt();
     // At the prompt it says how to leave, and forgets the line.
     screen.keys("half a li\x03");
     screen.until("(Ctrl-D or /bye leaves)");
     screen.prompt();
-    assert!(screen.line("/nope").contains("there is no /nope"));
     assert!(screen.line("/help").contains("/system TEXT"));
     screen.keys("/bye\r");
     assert_eq!(screen.end(), Some(0));
