@@ -82,11 +82,12 @@ fn dword<const B: usize>(b: &[u8; B], at: usize) -> i32 {
     i32::from_le_bytes(*bytes(b, at))
 }
 
-/// 16 bytes of nibbles: the lower ones first, then the upper ones.
+/// 16 bytes of nibbles: the lower ones first, then the upper ones. Shifting twice the same bytes spares the ports for
+/// shuffles, which are the fewest.
 #[inline(always)]
 unsafe fn nibbles(qs: &[u8; 16]) -> __m256i {
-    let x = load16(qs);
-    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(x), x), _mm256_set1_epi8(15))
+    let x = _mm256_srlv_epi64(_mm256_broadcastsi128_si256(load16(qs)), _mm256_setr_epi64x(0, 0, 4, 4));
+    _mm256_and_si256(x, _mm256_set1_epi8(15))
 }
 
 /// The bits of 32 bytes from `shift` on, as many as `mask` has.
@@ -127,7 +128,7 @@ unsafe fn eight_pairs<const B: usize>(c: &[[u8; B]]) -> Scales {
     Scales::whole(_mm256_cvtph_ps(_mm_unpacklo_epi64(a, b)), _mm256_cvtph_ps(_mm_unpackhi_epi64(a, b)))
 }
 
-/// Eight powers of two by the first byte of each block, see [`half_power`].
+/// Eight powers of two by the first byte of each block, as MXFP4's portable definition.
 #[inline(always)]
 unsafe fn eight_powers<const B: usize>(c: &[[u8; B]]) -> __m256 {
     let e = |i: usize| c[i.min(c.len() - 1)][0] as i32;
@@ -145,8 +146,8 @@ unsafe fn one_f16<const B: usize>(b: &[u8; B], at: usize) -> __m256 {
 
 /// Eight unsigned bytes as f32.
 #[inline(always)]
-unsafe fn eight_u8(x: u64) -> __m256 {
-    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(x as i64)))
+unsafe fn eight_u8(x: __m128i) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x))
 }
 
 /// 16 signed bytes as f32, times `d`.
@@ -162,12 +163,20 @@ unsafe fn minus(x: __m256) -> __m256 {
     _mm256_xor_ps(x, _mm256_set1_ps(-0.0))
 }
 
-/// Scales and minimums of Q4_K and Q5_K.
+/// Scales and minimums of Q4_K and Q5_K: as the portable definition, with the scales in the lower eight bytes.
 #[inline(always)]
 unsafe fn scales_k<const B: usize>(b: &[u8; B]) -> Scales {
-    let (s, m) = scales_6bit(bytes::<12, B>(b, 4));
-    let d = _mm256_mul_ps(one_f16(b, 0), eight_u8(s));
-    Scales::whole(d, _mm256_mul_ps(minus(one_f16(b, 2)), eight_u8(m)))
+    let bytes = load16(bytes(b, 4));
+    let low = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 8, 9, 10, 11));
+    let high = _mm_shuffle_epi8(bytes, _mm_setr_epi8(-1, -1, -1, -1, 0, 1, 2, 3, -1, -1, -1, -1, 4, 5, 6, 7));
+    let low = _mm_blend_epi32::<8>(low, _mm_srli_epi16::<4>(low));
+    let low = _mm_and_si128(low, _mm_setr_epi32(0x3f3f_3f3f, 0x0f0f_0f0f, 0x3f3f_3f3f, 0x0f0f_0f0f));
+    let high = _mm_and_si128(_mm_srli_epi16::<2>(high), _mm_set1_epi8(0x30));
+    let both = _mm_or_si128(low, high);
+    let f16 = _mm256_cvtph_ps(_mm_set1_epi32(dword(b, 0))); // d and dmin in turn
+    let d = _mm256_mul_ps(_mm256_moveldup_ps(f16), eight_u8(both));
+    let m = _mm256_mul_ps(minus(_mm256_movehdup_ps(f16)), eight_u8(_mm_srli_si128::<8>(both)));
+    Scales::whole(d, m)
 }
 
 macro_rules! unpack {
@@ -251,8 +260,14 @@ unpack! {
     IQ4_XS {
         |c, j| lookup(&IQ4_LEVELS, nibbles(bytes(&c[0], 8 + 16 * j))),
         |c| {
-            let s = eight_u8(u64::from_le_bytes(scales_iq4(&c[0])));
-            let s = _mm256_sub_ps(s, _mm256_set1_ps(32.0));
+            let (low, high) = (dword(&c[0], 4), word(&c[0], 2));
+            let low = _mm256_srlv_epi32(_mm256_set1_epi32(low), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+            let high = _mm256_set1_epi32(high as i32);
+            let high = _mm256_srlv_epi32(high, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+            let low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+            let high = _mm256_slli_epi32::<4>(_mm256_and_si256(high, _mm256_set1_epi32(3)));
+            let s = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+            let s = _mm256_cvtepi32_ps(s);
             Scales::offset(_mm256_mul_ps(one_f16(&c[0], 0), s))
         }
     }
