@@ -163,7 +163,7 @@ fn noise_in_every_format_ends() {
         }
         // All that it can hold by the length of their rows.
         for t in &mut tiny.tensors {
-            if *t.shape.last().unwrap() as usize % dtype.block() == 0 {
+            if (*t.shape.last().unwrap() as usize).is_multiple_of(dtype.block()) {
                 let values = t.shape.iter().product::<u64>() as usize;
                 t.ggml = dtype.ggml();
                 t.bytes = noise(dtype.bytes(values).unwrap(), values as u64);

@@ -27,7 +27,8 @@ impl Screen {
         let mut size = libc::winsize { ws_row: 40, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
         let none = std::ptr::null_mut::<libc::c_void>();
         // SAFETY: the pointers are to locals, or null where that is allowed.
-        let opened = unsafe { libc::openpty(&mut ours, &mut theirs, none.cast(), none.cast(), &mut size) };
+        let opened =
+            unsafe { libc::openpty(&mut ours, &mut theirs, none.cast(), none.cast(), &raw mut size) };
         assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
         // SAFETY: both were just opened, and are nobody else's.
         let (ours, theirs) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
