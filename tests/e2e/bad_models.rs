@@ -227,7 +227,18 @@ fn text_that_cannot_be_read_or_written() {
         "the text has 600 tokens, 88 more than the context of 512",
     );
     refuses(&world, &["run", path, "0123456789", "--raw", "--ctx=8"], "2 more than the context of 8");
+    for threads in ["0", "1025", "99999999999"] {
+        let run = world.run(&["run", path, "hi", "--threads", threads]);
+        assert!(run.code == Some(2) && run.stderr.contains("from 1 to 1024"), "{run:?}");
+    }
     refuses(&world, &["debug", "logits", path, "--text=", "--out=x"], "the text has no tokens");
+    // A disk that is full.
+    #[cfg(target_os = "linux")]
+    for args in [&run(path)[..], &["run", path, "hi", "--json"], &["show", path], &["bench", path, "pp4"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let run = world.command(args).stdout(full).output().unwrap();
+        crate::common::Run::from(run).fails("o space left on device");
+    }
     // A folder that is not there, a folder in place of a file, a path below a file.
     for out in ["nowhere/x.f32", ".", &format!("{path}/x.f32")] {
         refuses(&world, &["debug", "logits", path, "--text=hi", "--out", out], "cannot write");

@@ -154,6 +154,22 @@ fn a_talk_keeps_its_context() {
     assert_eq!(screen.end(), Some(0));
 }
 
+#[test]
+fn a_full_context_is_told() {
+    let world = World::new();
+    let path = endless(&world);
+    let mut screen = Screen::open(&world, &["run", &path, "--ctx=60", "--seed=1", "--threads=1"]);
+    screen.prompt();
+    let answer = screen.line("hi");
+    assert!(
+        answer
+            .trim_end()
+            .ends_with("(the context is full: /clear empties it, hob run --ctx makes it longer)")
+    );
+    screen.keys("/bye\r");
+    assert_eq!(screen.end(), Some(0));
+}
+
 /// A tiny model that never ends its answer.
 fn endless(world: &World) -> String {
     let mut tiny = Tiny::llama();

@@ -227,7 +227,11 @@ impl<'a> Chat<'a> {
         }
         match answer {
             Ok(report) => {
-                let stopped = if catch.pressed() { " (stopped)" } else { "" };
+                let stopped = match report.stop {
+                    "context" => " (the context is full: /clear empties it, hob run --ctx makes it longer)",
+                    _ if catch.pressed() => " (stopped)",
+                    _ => "",
+                };
                 say(out, &format!("{stopped}\n\n"))?;
                 self.messages.push(Message { role: Role::Assistant, text: report.text.clone() });
                 self.last = Some(report);

@@ -59,6 +59,11 @@ fn install_panic_hook() {
         let why = payload.downcast_ref::<&str>().copied();
         let why =
             why.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given");
+        // The standard library panics where stdout cannot be written, as on a full disk.
+        if let Some(system) = why.strip_prefix("failed printing to stdout: ") {
+            eprintln!("hob: cannot write the output: {system}");
+            return;
+        }
         let place = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
         eprintln!(
             "hob: a bug in Hob {} stopped this ({} at {place}); please report this line and the command to Hob's issues",

@@ -169,9 +169,6 @@ impl Loaded {
             let _ = emit(&rest);
             report.text.push_str(&rest);
         }
-        if report.stop == "context" {
-            terminal::note("the answer ended because the context is full; --ctx makes it longer");
-        }
         let tokenizer = self.words.tokenizer.heap_bytes();
         let reached = self.session.ids().len();
         report.planned_bytes =

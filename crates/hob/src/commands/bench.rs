@@ -29,7 +29,7 @@ pub struct BenchArgs {
     #[arg(default_values_t = [Test::Prompt(128), Test::Generate { tokens: 64, depth: 0 }])]
     pub tests: Vec<Test>,
     /// Number of threads [default: one for each core]
-    #[arg(long)]
+    #[arg(long, value_parser = super::threads)]
     pub threads: Option<std::num::NonZeroUsize>,
     /// How often a prompt is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -78,7 +78,7 @@ enum What {
         #[arg(default_values_t = [Test::Prompt(128), Test::Generate { tokens: 32, depth: 0 }])]
         tests: Vec<Test>,
         /// Number of threads [default: one for each core]
-        #[arg(long)]
+        #[arg(long, value_parser = super::threads)]
         threads: Option<std::num::NonZeroUsize>,
     },
     /// Print the plan, without reading weights

@@ -10,6 +10,8 @@ pub mod rm;
 pub mod run;
 pub mod show;
 
+use std::num::NonZeroUsize;
+
 use clap::{Args, Parser, Subcommand};
 
 const EXAMPLES: &str = "Examples:
@@ -63,6 +65,12 @@ pub enum Command {
     Debug(debug::DebugArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
+}
+
+/// A number of threads; no machine has more processors than the largest.
+pub fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= 1024);
+    number.ok_or_else(|| "it must be a number from 1 to 1024".into())
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub raw: bool,
     /// Number of threads [default: one for each core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::threads)]
     pub threads: Option<std::num::NonZeroUsize>,
     /// End with one JSON object in place of the streamed text
     #[arg(long)]
@@ -282,6 +282,9 @@ fn answer(model: &mut Loaded, prompt: String, args: &RunArgs) -> Result<()> {
         println!("{json}");
     } else if !report.text.ends_with('\n') {
         println!();
+    }
+    if report.stop == "context" {
+        terminal::note("the answer ended because the context is full; --ctx makes it longer");
     }
     match catch.pressed() {
         true => Err(Error::interrupted("the answer was stopped by Ctrl-C")),
