@@ -162,9 +162,8 @@ fn a_full_context_is_told() {
     screen.prompt();
     let answer = screen.line("hi");
     assert!(
-        answer
-            .trim_end()
-            .ends_with("(the context is full: /clear empties it, hob run --ctx makes it longer)")
+        answer.contains(" (the context is full: /clear empties it, hob run --ctx makes it longer)\r\n"),
+        "{answer:?}"
     );
     screen.keys("/bye\r");
     assert_eq!(screen.end(), Some(0));
