@@ -210,14 +210,52 @@ def small(normalizer, pre_tokenizer):
     return tokenizer
 
 
+def small_sentencepiece(normalizer, decoder):
+    """Merges over characters with bytes for the rest, as the converters from SentencePiece write them."""
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizer
+    # As SentencePiece does, no piece goes on over a space.
+    trained.pre_tokenizer = pre_tokenizers.Split(Regex("▁+[^▁]*"), "isolated")
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, limit_alphabet=250, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
+    trained.train_from_iterator(CORPUS, trainer)
+    model = json.loads(trained.to_str())["model"]
+    vocab = model["vocab"]
+    for byte in range(256):
+        vocab[f"<0x{byte:02X}>"] = len(vocab)
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoder
+    tokenizer.add_tokens([AddedToken(t, normalized=False, special=True) for t in ("<unk>", "<s>", "</s>")])
+    return tokenizer
+
+
+FALLBACK = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+
+
+def gemma_like():
+    tokenizer = small_sentencepiece(normalizers.Replace(" ", "▁"), decoders.Sequence(FALLBACK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("<h1>", normalized=False)])
+    return tokenizer
+
+
+def llama_like():
+    normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return small_sentencepiece(normalizer, decoders.Sequence(FALLBACK + [decoders.Strip(content=" ", left=1)]))
+
+
 def main():
     folder = Path(sys.argv[1])
     write("smollm2.json", ids(smollm2(folder / "SmolLM2-135M-Instruct.Q4_1.gguf")))
     write("gemma3.json", gemma3_rows(folder / "gemma-3-270m-q4_k_m.gguf"))
     (OUT / "small").mkdir(exist_ok=True)
     rows = []
-    for name, definition in SMALL.items():
-        tokenizer = small(*definition)
+    tokenizers = {name: small(*definition) for name, definition in SMALL.items()}
+    tokenizers |= {"sentencepiece-gemma": gemma_like(), "sentencepiece-llama": llama_like()}
+    for name, tokenizer in tokenizers.items():
         (OUT / f"small/{name}.json").write_text(tokenizer.to_str(pretty=False) + "\n")
         rows.append([name, ids(tokenizer)])
     write("small.json", rows)

@@ -145,25 +145,51 @@ impl Parts {
     }
 }
 
-/// Twelve families' pre-tokenizers, each with a small vocabulary of its own, as `tokenizer.json` and as a GGUF file
-/// would have it.
+/// A tokenizer that only the `tokenizers` library makes: a token that takes the spaces before it is beyond Hob's own.
+fn by_library(text: &str) -> Tokenizer {
+    let mut json: Value = serde_json::from_str(text).unwrap();
+    let count = Tokenizer::from_json(text, &Value::Null, &[]).unwrap().vocab_size();
+    json["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({
+        "id": count, "content": "<not in the corpus>", "single_word": false, "lstrip": true, "rstrip": false,
+        "normalized": false, "special": false,
+    }));
+    let tokenizer = Tokenizer::from_json(&json.to_string(), &Value::Null, &[]).unwrap();
+    assert!(format!("{tokenizer:?}").contains("tokenizer.json"), "{tokenizer:?}");
+    tokenizer
+}
+
+/// Small vocabularies of twelve families' pre-tokenizers and of SentencePiece, read from `tokenizer.json` by Hob and by
+/// the library, and as a GGUF file would have them.
 #[test]
 fn families_as_hugging_face() {
     let goldens: Vec<(String, Vec<Ids>)> = serde_json::from_str(&golden("small.json")).unwrap();
-    assert_eq!(goldens.len(), 12);
+    assert_eq!(goldens.len(), 14);
     for (name, want) in goldens {
         let text = golden(&format!("small/{name}.json"));
         let json = Tokenizer::from_json(&text, &Value::Null, &[]).unwrap();
+        let own = format!("{json:?}");
+        let falcon = name == "falcon";
+        assert_eq!(own.contains("tokenizer.json"), falcon, "{name} is {own}");
         check(&format!("{name} as tokenizer.json"), &json, &want);
-        let parts = Parts::of(&serde_json::from_str(&text).unwrap());
-        let gguf = Tokenizer::from_spec(parts.spec(&name)).unwrap();
-        assert_eq!(gguf.warning(), None);
-        check(&format!("{name} as GGUF"), &gguf, &want);
-        for id in 0..gguf.vocab_size() as u32 {
-            assert_eq!(gguf.token_bytes(id), json.token_bytes(id), "{name}: token {id}");
-            assert_eq!(gguf.is_special(id), json.is_special(id), "{name}: token {id}");
+        let library = by_library(&text);
+        check(&format!("{name} by the library"), &library, &want);
+        let mut others = vec![library];
+        if !name.starts_with("sentencepiece") {
+            let parts = Parts::of(&serde_json::from_str(&text).unwrap());
+            let gguf = Tokenizer::from_spec(parts.spec(&name)).unwrap();
+            assert_eq!(gguf.warning(), None);
+            check(&format!("{name} as GGUF"), &gguf, &want);
+            others.push(gguf);
         }
-        assert_eq!(gguf.eos_ids(), json.eos_ids(), "{name}");
+        for other in others {
+            for id in 0..json.vocab_size() as u32 {
+                assert_eq!(other.token_bytes(id), json.token_bytes(id), "{name}: token {id}");
+                assert_eq!(other.is_special(id), json.is_special(id), "{name}: token {id}");
+            }
+            assert_eq!(other.eos_ids(), json.eos_ids(), "{name}");
+            let ids: Vec<u32> = (0..json.vocab_size() as u32).collect();
+            assert_eq!(other.decode(&ids), json.decode(&ids), "{name}");
+        }
     }
 }
 

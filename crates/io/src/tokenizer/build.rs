@@ -5,9 +5,10 @@ use super::{
     bpe::Bpe,
     bytes,
     merge::NONE,
+    merges::halves,
     pre::Pre,
     special::Matcher,
-    spm::{SPACE, Spm},
+    spm::{Order, SPACE, Spm},
     vocab::{Kind, Vocab},
 };
 use crate::{Error, Gguf, Result};
@@ -75,14 +76,14 @@ impl Tokenizer {
         let (model, add_bos, space_prefix);
         if spm {
             let scores = spec.scores.take().ok_or("its vocabulary has no scores")?;
-            model = Model::Spm(Box::new(Spm::new(&vocab, scores, byte_ids, unk)?));
+            model = Model::Spm(Box::new(Spm::new(&vocab, Order::of_scores(&vocab, scores)?, byte_ids, unk)));
             (add_bos, space_prefix) = (true, spec.add_space_prefix.unwrap_or(true));
         } else {
             let pre = pre(spec.pre, &mut warnings)?;
             add_bos = pre.add_bos;
             space_prefix = false;
             let merges = spec.merges.take().ok_or("its byte-level vocabulary has no merges")?;
-            model = Model::Bpe(Box::new(Bpe::new(&vocab, pre, merges)?));
+            model = Model::Bpe(Box::new(Bpe::new(&vocab, pre, merges.map(halves))?));
         }
         let eos = end_ids(&mut vocab, ends.into_iter().flatten());
         let (specials, user) = matchers(&vocab);

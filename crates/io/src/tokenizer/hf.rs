@@ -1,10 +1,11 @@
 //! Hugging Face folders: `tokenizer.json` and the small files beside it.
 
 use super::{
-    Model, Tokenizer, build, bytes,
-    vocab::{Kind, Vocab},
+    Model, Tokenizer, build,
+    json::{Json, Made, vocabulary},
 };
 use crate::{Error, Result};
+use serde::Deserialize;
 use serde_json::Value;
 use std::{path::Path, str::FromStr, sync::Mutex};
 
@@ -42,20 +43,13 @@ impl Tokenizer {
     /// The same from the files' contents; `null` for one that is not there. An error is a clause about "it", the
     /// `tokenizer.json`.
     pub fn from_json(json: &str, config: &Value, others: &[Value]) -> Result<Tokenizer, String> {
-        let definition: Value = serde_json::from_str(json).map_err(|e| format!("it is no JSON ({e})"))?;
-        let mut inner = tokenizers::Tokenizer::from_str(json)
-            .map_err(|e| format!("the tokenizers library refuses it ({e})"))?;
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| format!("its truncation cannot be turned off ({e})"))?;
-        // Some models fail on text that they cannot spell; a character no vocabulary has finds out.
-        inner
-            .encode_fast("\u{10fffd}", false)
-            .map_err(|e| format!("it has no token for what it cannot spell ({e})"))?;
-        let mut vocab = vocabulary(&inner, &definition)?;
-        let named = |key: &str| -> Option<u32> {
-            let name = &config[key];
-            inner.token_to_id(name.as_str().or_else(|| name["content"].as_str())?)
-        };
+        let own = serde_json::from_str::<Json>(json).ok().and_then(|own| own.make());
+        let made = own.map_or_else(|| library(json), Ok)?;
+        let rest: Rest = serde_json::from_str(json).map_err(|e| format!("it is no JSON ({e})"))?;
+        let Made { mut vocab, model, space_prefix, unk } = made;
+        let by_name =
+            |name: &str| rest.added_tokens.iter().find(|token| token.content == name).map(|token| token.id);
+        let named = |key: &str| by_name(config[key].as_str().or_else(|| config[key]["content"].as_str())?);
         let listed = |key: &str| -> Vec<u32> {
             let ids = |value: &Value| match value {
                 Value::Array(list) => list.iter().filter_map(Value::as_u64).collect(),
@@ -65,19 +59,16 @@ impl Tokenizer {
             all.filter_map(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < vocab.len()).collect()
         };
         let first = |key: &str| named(key).or_else(|| listed(&format!("{key}_id")).first().copied());
-        let (bos, unk, pad) = (first("bos_token"), first("unk_token"), first("pad_token"));
+        let (bos, unk, pad) = (first("bos_token"), first("unk_token").or(unk), first("pad_token"));
         let ends: Vec<u32> = named("eos_token").into_iter().chain(listed("eos_token_id")).collect();
-        let around = inner.encode_fast("a", true).map_err(|e| format!("it cannot encode ({e})"))?;
-        let around = around.get_ids();
-        let add_bos = bos.is_some() && around.first() == bos.as_ref();
-        let add_eos = ends.first().is_some_and(|eos| around.last() == Some(eos));
-        let space_prefix = definition["decoder"].to_string().contains("\"Strip\"")
-            || definition["decoder"]["type"] == "Metaspace";
+        let (before, after) = around(&rest.post_processor);
+        let add_bos = bos.is_some() && before.and_then(by_name) == bos;
+        let add_eos = !ends.is_empty() && after.and_then(by_name).as_ref() == ends.first();
         let eos = build::end_ids(&mut vocab, ends.into_iter());
         let (specials, user) = build::matchers(&vocab);
         Ok(Tokenizer {
             vocab,
-            model: Model::Hf(Box::new(Hf { inner: Mutex::new(inner), file_len: json.len() })),
+            model,
             specials,
             user,
             space_prefix,
@@ -90,6 +81,64 @@ impl Tokenizer {
             warning: None,
         })
     }
+}
+
+/// What else of the file matters.
+#[derive(Deserialize)]
+struct Rest {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    post_processor: Value,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+}
+
+/// The tokens that the file puts before and after a text.
+fn around(processor: &Value) -> (Option<&str>, Option<&str>) {
+    match processor["type"].as_str() {
+        Some("Sequence") => {
+            let parts = processor["processors"].as_array().into_iter().flatten().map(around);
+            parts.fold((None, None), |(a, b), (before, after)| (a.or(before), b.or(after)))
+        }
+        Some("TemplateProcessing") => {
+            let items = &processor["single"];
+            let last = items.as_array().map_or(0, |items| items.len().saturating_sub(1));
+            (items[0]["SpecialToken"]["id"].as_str(), items[last]["SpecialToken"]["id"].as_str())
+        }
+        Some("BertProcessing" | "RobertaProcessing") => {
+            (processor["cls"][0].as_str(), processor["sep"][0].as_str())
+        }
+        _ => (None, None),
+    }
+}
+
+/// By the `tokenizers` library, which knows every kind.
+fn library(json: &str) -> Result<Made, String> {
+    let definition: Value = serde_json::from_str(json).map_err(|e| format!("it is no JSON ({e})"))?;
+    let mut inner = tokenizers::Tokenizer::from_str(json)
+        .map_err(|e| format!("the tokenizers library refuses it ({e})"))?;
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(|e| format!("its truncation cannot be turned off ({e})"))?;
+    // Some models fail on text that they cannot spell; a character no vocabulary has finds out.
+    inner
+        .encode_fast("\u{10fffd}", false)
+        .map_err(|e| format!("it has no token for what it cannot spell ({e})"))?;
+    let byte_level = definition["decoder"].to_string().contains("\"ByteLevel\"");
+    let byte_fallback = definition["model"]["byte_fallback"] == true;
+    let added = inner.get_added_tokens_decoder().iter().map(|(&id, token)| (id, token.special)).collect();
+    let tokens = inner.get_vocab(true);
+    let tokens = tokens.iter().map(|(text, &id)| (text.as_str(), id));
+    let (vocab, _) = vocabulary(tokens, &added, byte_level, byte_fallback)?;
+    let space_prefix = definition["decoder"].to_string().contains("\"Strip\"")
+        || definition["decoder"]["type"] == "Metaspace";
+    let unk = definition["model"]["unk_token"].as_str().and_then(|name| inner.token_to_id(name));
+    let model = Model::Hf(Box::new(Hf { inner: Mutex::new(inner), file_len: json.len() }));
+    Ok(Made { vocab, model, space_prefix, unk })
 }
 
 /// A file's text; `None` when there is no such file.
@@ -105,46 +154,6 @@ fn read(path: &Path) -> Result<Option<String>> {
     std::fs::read_to_string(path).map(Some).map_err(|e| Error::read(path, e))
 }
 
-/// The tokens with the bytes they decode to, for all that is not encoding.
-fn vocabulary(inner: &tokenizers::Tokenizer, definition: &Value) -> Result<Vocab, String> {
-    let tokens = inner.get_vocab(true);
-    let count = tokens.values().max().map_or(0, |&id| id as usize + 1);
-    if count > 2 * tokens.len() + 1024 {
-        return Err(format!("its ids reach {count} with only {} tokens", tokens.len()));
-    }
-    let mut by_id: Vec<&str> = vec![""; count];
-    for (text, &id) in &tokens {
-        by_id[id as usize] = text;
-    }
-    let byte_level = definition["decoder"].to_string().contains("\"ByteLevel\"");
-    let byte_fallback = definition["model"]["byte_fallback"] == true;
-    let added = inner.get_added_tokens_decoder();
-    let mut vocab = Vocab::new(count, 8 * count)?;
-    for (id, text) in by_id.into_iter().enumerate() {
-        let added = added.get(&(id as u32));
-        let byte = byte_fallback.then(|| build::byte_token(text.as_bytes())).flatten();
-        vocab.push(|out| {
-            match byte {
-                Some(byte) if added.is_none() => {
-                    out.push(byte);
-                    return Kind::Byte;
-                }
-                _ if byte_level && added.is_some() => out.extend_from_slice(text.as_bytes()),
-                _ if byte_level && bytes::decode(text.as_bytes(), out) => {}
-                _ if byte_level => out.extend_from_slice(text.as_bytes()),
-                _ => build::spaced(text.as_bytes(), out),
-            }
-            match added {
-                Some(token) if token.special => Kind::Control,
-                Some(_) => Kind::User,
-                None if text.is_empty() => Kind::Unused,
-                None => Kind::Normal,
-            }
-        })?;
-    }
-    Ok(vocab)
-}
-
 impl Hf {
     pub(super) fn encode(&self, text: &str, special: bool, unk: Option<u32>, out: &mut Vec<u32>) {
         let mut inner = self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -158,6 +167,6 @@ impl Hf {
 
     /// About what the library's maps take, by the file's size.
     pub(super) fn heap_bytes(&self) -> usize {
-        5 * self.file_len
+        2 * self.file_len
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! [`Tokenizer::from_gguf`] reads what a GGUF file carries: byte-level BPE (`gpt2`) and SentencePiece BPE (`llama`),
 //! both Hob's own, because a vocabulary of a quarter million tokens must be ready within milliseconds.
-//! [`Tokenizer::from_dir`] reads a Hugging Face folder's `tokenizer.json` through the `tokenizers` library.
+//! [`Tokenizer::from_dir`] reads a Hugging Face folder's `tokenizer.json`: the same two kinds likewise, all others
+//! through the `tokenizers` library.
 
 mod bpe;
 mod build;
 mod bytes;
 mod decode;
 mod hf;
+mod json;
 mod merge;
+mod merges;
 mod pre;
 mod shield;
 mod spec;
@@ -227,7 +230,7 @@ impl Tokenizer {
         self.warning.as_deref()
     }
 
-    /// Bytes on the heap. Of a `tokenizer.json` this is an estimate.
+    /// Bytes on the heap; an estimate where the `tokenizers` library is at work.
     pub fn heap_bytes(&self) -> usize {
         let model = match &self.model {
             Model::Bpe(bpe) => size_of::<Bpe>() + bpe.heap_bytes(),

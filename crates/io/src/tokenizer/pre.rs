@@ -5,6 +5,7 @@
 
 use super::split::{self, Cursor, NextWord};
 use fancy_regex::Regex;
+use serde_json::Value;
 
 /// The way one family cuts its text.
 pub(super) struct Pre {
@@ -31,7 +32,7 @@ type CutBytes = for<'a> fn(&'a [u8], &mut dyn FnMut(&'a [u8]));
 
 /// Contractions in English, in either case.
 const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const GPT2: &str = split::EXPRESSIONS[0].0;
 const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 const DEEPSEEK_WORDS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\x{1f7d}ᾀ-ᾴᾶ-ᾼ\x{1fbe}ῂ-ῄῆ-ῌῐ-\x{1fd3}ῖ-\x{1fdb}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\x{2126}ℨ\x{212a}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
 const DEEPSEEK_CJK: &str = "[一-龥ࠀ-一가-퟿]+";
@@ -92,6 +93,46 @@ impl Pre {
         })
     }
 
+    /// The pre-tokenizer that `tokenizer.json` defines for byte-level BPE; `None` when it does otherwise than cut at
+    /// expressions and digits.
+    pub(super) fn from_json(definition: &Value, nfc: bool, ignore_merges: bool) -> Option<Pre> {
+        let sequence = definition["pretokenizers"].as_array();
+        let (last, cuts) = match sequence {
+            Some(parts) => parts.split_last()?,
+            None => (definition, &[][..]),
+        };
+        if last["type"] != "ByteLevel" || last["add_prefix_space"] != false {
+            return None;
+        }
+        let mut steps = Vec::new();
+        for cut in cuts {
+            steps.push(match cut["type"].as_str()? {
+                "Split" if cut["behavior"] == "Isolated" && cut["invert"] == false => {
+                    Step::expression(cut["pattern"]["Regex"].as_str()?)?
+                }
+                "Digits" if cut["individual_digits"] == true => Step::expression(r"\p{N}")?,
+                _ => return None,
+            });
+        }
+        // Files from before this choice existed always cut as GPT-2.
+        if last["use_regex"] != false {
+            match (&steps[..], cuts) {
+                ([], _) => steps.push(Step::Words(split::gpt2)),
+                ([_], [digits]) if digits["type"] == "Digits" => {
+                    steps = vec![Step::Words(split::digits_gpt2)]
+                }
+                _ => steps.push(Step::Words(split::gpt2)),
+            }
+        }
+        Some(Pre { steps, bytes: None, nfc, ignore_merges, add_bos: false })
+    }
+
+    /// Bytes on the heap, about: a compiled expression takes some 128 KiB, the table of characters' classes 64.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let of = |step: &Step| if let Step::Isolate(_) = step { 128 << 10 } else { 64 << 10 };
+        self.steps.iter().map(of).sum()
+    }
+
     /// Cuts `text` into words, in order.
     pub(super) fn split<'a>(&self, text: &'a str, emit: &mut dyn FnMut(&'a [u8])) {
         match self.bytes {
@@ -102,8 +143,17 @@ impl Pre {
 }
 
 impl Step {
+    /// The step for an expression of a file: the splitter written for it, if there is one.
+    fn expression(pattern: &str) -> Option<Step> {
+        let by_hand = split::EXPRESSIONS.iter().find(|(expression, _)| *expression == pattern);
+        match by_hand {
+            Some(&(_, next)) => Some(Step::Words(next)),
+            None => Regex::new(pattern).ok().map(|regex| Step::Isolate(Box::new(regex))),
+        }
+    }
+
     fn isolate(pattern: &str) -> Step {
-        Step::Isolate(Box::new(Regex::new(pattern).expect("a pattern of this file, compiled by its tests")))
+        Step::expression(pattern).expect("a pattern of this file, compiled by its tests")
     }
 }
 

@@ -90,6 +90,17 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// The expressions of the models' published files, each with the splitter that does the same; GPT-2's first.
+#[rustfmt::skip]
+pub(super) const EXPRESSIONS: [(&str, NextWord); 6] = [
+    (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", gpt2),
+    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", llama3),
+    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", qwen2),
+    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", qwen35),
+    (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+", o200k),
+    (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+", tekken),
+];
+
 /// GPT-2: `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 pub(super) fn gpt2(text: &Cursor, from: usize) -> usize {
     gpt2_words::<false>(text, from)
@@ -222,10 +233,6 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::LazyLock;
 
-    const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-    const TAIL: &str = r"\s*[\r\n]+|\s+(?!\S)|\s+";
-    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-
     fn by_hand(next: NextWord, text: &str) -> Vec<&str> {
         let cursor = Cursor::new(text);
         let (mut words, mut at) = (Vec::new(), 0);
@@ -253,33 +260,14 @@ mod tests {
             start = at + c.len_utf8();
         }
         pieces.push(&text[start..]);
-        pieces.into_iter().flat_map(|piece| by_regex(&EXPRESSIONS[0].1, piece)).collect()
+        pieces.into_iter().flat_map(|piece| by_regex(&COMPILED[0].0, piece)).collect()
     }
 
-    /// The splitters with their expressions, GPT-2's first.
-    static EXPRESSIONS: LazyLock<[(NextWord, Regex); 6]> = LazyLock::new(|| {
-        let cased = |tail: &str, digits: &str| {
-            let (u, w) = (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]");
-            let p = r"[^\r\n\p{L}\p{N}]?";
-            format!(r"{p}{u}*{w}+{tail}|{p}{u}+{w}*{tail}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{TAIL}")
-        };
-        let cl100k = |digits: &str, word: &str, other: &str| {
-            format!(r"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?{word}+|{digits}| ?{other}+[\r\n]*|{TAIL}")
-        };
-        let other = r"[^\s\p{L}\p{N}]";
-        [
-            (gpt2 as NextWord, GPT2.into()),
-            (llama3, cl100k(r"\p{N}{1,3}", r"\p{L}", other)),
-            (qwen2, cl100k(r"\p{N}", r"\p{L}", other)),
-            (qwen35, cl100k(r"\p{N}", r"[\p{L}\p{M}]", r"[^\s\p{L}\p{M}\p{N}]")),
-            (o200k, cased(&format!("{CONTRACTIONS}?"), r"\p{N}{1,3}")),
-            (tekken, cased("", r"\p{N}")),
-        ]
-        .map(|(next, pattern): (NextWord, String)| (next, Regex::new(&pattern).unwrap()))
-    });
+    static COMPILED: LazyLock<Vec<(Regex, NextWord)>> =
+        LazyLock::new(|| EXPRESSIONS.map(|(pattern, next)| (Regex::new(pattern).unwrap(), next)).into());
 
     fn check(text: &str) {
-        for (next, regex) in EXPRESSIONS.iter() {
+        for (regex, next) in COMPILED.iter() {
             assert_eq!(by_hand(*next, text), by_regex(regex, text), "{}", regex.as_str());
         }
         assert_eq!(by_hand(digits_gpt2, text), by_digits(text), "digits, then GPT-2");

@@ -6,6 +6,7 @@
 
 use super::{
     merge::{NONE, Pair, Repeats, Scratch, Symbol, merge},
+    merges::Merges,
     vocab::{Kind, Vocab},
 };
 use std::borrow::Cow;
@@ -13,10 +14,17 @@ use std::borrow::Cow;
 /// How SentencePiece writes a space.
 pub(super) const SPACE: &str = "\u{2581}";
 
-/// Scores and fallbacks.
+/// Which neighbours merge first.
+pub(super) enum Order {
+    /// Those that make the token with the lowest key: by id, the better the score, the lower the key.
+    Keys(Vec<u32>),
+    /// Those of the lowest rank: Hugging Face writes scores as merges.
+    Ranks(Merges),
+}
+
+/// The order of merging, and fallbacks.
 pub(super) struct Spm {
-    /// By id: the better the score, the lower the key.
-    keys: Vec<u32>,
+    order: Order,
     /// The token of each byte, or [`NONE`].
     byte_ids: Box<[u32; 256]>,
     /// For text without a token of its own where the byte's token is missing too.
@@ -26,16 +34,8 @@ pub(super) struct Spm {
 }
 
 impl Spm {
-    /// `scores` by id; `byte_ids` as found while reading the vocabulary.
-    pub(super) fn new(
-        vocab: &Vocab,
-        scores: impl ExactSizeIterator<Item = f32>,
-        byte_ids: Box<[u32; 256]>,
-        unknown: Option<u32>,
-    ) -> Result<Spm, String> {
-        if scores.len() != vocab.len() {
-            return Err(format!("it has {} tokens and {} scores", vocab.len(), scores.len()));
-        }
+    /// `byte_ids` as found while reading the vocabulary.
+    pub(super) fn new(vocab: &Vocab, order: Order, byte_ids: Box<[u32; 256]>, unknown: Option<u32>) -> Spm {
         let mut crossing = Box::new([false; 256]);
         for id in 0..vocab.len() as u32 {
             if let (Some(text), Some(Kind::Normal | Kind::User)) = (vocab.get(id), vocab.kind(id)) {
@@ -44,7 +44,7 @@ impl Spm {
                 }
             }
         }
-        Ok(Spm { keys: scores.map(key).collect(), byte_ids, unknown, crossing })
+        Spm { order, byte_ids, unknown, crossing }
     }
 
     /// The text as the vocabulary spells it.
@@ -111,14 +111,35 @@ impl Spm {
     }
 
     fn pair(&self, vocab: &Vocab, text: &[u8], left: &Symbol, right: &Symbol) -> Pair {
+        let keys = match &self.order {
+            Order::Keys(keys) => keys,
+            Order::Ranks(merges) => return merges.pair(left, right),
+        };
         match vocab.find(&text[left.start..right.start + right.len]) {
             None => (NONE, NONE),
-            Some(id) => (self.keys[id as usize], id),
+            Some(id) => (keys[id as usize], id),
         }
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        4 * self.keys.capacity() + size_of_val(&*self.byte_ids) + size_of_val(&*self.crossing)
+        let order = match &self.order {
+            Order::Keys(keys) => 4 * keys.capacity(),
+            Order::Ranks(merges) => merges.heap_bytes(),
+        };
+        order + size_of_val(&*self.byte_ids) + size_of_val(&*self.crossing)
+    }
+}
+
+impl Order {
+    /// The order that scores give, one for each token.
+    pub(super) fn of_scores(
+        vocab: &Vocab,
+        scores: impl ExactSizeIterator<Item = f32>,
+    ) -> Result<Order, String> {
+        if scores.len() != vocab.len() {
+            return Err(format!("it has {} tokens and {} scores", vocab.len(), scores.len()));
+        }
+        Ok(Order::Keys(scores.map(key).collect()))
     }
 }
 

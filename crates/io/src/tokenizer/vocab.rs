@@ -146,6 +146,7 @@ impl Vocab {
 
     /// The token that ordinary text of exactly these bytes is.
     pub(super) fn find(&self, text: &[u8]) -> Option<u32> {
+        debug_assert!(!self.slots.is_empty(), "index() comes first");
         self.at(self.probe(self.hash(text), text))
     }
 
