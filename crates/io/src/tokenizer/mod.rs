@@ -219,8 +219,8 @@ impl Tokenizer {
         self.add_eos
     }
 
-    /// Bytes that occur in text and that a byte-level vocabulary cannot spell. SmolLM2, for one, lacks a few bytes of
-    /// rare scripts.
+    /// Bytes that occur in text and that a byte-level vocabulary cannot spell. SmolLM2, for one, lacks some control
+    /// characters and two bytes that no assigned character has.
     pub fn unspelled(&self) -> Vec<u8> {
         if let Model::Bpe(bpe) = &self.model { bpe.unspelled().collect() } else { Vec::new() }
     }
