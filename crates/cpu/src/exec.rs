@@ -129,6 +129,8 @@ pub struct Call<'a> {
     pub cpu: &'a Cpu,
     /// the graph being run
     pub graph: &'a Graph,
+    /// the node's place in it
+    pub id: NodeId,
     /// the node
     pub node: &'a Node,
     /// what the run was given
@@ -188,7 +190,7 @@ fn find<'a>(batch: &Batch<'a>, name: &str) -> Option<Data<'a>> {
 
 impl Scratch for Cpu {
     fn bytes(&self, graph: &Graph, id: NodeId) -> usize {
-        ops::scratch(self, graph, graph.node(id))
+        ops::scratch(self, graph, id)
     }
 }
 
@@ -251,6 +253,7 @@ impl Cpu {
             let mut call = Call {
                 cpu: self,
                 graph: &program.graph,
+                id,
                 node,
                 batch,
                 out,
@@ -435,6 +438,7 @@ mod tests {
             let mut call = Call {
                 cpu: &cpu,
                 graph: &program.graph,
+                id,
                 node: program.graph.node(id),
                 batch: &batch,
                 out: &mut out,

@@ -25,7 +25,7 @@ mod upsample;
 
 use crate::exec::{Call, Cpu};
 use crate::reference;
-use hob_graph::{Graph, Node, Op};
+use hob_graph::{Graph, NodeId, Op};
 
 /// Runs the node of `c` by the best kernel there is.
 pub fn run(c: &mut Call) {
@@ -58,11 +58,12 @@ pub fn run(c: &mut Call) {
 }
 
 /// Bytes of working memory a node needs.
-pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
+pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
+    let node = graph.node(id);
     match node.op {
         Op::Attend(_) => attend::scratch(cpu, graph, node),
         Op::Conv2d(_) => conv2d::scratch(cpu, graph, node),
-        Op::Linear => linear::scratch(cpu, graph, node),
+        Op::Linear => linear::scratch(cpu, graph, id),
         Op::MatMul => matmul::scratch(cpu, graph, node),
         Op::Rope { .. } => rope::scratch(cpu, graph, node),
         _ => 0,

@@ -54,6 +54,14 @@ fn quantize_avx2(x: &[f32], k: usize, tile: usize, to: ActsMut) {
     quantize_by(x, k, tile, to, |x| unsafe { super::x86::group(x, SMALLEST) })
 }
 
+/// What quantizing `x` leaves over: `x - d · q`.
+pub(crate) fn residual(x: &[f32], to: &mut [f32]) {
+    for (x, to) in x.as_chunks::<GROUP>().0.iter().zip(to.as_chunks_mut::<GROUP>().0) {
+        let (d, q, _) = group(x);
+        *to = std::array::from_fn(|i| x[i] - d * q[i] as f32);
+    }
+}
+
 /// As `quantize`, by a function that gives the scale of a group, its whole numbers, and their sums by halves.
 #[inline(always)]
 fn quantize_by(

@@ -21,6 +21,7 @@ mod x86_kernels;
 
 use crate::isa::Isa;
 use acts::Acts;
+pub(crate) use acts::residual;
 use hob_dtype::DType;
 
 /// The most tokens [`Kernels::rows`] takes at once.

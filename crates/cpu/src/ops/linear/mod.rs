@@ -5,6 +5,7 @@
 
 mod exact;
 mod fast;
+mod finer;
 pub(crate) mod float;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,7 @@ use crate::exec::{Call, Cpu, Precision};
 use crate::isa::{Isa, isa};
 use crate::quant;
 use crate::threads::Pool;
-use hob_graph::{DType, Graph, Node, Op};
+use hob_graph::{DType, Graph, NodeId, Op};
 
 /// A linear layer's operands and how to compute it.
 pub struct Linear<'a> {
@@ -51,7 +52,7 @@ pub fn run(c: &mut Call) {
     let (x, w) = (c.x(0), c.x(1));
     let bias = (c.arity() > 2).then(|| c.x(2).f32s());
     let cpu = c.cpu;
-    Linear {
+    let linear = Linear {
         pool: &cpu.pool,
         precision: cpu.precision,
         isa: isa(),
@@ -60,12 +61,16 @@ pub fn run(c: &mut Call) {
         dtype: w.dtype,
         w: w.bytes,
         bias,
+    };
+    match finer::wanted(cpu, c.graph, c.id, w.dtype) {
+        true => finer::run(&linear, c.out, c.scratch),
+        false => linear.run(c.out, c.scratch),
     }
-    .run(c.out, c.scratch);
 }
 
 /// Bytes of working memory of a node.
-pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
+pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
+    let node = graph.node(id);
     let mut w = graph.node(node.inputs[1]);
     let size = Size {
         tokens: graph.node(node.inputs[0]).shape.rows(),
@@ -79,7 +84,10 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
         Op::Weight(id) => graph.weights[id.0 as usize].dtype,
         _ => DType::F32,
     };
-    scratch_bytes(&cpu.pool, cpu.precision, isa(), stored, size)
+    match finer::wanted(cpu, graph, id, stored) {
+        true => finer::scratch(&cpu.pool, isa(), stored, size),
+        false => scratch_bytes(&cpu.pool, cpu.precision, isa(), stored, size),
+    }
 }
 
 /// Bytes of working memory of a product.
