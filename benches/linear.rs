@@ -18,7 +18,7 @@ const TIME: Duration = Duration::from_millis(300);
 /// (N, K) of SmolLM2-135M, and of a Llama of 1B.
 const SMALL: [(usize, usize); 5] = [(192, 576), (576, 576), (1536, 576), (576, 1536), (49152, 576)];
 const LARGE: [(usize, usize); 5] = [(512, 2048), (2048, 2048), (8192, 2048), (2048, 8192), (128256, 2048)];
-const TOKENS: [usize; 6] = [1, 2, 4, 8, 16, 128];
+const TOKENS: [usize; 7] = [1, 2, 4, 8, 16, 128, 512];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
