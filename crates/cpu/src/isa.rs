@@ -14,10 +14,34 @@ pub enum Isa {
     Avx512,
 }
 
-/// The best instruction set of this processor.
+/// The environment's variable that holds kernels to an instruction set: to compare sets, and to test the lesser ones.
+pub const LIMIT: &str = "HOB_ISA";
+
+impl Isa {
+    /// All, the lesser ones first.
+    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+
+    /// The name that [`LIMIT`] takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+}
+
+/// The best instruction set of this processor, or the lesser one that [`LIMIT`] names.
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
-    *ISA.get_or_init(detect)
+    *ISA.get_or_init(|| detect().min(limit().ok().flatten().unwrap_or(Isa::Avx512)))
+}
+
+/// The instruction set that [`LIMIT`] names, `None` where it is not set. The error is a name that is no set's.
+pub fn limit() -> Result<Option<Isa>, String> {
+    let Some(name) = std::env::var_os(LIMIT).filter(|n| !n.is_empty()) else { return Ok(None) };
+    let name = name.to_string_lossy().into_owned();
+    Isa::ALL.into_iter().find(|isa| isa.name() == name).map(Some).ok_or(name)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -12,6 +12,7 @@ pub mod tune;
 
 pub use error::{Error, Result};
 pub use hob_cpu::Precision;
+pub use hob_cpu::isa;
 pub use hob_graph::{DType, Graph, NodeId, Op};
 pub use memory::Budget;
 pub use model::{CHUNK, Model, Options, bound};

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use commands::{Cli, Command};
+use hob_engine::isa;
 
 fn main() -> ExitCode {
     install_panic_hook();
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> error::Result<()> {
     let global = &cli.global;
+    if let Err(name) = isa::limit() {
+        let known = isa::Isa::ALL.map(isa::Isa::name).join(", ");
+        return Err(error::Error::new(format!("{} is {name}, and may be {known}", isa::LIMIT)));
+    }
     match cli.command {
         Command::Run(args) => commands::run::run(args, global),
         Command::List(args) => commands::list::run(args, global),
