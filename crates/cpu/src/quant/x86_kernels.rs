@@ -129,7 +129,7 @@ macro_rules! rows_and_unpack {
             first: usize,
             acc: &mut [Sums; T],
         ) {
-            prefetch(chunk, 2048);
+            prefetch(chunk, 4096);
             let tokens = if T == 1 { 1 } else { x.tokens };
             assert!(first + 8 <= x.groups);
             // SAFETY: compiled for what is called; the activations have `tokens · groups` groups, as `rows` asserts,
