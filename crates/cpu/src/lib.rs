@@ -1,5 +1,6 @@
 //! The CPU backend: a naive reference of every op, fast kernels beside it, threads, and the executor.
 
+pub mod ceiling;
 pub mod exec;
 pub mod isa;
 pub mod kv;
@@ -10,6 +11,7 @@ pub mod reference;
 pub mod threads;
 pub mod weights;
 
+pub use ceiling::Ceilings;
 pub use exec::{Call, Cpu, Precision, Program, View};
 pub use kv::Kv;
 pub use threads::Pool;
