@@ -114,6 +114,37 @@ fn the_bench_prints_a_line_a_test() {
 }
 
 #[test]
+fn the_profile_holds_ops_against_the_machine() {
+    let world = World::new();
+    let path = model(MODELS[0].1);
+    let args = ["debug", "profile", path.to_str().unwrap(), "pp16", "tg2@4"];
+    let run = world.run(&[&args[..], &["--json"]].concat());
+    let profiles: Vec<Value> = run.ok().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(profiles.len(), 2, "{run:?}");
+    for (profile, test) in profiles.iter().zip(["pp16", "tg2@4"]) {
+        assert!(profile["test"] == test && profile["tps"].as_f64().unwrap() > 0.0, "{profile}");
+        let ops = profile["ops"].as_array().unwrap();
+        let op = |name: &str| ops.iter().find(|o| o["op"] == name).unwrap_or_else(|| panic!("no {name}"));
+        let number = |o: &Value, field: &str| o[field].as_f64().unwrap();
+        let (linear, limits) = (op("linear Q4_1 (1536, 576)"), &profile["ceilings"]);
+        assert_eq!(linear["calls"], 60, "gate and up of 30 layers");
+        for (field, of, limit) in [("gbps", "of_read", "read_gbps"), ("gflops", "of_peak", "int8_gops")] {
+            let share = number(linear, field) / number(limits, limit);
+            assert!(share > 0.0 && (share / number(linear, of) - 1.0).abs() < 1e-6, "{linear}");
+        }
+        let share = number(op("attend"), "gflops") / number(limits, "f32_gflops");
+        assert!(share > 0.0 && (share / number(op("attend"), "of_peak") - 1.0).abs() < 1e-6);
+        let shares: f64 = ops.iter().map(|o| number(o, "share")).sum();
+        assert!(shares > 0.2 && shares <= 1.0 + 1e-9, "{shares}");
+    }
+    let run = world.run(&args);
+    let text = run.ok();
+    assert!(text.contains("GB/s") && text.contains("pp16: ") && text.contains("nearest"), "{text}");
+    let run = world.run(&["debug", "ceilings", "--threads=1"]);
+    assert!(run.ok().starts_with("1 thread") && run.ok().lines().count() == 1, "{run:?}");
+}
+
+#[test]
 fn models_are_shown_and_listed() {
     let world = World::new();
     let smollm2 = model(MODELS[0].1);

@@ -10,7 +10,7 @@ use hob_engine::{CHUNK, DType, Model, Options, Precision, Session, memory};
 
 use super::bench::Test;
 use super::show::local;
-use super::{Global, profile};
+use super::{Global, ceilings, profile};
 use crate::error::{Error, Result};
 use crate::model::{Words, options};
 
@@ -19,7 +19,8 @@ const EXAMPLES: &str = "Examples:
   hob debug logits starter --text \"Hello there\" --out logits.f32
   hob debug graph starter
   hob debug plan starter --ctx 4096
-  hob debug profile starter pp128 tg32@512";
+  hob debug profile starter pp128 tg32@512
+  hob debug ceilings";
 
 /// Arguments of `hob debug`.
 #[derive(Args)]
@@ -70,7 +71,17 @@ enum What {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
         tokens: u32,
     },
-    /// Print where the time goes: by op, with bytes and products per second
+    /// Print what this machine allows at most: bytes read and products per second
+    Ceilings {
+        /// Number of threads [default: one for each core]
+        #[arg(long, value_parser = super::threads)]
+        threads: Option<std::num::NonZeroUsize>,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print where the time goes: by op, with bytes and products per second, and how near these are to the machine's
+    /// limits
     Profile {
         /// A path, or a name from hob list
         model: String,
@@ -80,6 +91,9 @@ enum What {
         /// Number of threads [default: one for each core]
         #[arg(long, value_parser = super::threads)]
         threads: Option<std::num::NonZeroUsize>,
+        /// Print one JSON object for each test
+        #[arg(long)]
+        json: bool,
     },
     /// Print the plan, without reading weights
     Plan {
@@ -110,7 +124,10 @@ pub fn run(args: DebugArgs, _: &Global) -> Result<()> {
             print!("{}", engine(&local(&model)?.1, Precision::Fast)?.graph(tokens as usize, 1)?);
             Ok(())
         }
-        What::Profile { model, tests, threads } => profile::run(&local(&model)?.1, &tests, threads),
+        What::Ceilings { threads, json } => ceilings::run(threads, json),
+        What::Profile { model, tests, threads, json } => {
+            profile::run(&local(&model)?.1, &tests, threads, json)
+        }
         What::Plan { model, ctx } => plan(&local(&model)?.1, ctx as usize),
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 pub mod bench;
+mod ceilings;
 pub mod completions;
 pub mod debug;
 pub mod list;
