@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn every_limit_is_found_soon() {
+    fn every_limit_is_found() {
         let pool = Pool::new(2);
         for isa in Isa::ALL.into_iter().filter(|&i| i <= crate::isa::isa()) {
             let c = Ceilings::measure(&pool, isa).unwrap();

@@ -82,6 +82,10 @@ enum What {
     },
     /// Print where the time goes: by op, with bytes and products per second, and how near these are to the machine's
     /// limits
+    ///
+    /// Bytes are weights, keys and values, held against the memory's speed; what caches keep can be read faster than
+    /// that. Products of linear layers with quantized weights are held against the rate of 8-bit products, others
+    /// against that of f32. The nearest limit is the one an op comes closest to.
     Profile {
         /// A path, or a name from hob list
         model: String,

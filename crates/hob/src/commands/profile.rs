@@ -137,6 +137,7 @@ fn count(g: &Graph, id: NodeId, reached: usize, time: Duration, how: Options) ->
                 kind = format!("linear {} ({}, {})", w.dtype, w.shape[0], w.shape[1]);
                 sum.bytes = w.bytes() as f64;
             }
+            // What is computed twice, in finer steps, is counted once.
             match weight.is_some_and(|w| in_int8(how.precision, w.dtype)) {
                 true => sum.int8 = products,
                 false => sum.float = products,
