@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-/// An instruction set kernels are compiled for; a later one includes the earlier ones, so `isa() >= Isa::Avx2` asks
-/// whether AVX2 may be used.
+/// An instruction set kernels are compiled for. Of those of an architecture a later one includes the earlier ones, so
+/// on x86 `isa() >= Isa::Avx2` asks whether AVX2 may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// what every processor of the target has
@@ -12,14 +12,27 @@ pub enum Isa {
     Avx2,
     /// the above with AVX-512 F, BW, DQ, VL and VNNI
     Avx512,
+    /// 64-bit Arm, with kernels written for its vectors
+    Neon,
+    /// the above with dot products of bytes
+    Dotprod,
+    /// the above with products of matrices of bytes
+    I8mm,
 }
 
 /// The environment's variable that holds kernels to an instruction set: to compare sets, and to test the lesser ones.
 pub const LIMIT: &str = "HOB_ISA";
 
 impl Isa {
-    /// All, the lesser ones first.
+    /// All of this architecture, the lesser ones first.
+    #[cfg(target_arch = "x86_64")]
     pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    /// All of this architecture, the lesser ones first.
+    #[cfg(target_arch = "aarch64")]
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Dotprod, Isa::I8mm];
+    /// All of this architecture, the lesser ones first.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    pub const ALL: [Isa; 1] = [Isa::Portable];
 
     /// The name that [`LIMIT`] takes.
     pub fn name(self) -> &'static str {
@@ -27,6 +40,9 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
         }
     }
 }
@@ -34,7 +50,7 @@ impl Isa {
 /// The best instruction set of this processor, or the lesser one that [`LIMIT`] names.
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
-    *ISA.get_or_init(|| detect().min(limit().ok().flatten().unwrap_or(Isa::Avx512)))
+    *ISA.get_or_init(|| limit().ok().flatten().map_or(detect(), |limit| detect().min(limit)))
 }
 
 /// The instruction set that [`LIMIT`] names, `None` where it is not set. The error is a name that is no set's.
@@ -61,7 +77,17 @@ fn detect() -> Isa {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn detect() -> Isa {
+    use std::arch::is_aarch64_feature_detected;
+    match (is_aarch64_feature_detected!("dotprod"), is_aarch64_feature_detected!("i8mm")) {
+        (true, true) => Isa::I8mm,
+        (true, false) => Isa::Dotprod,
+        _ => Isa::Neon,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn detect() -> Isa {
     Isa::Portable
 }
@@ -73,8 +99,9 @@ pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Writes a function whose body is compiled portably and for AVX2, and chosen at run time. Within the body `FMA` is a
-/// constant for [`fma`]. Loops over slices are left to the compiler's vectoriser.
+/// Writes a function whose body is compiled portably and for AVX2, and chosen at run time; on 64-bit Arm it is compiled
+/// once, as all have NEON and FMA. Within the body `FMA` is a constant for [`fma`]. Loops over slices are left to the
+/// compiler's vectoriser.
 macro_rules! for_each_isa {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$doc])*
@@ -93,7 +120,7 @@ macro_rules! for_each_isa {
                     return unsafe { avx2($($arg),*) };
                 }
             }
-            body::<false>($($arg),*)
+            body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
         }
     };
 }
@@ -111,7 +138,7 @@ mod tests {
 
     #[test]
     fn sets_are_ordered_and_a_function_finds_its_own() {
-        assert!(Isa::Portable < Isa::Avx2 && Isa::Avx2 < Isa::Avx512);
+        assert!(Isa::ALL.is_sorted() && Isa::ALL.contains(&isa()));
         assert_eq!(isa(), isa());
         assert_eq!(dot(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 32.0);
     }

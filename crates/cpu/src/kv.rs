@@ -4,6 +4,7 @@
 //! values are `(PAGE, D)`; its keys are `(D, PAGE)`, so that the scores of a whole page come by multiplying and adding
 //! vectors, without a sum across one.
 
+#[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
 use crate::weights::Buffer;
 use half::f16;

@@ -1,6 +1,6 @@
 //! Activations in 8 bits: groups of 32 with a scale, and the sums that weights with an addend need.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::isa::{Isa, isa};
 
 /// Values that share a scale.
@@ -43,6 +43,11 @@ pub(crate) fn quantize(x: &[f32], k: usize, tile: usize, to: ActsMut) {
     if isa() >= Isa::Avx2 {
         // SAFETY: the processor has what the function is compiled for.
         return unsafe { quantize_avx2(x, k, tile, to) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    if isa() >= Isa::Neon {
+        // SAFETY: the processor has NEON.
+        return quantize_by(x, k, tile, to, |x| unsafe { super::arm::group(x, SMALLEST) });
     }
     quantize_by(x, k, tile, to, group)
 }
@@ -103,25 +108,35 @@ fn group(x: &[f32; GROUP]) -> (f32, [i8; GROUP], [i32; 2]) {
     (largest / 127.0, q, [half(0), half(1)])
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "x86_64")]
+    fn vectors(x: &[f32; GROUP]) -> (f32, [i8; GROUP], [i32; 2]) {
+        // SAFETY: the processor has AVX2, as the test asks.
+        unsafe { crate::quant::x86::group(x, SMALLEST) }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn vectors(x: &[f32; GROUP]) -> (f32, [i8; GROUP], [i32; 2]) {
+        // SAFETY: the processor has NEON.
+        unsafe { crate::quant::arm::group(x, SMALLEST) }
+    }
+
     #[test]
     fn groups_are_the_same_on_every_instruction_set() {
-        if isa() < Isa::Avx2 {
+        if isa() == Isa::Portable {
             return;
         }
         let mut next = crate::quant::tests::random(9);
         for i in 0..1000 {
             let size = 10f32.powi(i % 60 - 40);
             let x = std::array::from_fn(|_| (next() as f32 / (1u32 << 30) as f32 - 1.0) * size);
-            // SAFETY: the processor has AVX2.
-            assert_eq!(group(&x), unsafe { crate::quant::x86::group(&x, SMALLEST) });
+            assert_eq!(group(&x), vectors(&x));
         }
         let mut x = [1.0; GROUP];
         x[7] = f32::NAN;
-        // SAFETY: the processor has AVX2.
-        assert!(group(&x).0.is_nan() && unsafe { crate::quant::x86::group(&x, SMALLEST) }.0.is_nan());
+        assert!(group(&x).0.is_nan() && vectors(&x).0.is_nan());
     }
 }

@@ -67,7 +67,8 @@ pub(super) const IQ4_LEVELS: [u8; 16] = {
 pub(super) const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// Eight scales and eight minimums of 6 bits, in 12 bytes (Q4_K, Q5_K), as bytes.
-fn scales_6bit(s: &[u8]) -> (u64, u64) {
+#[inline(always)]
+pub(super) fn scales_6bit(s: &[u8]) -> (u64, u64) {
     let (a, b, c) = (u32_at(s, 0), u32_at(s, 4), u32_at(s, 8));
     let top = |x: u32| (x >> 6 & 0x0303_0303) << 4;
     let pair = |low: u32, high: u32| low as u64 | (high as u64) << 32;
@@ -75,6 +76,7 @@ fn scales_6bit(s: &[u8]) -> (u64, u64) {
 }
 
 /// The 16 scales of 6 bits of Q3_K in 12 bytes, not yet less 32.
+#[inline(always)]
 pub(super) fn scales_q3(s: &[u8]) -> [u8; 16] {
     let (a, b, c) = (u32_at(s, 0), u32_at(s, 4), u32_at(s, 8));
     let join = |low: u32, shift: u32| low & 0x0f0f_0f0f | (c >> shift & 0x0303_0303) << 4;
@@ -83,13 +85,15 @@ pub(super) fn scales_q3(s: &[u8]) -> [u8; 16] {
 }
 
 /// The 8 scales of 6 bits of IQ4_XS, not yet less 32.
-fn scales_iq4(b: &[u8]) -> [u8; 8] {
+#[inline(always)]
+pub(super) fn scales_iq4(b: &[u8]) -> [u8; 8] {
     let (high, low) = (u16_at(b, 2), u32_at(b, 4));
     std::array::from_fn(|j| (low >> (4 * j) & 15) as u8 | ((high >> (2 * j) & 3) << 4) as u8)
 }
 
 /// Half of 2^(e - 127), as the table of MXFP4 is doubled.
-fn half_power(e: u8) -> f32 {
+#[inline(always)]
+pub(super) fn half_power(e: u8) -> f32 {
     let e = e as u32;
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 })
 }

@@ -6,11 +6,15 @@
 //! all tokens while it is in cache.
 
 pub(crate) mod acts;
+#[cfg(target_arch = "aarch64")]
+mod arm;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod format;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -99,11 +103,21 @@ fn of<F: x86::Unpack>(isa: Isa) -> Kernels {
     match isa {
         Isa::Avx512 => avx512::kernels::<F>(),
         Isa::Avx2 => avx2::kernels::<F>(),
-        Isa::Portable => portable::kernels::<F>(),
+        _ => portable::kernels::<F>(),
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn of<F: arm::Unpack>(isa: Isa) -> Kernels {
+    match isa {
+        Isa::I8mm => neon::i8mm::<F>(),
+        Isa::Dotprod => neon::dotprod::<F>(),
+        Isa::Neon => neon::neon::<F>(),
+        _ => portable::kernels::<F>(),
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn of<F: format::Format>(_: Isa) -> Kernels {
     portable::kernels::<F>()
 }
