@@ -73,7 +73,7 @@ unsafe fn load32<const B: usize>(b: &[u8; B], at: usize) -> [uint8x16_t; 2] {
 }
 
 #[inline(always)]
-unsafe fn signed(u: [uint8x16_t; 2]) -> Halves {
+pub(super) unsafe fn signed(u: [uint8x16_t; 2]) -> Halves {
     u.map(|u| vreinterpretq_s8_u8(u))
 }
 
@@ -119,11 +119,16 @@ unsafe fn fifth_bits<const B: usize>(b: &[u8; B], at: usize) -> [uint8x16_t; 2] 
     })
 }
 
-/// The f16 at byte `at`. The `half` crate asks each time what the processor has.
+/// The f16 with these bits. The `half` crate asks each time what the processor has.
+#[inline(always)]
+pub(super) unsafe fn f16_bits(bits: u16) -> f32 {
+    vgetq_lane_f32::<0>(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits))))
+}
+
+/// The f16 at byte `at`.
 #[inline(always)]
 unsafe fn half<const B: usize>(b: &[u8; B], at: usize) -> f32 {
-    let x = vdup_n_u16(u16::from_le_bytes(*bytes(b, at)));
-    vgetq_lane_f32::<0>(vcvt_f32_f16(vreinterpret_f16_u16(x)))
+    f16_bits(u16::from_le_bytes(*bytes(b, at)))
 }
 
 /// A number of each block, up to eight.

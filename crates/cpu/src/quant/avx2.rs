@@ -19,7 +19,8 @@ pub(super) fn kernels<F: Unpack>() -> Kernels {
         rows: rows::<F>,
         unpack: unpack::<F>,
         tile: match (F::BITS, F::SPLIT) {
-            (8, _) => tile::<1, true, 1>,
+            (8, false) => tile::<1, true, 1>,
+            (8, true) => tile::<1, true, 2>,
             (6, false) => tile::<2, false, 1>,
             (5, false) => tile::<4, false, 1>,
             (_, false) => tile::<8, false, 1>,

@@ -39,11 +39,13 @@ fn f16_at(b: &[u8], at: usize) -> f32 {
     f16::from_bits(u16_at(b, at)).to_f32()
 }
 
-fn u16_at(b: &[u8], at: usize) -> u16 {
+#[inline(always)]
+pub(super) fn u16_at(b: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([b[at], b[at + 1]])
 }
 
-fn u32_at(b: &[u8], at: usize) -> u32 {
+#[inline(always)]
+pub(super) fn u32_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 

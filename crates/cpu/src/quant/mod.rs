@@ -13,6 +13,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod format;
+mod grids;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -87,15 +88,17 @@ pub(crate) struct Kernels {
 
 /// The integer kernels for a format, where there are any.
 pub(crate) fn kernels(dtype: DType, isa: Isa) -> Option<Kernels> {
+    use {format::*, grids::*};
     macro_rules! by_format {
         ($($format:ident)*) => {
             match dtype {
-                $(DType::$format => Some(of::<format::$format>(isa)),)*
+                $(DType::$format => Some(of::<$format>(isa)),)*
                 _ => None,
             }
         };
     }
-    by_format!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4)
+    by_format!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4
+        IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M TQ1_0 TQ2_0)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,11 +1,12 @@
 //! What the kernels must agree on, whatever the instruction set.
 
 use super::format::*;
+use super::grids::*;
 use super::*;
 use crate::isa::isa;
 
 /// The formats with kernels, and where the bytes of a block are f16.
-pub(crate) const FORMATS: [(DType, &[usize]); 13] = [
+pub(crate) const FORMATS: [(DType, &[usize]); 22] = [
     (DType::Q4_0, &[0]),
     (DType::Q4_1, &[0, 2]),
     (DType::Q5_0, &[0]),
@@ -19,6 +20,15 @@ pub(crate) const FORMATS: [(DType, &[usize]); 13] = [
     (DType::IQ4_NL, &[0]),
     (DType::IQ4_XS, &[0]),
     (DType::MXFP4, &[]),
+    (DType::IQ2_XXS, &[0]),
+    (DType::IQ2_XS, &[0]),
+    (DType::IQ2_S, &[0]),
+    (DType::IQ3_XXS, &[0]),
+    (DType::IQ3_S, &[0]),
+    (DType::IQ1_S, &[0]),
+    (DType::IQ1_M, &[]),
+    (DType::TQ1_0, &[52]),
+    (DType::TQ2_0, &[64]),
 ];
 
 /// Numbers that look random, the same each time.
@@ -40,11 +50,23 @@ pub(crate) fn weights(dtype: DType, n: usize, seed: u64) -> Vec<u8> {
             let d = (next() % 1000) as f32 / 500.0 - 1.0;
             block[at..at + 2].copy_from_slice(&half::f16::from_f32(d).to_le_bytes());
         }
-        if dtype == DType::MXFP4 {
-            block[0] = 120 + (next() % 8) as u8;
-        }
+        set_scale(dtype, block, 120 + (next() % 8) as u8);
     }
     bytes
+}
+
+/// Sets the scale of formats whose scale is no f16 in bytes of its own: to about 1 for exponents near 127.
+pub(crate) fn set_scale(dtype: DType, block: &mut [u8], exponent: u8) {
+    match dtype {
+        DType::MXFP4 => block[0] = exponent,
+        // Four bits each on top of the last four u16.
+        DType::IQ1_M => {
+            for (i, bits) in [0x3, exponent & 15, exponent >> 4 | 8, 0x3].into_iter().enumerate() {
+                block[49 + 2 * i] = block[49 + 2 * i] & 15 | bits << 4;
+            }
+        }
+        _ => {}
+    }
 }
 
 /// The instruction sets this processor has.
@@ -81,6 +103,7 @@ fn definitions_decode_as_the_table_of_formats_does() {
         ($($format:ident)*) => { $(definition::<$format>(DType::$format);)* };
     }
     each!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4);
+    each!(IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M TQ1_0 TQ2_0);
 }
 
 /// A panel's bytes, scales and addends by `(row, value)`, whatever its layout.
@@ -118,7 +141,9 @@ fn panels_are_the_same_on_every_instruction_set() {
             for isa in sets() {
                 let (mut values, mut scales) =
                     unpacked(&kernels(dtype, isa).unwrap(), &w, row_bytes, rows, part);
-                let eight_bits = matches!(dtype, DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS);
+                use DType::*;
+                let grids = matches!(dtype, IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S);
+                let eight_bits = grids || matches!(dtype, Q8_0 | IQ4_NL | IQ4_XS);
                 if !matches!(isa, Isa::Portable | Isa::Avx512) && eight_bits {
                     // Signed there, so without an addend.
                     values.iter_mut().for_each(|v| *v ^= 0x80);

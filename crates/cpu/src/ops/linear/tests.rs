@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::quant::acts::{self, ActsMut};
-use crate::quant::tests::{FORMATS, random, sets, weights};
+use crate::quant::tests::{FORMATS, random, set_scale, sets, weights};
 
 struct Case {
     precision: Precision,
@@ -132,9 +132,7 @@ fn sums_of_the_largest_numbers_do_not_overflow() {
                     for &at in halves {
                         block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
                     }
-                    if dtype == DType::MXFP4 {
-                        block[0] = 127;
-                    }
+                    set_scale(dtype, block, 127);
                 }
                 let size = Size { tokens, k, n };
                 let case = Case { precision: Precision::Fast, isa, dtype, threads: 1, size, biased: false };
