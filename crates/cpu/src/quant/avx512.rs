@@ -7,9 +7,9 @@ use std::arch::x86_64::*;
 
 /// Vectors of rows in a panel.
 const VECTORS: usize = 2;
-const ROWS: usize = 16 * VECTORS;
+pub(super) const ROWS: usize = 16 * VECTORS;
 /// Tokens of a tile: 12 sums of integers and 12 of floats leave room for operands in 32 registers.
-const TILE: usize = 6;
+pub(super) const TILE: usize = 6;
 
 pub(super) fn kernels<F: Unpack>() -> Kernels {
     Kernels {

@@ -14,6 +14,8 @@ mod avx2;
 mod avx512;
 pub(crate) mod format;
 mod grids;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod model;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
