@@ -48,17 +48,24 @@ fn even(seven: u32) -> u8 {
 
 /// Eight magnitudes below 128, negative where a bit of `signs` is set, plus 128.
 #[inline(always)]
-fn with_signs(entry: [i8; 8], signs: u8) -> [u8; 8] {
+fn with_signs(e: u64, signs: u8) -> [u8; 8] {
     const MIDDLE: u64 = 0x8080_8080_8080_8080;
-    let (e, minus) = (u64::from_le_bytes(entry.map(|e| e as u8)), MASKS[signs as usize]);
+    let minus = MASKS[signs as usize];
     // No byte borrows from the next.
     ((MIDDLE - e) & minus | (MIDDLE | e) & !minus).to_le_bytes()
 }
 
+/// An entry of eight.
+#[inline(always)]
+fn one(entry: [i8; 8]) -> u64 {
+    u64::from_le_bytes(entry.map(|e| e as u8))
+}
+
 /// Two entries of four.
 #[inline(always)]
-fn pair(a: [i8; 4], b: [i8; 4]) -> [i8; 8] {
-    std::array::from_fn(|i| if i < 4 { a[i] } else { b[i - 4] })
+fn pair(entry: impl Fn(usize) -> [i8; 4]) -> u64 {
+    let four = |k| u32::from_le_bytes(entry(k).map(|e| e as u8)) as u64;
+    four(0) | four(1) << 32
 }
 
 /// Entries of -1, 0 and 1, eight times that and one more or less, plus 16.
@@ -66,7 +73,7 @@ fn pair(a: [i8; 4], b: [i8; 4]) -> [i8; 8] {
 fn with_shift(index: usize, negative: bool) -> [u8; 8] {
     const ONES: u64 = 0x0101_0101_0101_0101;
     // Entries are made 0, 1 and 2 first, so that no byte reaches into the next.
-    let e = (u64::from_le_bytes(grids::IQ1[index].map(|e| (e + 1) as u8)) << 3) + 8 * ONES;
+    let e = (one(grids::IQ1[index].map(|e| e + 1)) << 3) + 8 * ONES;
     (if negative { e - ONES } else { e + ONES }).to_le_bytes()
 }
 
@@ -129,7 +136,7 @@ grids! {
     IQ2_XXS: [u8; 66], bits 8, offset 128, split false, unit 0.125 {
         |b, g, h| {
             let word = u32_at(b, 6 + 8 * g);
-            group(|i| with_signs(grids::IQ2_XXS[b[2 + 8 * g + i] as usize], even(word >> (7 * i))))
+            group(|i| with_signs(one(grids::IQ2_XXS[b[2 + 8 * g + i] as usize]), even(word >> (7 * i))))
         },
         u16_at(b, 0),
         2 * (u32_at(b, 6 + 8 * g) >> 28) as u8 + 1
@@ -138,7 +145,7 @@ grids! {
     IQ2_XS: [u8; 74], bits 8, offset 128, split true, unit 0.125 {
         |b, g, h| group(|i| {
             let q = u16_at(b, 2 + 8 * g + 2 * i);
-            with_signs(grids::IQ2_XS[q as usize & 511], even((q >> 9) as u32))
+            with_signs(one(grids::IQ2_XS[q as usize & 511]), even((q >> 9) as u32))
         }),
         u16_at(b, 0),
         2 * nibble(&b[66..], 2 * g + h) + 1
@@ -147,7 +154,7 @@ grids! {
     IQ2_S: [u8; 82], bits 8, offset 128, split true, unit 0.125 {
         |b, g, h| group(|i| {
             let (at, high) = (4 * g + i, b[66 + g] >> (2 * i) & 3);
-            with_signs(grids::IQ2_S[b[2 + at] as usize | (high as usize) << 8], b[34 + at])
+            with_signs(one(grids::IQ2_S[b[2 + at] as usize | (high as usize) << 8]), b[34 + at])
         }),
         u16_at(b, 0),
         2 * nibble(&b[74..], 2 * g + h) + 1
@@ -158,7 +165,7 @@ grids! {
             let word = u32_at(b, 66 + 4 * g);
             group(|i| {
                 let entry = |k: usize| grids::IQ3_XXS[b[2 + 8 * g + 2 * i + k] as usize];
-                with_signs(pair(entry(0), entry(1)), even(word >> (7 * i)))
+                with_signs(pair(entry), even(word >> (7 * i)))
             })
         },
         u16_at(b, 0),
@@ -171,7 +178,7 @@ grids! {
                 let high = (b[66 + g] >> (2 * i + k) & 1) as usize;
                 grids::IQ3_S[b[2 + 8 * g + 2 * i + k] as usize | high << 8]
             };
-            with_signs(pair(entry(0), entry(1)), b[74 + 4 * g + i])
+            with_signs(pair(entry), b[74 + 4 * g + i])
         }),
         u16_at(b, 0),
         2 * nibble(&b[106..], g) + 1
@@ -198,12 +205,21 @@ grids! {
     TQ1_0: [u8; 54], bits 2, offset 1, split false, unit 1.0 {
         |b, g, h| {
             const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
-            let digit = |byte: u8, n: usize| ((byte.wrapping_mul(POWERS[n]) as u16 * 3) >> 8) as u8;
-            std::array::from_fn(|i| match (g, i) {
-                (..5, _) => digit(b[i], g),
-                (5 | 6, _) | (_, ..16) => digit(b[32 + i % 16], 2 * g - 10 + i / 16),
-                _ => digit(b[48 + i % 4], i / 4 - 4),
-            })
+            let digits = |to: &mut [u8], bytes: &[u8], n: usize| {
+                for (u, byte) in to.iter_mut().zip(bytes) {
+                    *u = ((byte.wrapping_mul(POWERS[n]) as u16 * 3) >> 8) as u8;
+                }
+            };
+            let mut u = [0; 32];
+            match g {
+                ..5 => digits(&mut u, &b[..32], g),
+                5 | 6 => u.chunks_exact_mut(16).zip(2 * g - 10..).for_each(|(u, n)| digits(u, &b[32..48], n)),
+                _ => {
+                    digits(&mut u, &b[32..48], 4);
+                    u[16..].chunks_exact_mut(4).zip(0..).for_each(|(u, n)| digits(u, &b[48..52], n));
+                }
+            }
+            u
         },
         u16_at(b, 52),
         1
