@@ -3,10 +3,11 @@
 //! For each format, shape (N × K) and number of tokens T: time of one product (the best of many), bytes of weights per
 //! second, and operations per second, a multiplication and an addition being two. Weights rotate through more memory
 //! than caches hold, as in a model. FILTER is part of a line's name, such as `Q4_K` or `T=1 `. Options: `--threads N`,
-//! `--isa avx2` or `portable`, `--shape NxK` in place of the models' shapes, `--memory MB`.
+//! `--isa avx2` or `portable`, `--shape NxK` in place of the models' shapes, `--memory MB`, `--packed` for weights laid
+//! out anew.
 
 use hob_cpu::isa::{Isa, isa};
-use hob_cpu::ops::linear::{Linear, Size, scratch_bytes};
+use hob_cpu::ops::linear::{Linear, Size, pack, packed_bytes, scratch_bytes};
 use hob_cpu::{Buffer, Pool, Precision};
 use hob_graph::DType;
 use std::time::{Duration, Instant};
@@ -37,6 +38,7 @@ fn main() {
         .and_then(|(n, k)| Some((n.parse().ok()?, k.parse().ok()?)));
     let filter = args.first().filter(|a| !a.starts_with("--"));
     let pool = Pool::new(threads);
+    let how = How { pool: &pool, isa, memory, packed: args.iter().any(|a| a == "--packed") };
     println!("{threads} threads, {isa:?}");
     let fast = |dtype, shapes, tokens| (dtype, Precision::Fast, shapes, tokens);
     let exact = |dtype| (dtype, Precision::Exact, &LARGE[1..2], &[1, 8, 128][..]);
@@ -63,14 +65,22 @@ fn main() {
             for &tokens in tokens {
                 let name = format!("{dtype} {precision:?} {n}x{k} T={tokens} ");
                 if filter.is_none_or(|f| name.contains(f.as_str())) {
-                    measure(&pool, isa, precision, dtype, Size { tokens, k, n }, memory, &name);
+                    measure(&how, precision, dtype, Size { tokens, k, n }, &name);
                 }
             }
         }
     }
 }
 
-fn measure(pool: &Pool, isa: Isa, precision: Precision, dtype: DType, size: Size, memory: usize, name: &str) {
+struct How<'a> {
+    pool: &'a Pool,
+    isa: Isa,
+    memory: usize,
+    packed: bool,
+}
+
+fn measure(how: &How, precision: Precision, dtype: DType, size: Size, name: &str) {
+    let &How { pool, isa, memory, packed } = how;
     let Size { tokens, k, n } = size;
     let bytes = dtype.bytes(n * k).expect("whole blocks");
     let copies = (memory / bytes).max(1);
@@ -81,9 +91,19 @@ fn measure(pool: &Pool, isa: Isa, precision: Precision, dtype: DType, size: Size
     let mut y = vec![0f32; tokens * n];
     let mut scratch = Buffer::zeroed(scratch_bytes(pool, precision, isa, dtype, size)).expect("memory");
     let (mut best, begin, mut i) = (f64::INFINITY, Instant::now(), 0);
+    let room = packed.then(|| packed_bytes(dtype, n, k)).flatten().unwrap_or(0);
+    let mut anew = Buffer::zeroed(copies * room).expect("memory for weights");
+    anew.prefer_huge_pages();
+    weights.prefer_huge_pages();
+    if room > 0 {
+        for (w, to) in weights.bytes().chunks(bytes).zip(anew.bytes_mut().chunks_mut(room)) {
+            pack(dtype, k, w, to);
+        }
+    }
     while begin.elapsed() < TIME || i < 2 * copies.min(8) {
         let w = &weights.bytes()[i % copies * bytes..][..bytes];
-        let linear = Linear { pool, precision, isa, x: &x, k, dtype, w, bias: None };
+        let packed = (room > 0).then(|| &anew.bytes()[i % copies * room..][..room]);
+        let linear = Linear { pool, precision, isa, x: &x, k, dtype, w, packed, bias: None };
         let start = Instant::now();
         linear.run(&mut y, scratch.bytes_mut());
         best = best.min(start.elapsed().as_secs_f64());

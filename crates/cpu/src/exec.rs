@@ -89,6 +89,8 @@ pub struct View<'a> {
     pub dtype: DType,
     /// the numbers
     pub bytes: &'a [u8],
+    /// of a weight that was laid out anew, that layout
+    pub packed: Option<&'a [u8]>,
 }
 
 impl<'a> View<'a> {
@@ -150,6 +152,7 @@ impl<'a> Call<'a> {
     pub fn x(&self, k: usize) -> View<'a> {
         let id = self.node.inputs[k];
         let node = self.graph.node(id);
+        let mut packed = None;
         let (dtype, bytes): (DType, &'a [u8]) = match self.program.plan.places[id.index()] {
             // SAFETY: the plan places every living node within the arena, apart from this call's result.
             Place::Arena(at) => (node.dtype, unsafe {
@@ -157,6 +160,7 @@ impl<'a> Call<'a> {
             }),
             Place::Weight(w) => {
                 let t = &self.program.weights[w.0 as usize];
+                packed = t.packed();
                 (t.dtype, t.bytes())
             }
             Place::Input(i) => {
@@ -170,7 +174,7 @@ impl<'a> Call<'a> {
             Place::Const(c) => (DType::F32, plain(&self.graph.consts[c.0 as usize])),
             Place::Nowhere => unreachable!("operands of a step are live"),
         };
-        View { shape: node.shape, dtype, bytes }
+        View { shape: node.shape, dtype, bytes, packed }
     }
 
     /// The operands' count.

@@ -3,7 +3,7 @@
 use hob_graph::DType;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Bytes at a multiple of 64. Large buffers are fresh pages of the system, which cost memory when first touched.
 pub struct Buffer {
@@ -41,14 +41,36 @@ impl Buffer {
         Ok(b)
     }
 
-    /// All bytes.
-    pub fn bytes(&self) -> &[u8] {
-        let p: *const u8 = match &self.memory {
+    /// Asks for huge pages, where the system grants them: fewer steps to find where a byte lies.
+    pub fn prefer_huge_pages(&self) {
+        #[cfg(target_os = "linux")]
+        if let Memory::Pages(map) = &self.memory {
+            let _ = map.advise(memmap2::Advice::HugePage); // what is not granted is not missed
+        }
+    }
+
+    fn as_ptr(&self) -> *const u8 {
+        match &self.memory {
             Memory::Lines(lines) => lines.as_ptr().cast(),
             Memory::Pages(map) => map.as_ptr(),
-        };
+        }
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.part(0..self.len)
+    }
+
+    /// Some of the bytes, without a claim on the others: they may be written meanwhile by [`crate::packing`].
+    fn part(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: either kind of memory holds at least `len` initialised bytes.
-        unsafe { std::slice::from_raw_parts(p, self.len) }
+        unsafe { std::slice::from_raw_parts(self.as_ptr().add(range.start), range.len()) }
+    }
+
+    /// How many bytes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// All bytes, to write.
@@ -77,9 +99,17 @@ impl Buffer {
     }
 }
 
+/// Something that holds weights, such as a mapped file.
+pub trait Source: AsRef<[u8]> + Send + Sync {
+    /// Told that a part is not needed soon: its memory may be given back, if it can be read again.
+    fn forget(&self, _: Range<usize>) {}
+}
+
+impl Source for Vec<u8> {}
+
 /// Where a weight's bytes are.
 enum Bytes {
-    Shared(Arc<dyn AsRef<[u8]> + Send + Sync>, Range<usize>),
+    Shared(Arc<dyn Source>, Range<usize>),
     Own(Buffer),
 }
 
@@ -88,23 +118,29 @@ pub struct Tensor {
     /// how it is stored
     pub dtype: DType,
     bytes: Bytes,
+    /// laid out anew, once that is done
+    packed: OnceLock<(Arc<Buffer>, Range<usize>)>,
 }
 
 impl Tensor {
+    fn new(dtype: DType, bytes: Bytes) -> Tensor {
+        Tensor { dtype, bytes, packed: OnceLock::new() }
+    }
+
     /// A part of something shared, such as a mapped file. Panics when the range lies outside.
-    pub fn shared(dtype: DType, owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Tensor {
+    pub fn shared(dtype: DType, owner: Arc<dyn Source>, range: Range<usize>) -> Tensor {
         assert!(range.end <= (*owner).as_ref().len() && range.start <= range.end);
-        Tensor { dtype, bytes: Bytes::Shared(owner, range) }
+        Tensor::new(dtype, Bytes::Shared(owner, range))
     }
 
     /// Numbers of one's own.
     pub fn from_f32(data: &[f32]) -> std::io::Result<Tensor> {
-        Ok(Tensor { dtype: DType::F32, bytes: Bytes::Own(Buffer::from_f32(data)?) })
+        Ok(Tensor::new(DType::F32, Bytes::Own(Buffer::from_f32(data)?)))
     }
 
     /// Bytes of one's own in any format.
     pub fn own(dtype: DType, bytes: Buffer) -> Tensor {
-        Tensor { dtype, bytes: Bytes::Own(bytes) }
+        Tensor::new(dtype, Bytes::Own(bytes))
     }
 
     /// The bytes as stored.
@@ -115,12 +151,29 @@ impl Tensor {
         }
     }
 
+    /// The bytes laid out anew for the kernels (see [`crate::packing`]), once that is done.
+    pub fn packed(&self) -> Option<&[u8]> {
+        self.packed.get().map(|(buffer, range)| buffer.part(range.clone()))
+    }
+
+    /// Gives the weight its new layout; only the first time counts.
+    pub(crate) fn set_packed(&self, buffer: Arc<Buffer>, range: Range<usize>) {
+        let _ = self.packed.set((buffer, range));
+    }
+
+    /// Told that a part of the bytes as stored is not needed soon.
+    pub(crate) fn forget(&self, part: Range<usize>) {
+        if let Bytes::Shared(owner, range) = &self.bytes {
+            owner.forget(range.start + part.start..range.start + part.end);
+        }
+    }
+
     /// A copy in f32, aligned.
     pub fn decode(&self) -> std::io::Result<Tensor> {
         let bytes = self.bytes();
         let mut out = Buffer::zeroed(bytes.len() / self.dtype.block_bytes() * self.dtype.block() * 4)?;
         self.dtype.decode(bytes, out.f32s_mut());
-        Ok(Tensor { dtype: DType::F32, bytes: Bytes::Own(out) })
+        Ok(Tensor::new(DType::F32, Bytes::Own(out)))
     }
 }
 

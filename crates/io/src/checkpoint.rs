@@ -130,6 +130,13 @@ impl Checkpoint {
         }
     }
 
+    /// Tells the system that a part of a tensor's bytes is not needed soon: it leaves the process's memory, and is read
+    /// again when it is asked for.
+    pub fn forget(&self, tensor: &Tensor, part: std::ops::Range<usize>) {
+        let bytes = &self.bytes(tensor)[part];
+        crate::map::forget(bytes);
+    }
+
     /// The GGUF model beneath, when it is one.
     pub fn gguf(&self) -> Option<&Gguf> {
         if let Weights::Gguf(gguf) = &self.weights { Some(gguf) } else { None }

@@ -19,6 +19,24 @@ pub(crate) fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.map_err(|e| Error::read(path, e))
 }
 
+/// Gives back the memory of whole pages within `bytes`, which must be part of a mapped file.
+pub(crate) fn forget(bytes: &[u8]) {
+    #[cfg(unix)]
+    {
+        // SAFETY: asks for a number.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(4096) as usize;
+        let from = (bytes.as_ptr() as usize).next_multiple_of(page);
+        let to = (bytes.as_ptr() as usize + bytes.len()) / page * page;
+        if from < to {
+            // SAFETY: whole pages of a read-only mapping of a file, which are read again from the file. The advice may
+            // be refused, which costs memory only.
+            unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = bytes;
+}
+
 /// Reads a companion file of at most `limit` bytes; `None` when it does not exist.
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<String>> {
     let file = match File::open(path) {

@@ -2,7 +2,7 @@
 
 use super::acts::Acts;
 use super::x86_kernels::*;
-use super::{Kernels, MAX_FEW, Out, Panel, Part, blocks};
+use super::{Direct, Kernels, MAX_FEW, Out, Packs, Panel, Part, blocks, x86_packed};
 use std::arch::x86_64::*;
 
 /// Vectors of rows in a panel.
@@ -20,6 +20,28 @@ pub(super) fn kernels<F: Unpack>() -> Kernels {
         rows: rows::<F>,
         unpack: unpack::<F>,
         tile: if F::SPLIT { tile::<2> } else { tile::<1> },
+        direct: None,
+    }
+}
+
+/// The kernels over weights laid out anew.
+pub(super) fn direct<F: Packs>() -> Direct {
+    Direct { most: 2 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, false> }
+}
+
+/// See [`Direct::run`].
+unsafe fn run<F: Packs>(w: &[u8], x: &Acts, tile: usize, tokens: usize, out: Out) {
+    // SAFETY: as the caller says; the constants are the tokens wanted and those of a tile.
+    unsafe {
+        match (tokens, x.tile) {
+            (1, 1) => x86_packed::direct_512::<F, 1, 1>(w, x, tile, out),
+            (1, _) => x86_packed::direct_512::<F, 1, TILE>(w, x, tile, out),
+            (2, _) => x86_packed::direct_512::<F, 2, TILE>(w, x, tile, out),
+            (3, _) => x86_packed::direct_512::<F, 3, TILE>(w, x, tile, out),
+            (4, _) => x86_packed::direct_512::<F, 4, TILE>(w, x, tile, out),
+            (5, _) => x86_packed::direct_512::<F, 5, TILE>(w, x, tile, out),
+            _ => x86_packed::direct_512::<F, TILE, TILE>(w, x, tile, out),
+        }
     }
 }
 

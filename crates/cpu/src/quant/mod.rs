@@ -18,6 +18,7 @@ mod grids;
 mod model;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub(crate) mod packed;
 mod portable;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,6 +26,8 @@ pub(crate) mod tests;
 mod x86;
 #[cfg(target_arch = "x86_64")]
 mod x86_kernels;
+#[cfg(target_arch = "x86_64")]
+mod x86_packed;
 
 use crate::isa::Isa;
 use acts::Acts;
@@ -86,7 +89,33 @@ pub(crate) struct Kernels {
     /// `(panel, activations in tiles of tile_tokens, part, out)`: products of the panel's rows with a tile's tokens.
     /// `out` must be writable for whole panels.
     pub tile: unsafe fn(&Panel, &Acts, Part, Out),
+    /// kernels over weights laid out anew, where there are any
+    pub direct: Option<Direct>,
 }
+
+/// The kernels over weights laid out anew: see [`packed`].
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) struct Direct {
+    /// up to so many tokens `run` is faster than unpacking for a tile
+    pub most: usize,
+    /// `(panels of 16 rows, activations, number of the tile, tokens of it that are wanted, out)`: products of all rows
+    /// with the tokens of a tile, which has one or [`Kernels::tile_tokens`]. `out` must be writable for them.
+    pub run: unsafe fn(&[u8], &Acts, usize, usize, Out),
+    /// `(all panels, first row, groups of a row, first group, groups, panel)`: as [`Kernels::unpack`]
+    pub unpack: unsafe fn(&[u8], usize, usize, usize, usize, &mut Panel),
+}
+
+/// A format whose weights may be laid out anew on this architecture.
+#[cfg(target_arch = "x86_64")]
+pub(crate) trait Packs: packed::Packed + x86::Unpack {}
+#[cfg(target_arch = "x86_64")]
+impl<F: packed::Packed + x86::Unpack> Packs for F {}
+/// A format whose weights may be laid out anew on this architecture.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) trait Packs: packed::Packed {}
+#[cfg(not(target_arch = "x86_64"))]
+impl<F: packed::Packed> Packs for F {}
 
 /// The integer kernels for a format, where there are any.
 pub(crate) fn kernels(dtype: DType, isa: Isa) -> Option<Kernels> {
@@ -94,13 +123,29 @@ pub(crate) fn kernels(dtype: DType, isa: Isa) -> Option<Kernels> {
     macro_rules! by_format {
         ($($format:ident)*) => {
             match dtype {
-                $(DType::$format => Some(of::<$format>(isa)),)*
-                _ => None,
+                $(DType::$format => of::<$format>(isa),)*
+                _ => return None,
             }
         };
     }
-    by_format!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4
-        IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M TQ1_0 TQ2_0)
+    let of = by_format!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4
+        IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M TQ1_0 TQ2_0);
+    Some(Kernels { direct: direct(dtype, isa), ..of })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn direct(dtype: DType, isa: Isa) -> Option<Direct> {
+    use format::*;
+    packed::with_packed!(dtype, F => match isa {
+        Isa::Avx512 => Some(avx512::direct::<F>()),
+        Isa::Avx2 => Some(avx2::direct::<F>()),
+        _ => None,
+    })?
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn direct(_: DType, _: Isa) -> Option<Direct> {
+    None
 }
 
 #[cfg(target_arch = "x86_64")]

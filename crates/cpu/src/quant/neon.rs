@@ -40,6 +40,7 @@ macro_rules! sets {
                     rows: few::<F>,
                     unpack: unpack::<F>,
                     tile: if F::SPLIT { tile::<2> } else { tile::<1> },
+                    direct: None,
                 }
             }
         )*

@@ -16,6 +16,7 @@ pub(super) fn kernels<F: Format>() -> Kernels {
         rows: rows::<F>,
         unpack: unpack::<F>,
         tile: if F::SPLIT { tile::<2> } else { tile::<1> },
+        direct: None,
     }
 }
 

@@ -8,7 +8,7 @@ use super::format::*;
 use std::arch::x86_64::*;
 
 /// A format's blocks as vectors. A chunk is eight groups of 32: one block, or eight; fewer at the end of a row.
-pub(super) trait Unpack: Format {
+pub(crate) trait Unpack: Format {
     /// Blocks of a chunk.
     const CHUNK: usize = 8 / Self::GROUPS;
 
@@ -27,7 +27,7 @@ pub(super) trait Unpack: Format {
 }
 
 /// Scales, and addends unless the format's offset gives them.
-pub(super) struct Scales {
+pub(crate) struct Scales {
     pub d: [__m256; 2],
     pub m: [__m256; 2],
 }

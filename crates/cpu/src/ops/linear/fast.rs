@@ -2,13 +2,15 @@
 
 use super::{Carver, Linear, Shared, Size, carved};
 use crate::quant::acts::{self, Acts, ActsMut, GROUP};
-use crate::quant::{Kernels, Out, Panel, Part};
+use crate::quant::{Direct, Kernels, Out, Panel, Part, packed};
 use crate::threads::Pool;
 
 /// Values of a row unpacked at a time: a panel stays in the second level of cache.
 const PANEL_K: usize = 4096;
 /// Bytes of weights a task streams, at least and at most. Below the least, waking a thread costs more than it saves.
 const TASK_BYTES: (usize, usize) = (24 << 10, 512 << 10);
+/// Bytes of panels that stay in the second level of cache.
+const IN_CACHE: usize = 256 << 10;
 /// Values quantized by one task.
 const QUANTIZE: usize = 16 << 10;
 
@@ -18,13 +20,14 @@ fn panel(kernels: &Kernels, k: usize) -> (usize, usize) {
     (kernels.panel_rows * k, kernels.panel_rows * kernels.scales * k / GROUP)
 }
 
-/// Bytes of working memory.
+/// Bytes of working memory, whether or not the weights are laid out anew.
 pub(super) fn scratch(pool: &Pool, kernels: &Kernels, size: Size) -> usize {
-    let many = size.tokens >= kernels.many;
-    let tile = if many { kernels.tile_tokens } else { 1 };
     let (q, d) = panel(kernels, size.k);
-    let panels = if many { pool.threads() * (carved::<u8>(q) + 2 * carved::<f32>(d)) } else { 0 };
-    let padded = size.tokens.next_multiple_of(tile);
+    let panels = match size.tokens >= kernels.many {
+        true => pool.threads() * (carved::<u8>(q) + 2 * carved::<f32>(d)),
+        false => 0,
+    };
+    let padded = if size.tokens == 1 { 1 } else { size.tokens.next_multiple_of(kernels.tile_tokens) };
     let scales = padded * (size.k / GROUP);
     64 + carved::<i8>(padded * size.k) + 2 * carved::<f32>(scales) + carved::<f32>(2 * scales) + panels
 }
@@ -38,6 +41,12 @@ pub(super) fn run(
     scratch: &mut [u8],
 ) {
     let mut memory = Carver::new(scratch);
+    let laid_out = kernels.direct.zip(l.packed);
+    if let Some((direct, panels)) = laid_out.filter(|(direct, _)| size.tokens <= direct.most) {
+        let tile = if size.tokens == 1 { 1 } else { kernels.tile_tokens };
+        let x = quantize(l, size, tile, &mut memory);
+        return few(l, &direct, panels, size, &x, out);
+    }
     let many = size.tokens >= kernels.many;
     let tile = if many { kernels.tile_tokens } else { 1 };
     let x = quantize(l, size, tile, &mut memory);
@@ -45,6 +54,46 @@ pub(super) fn run(
         true => tiles(l, kernels, size, row_bytes, &x, out, &mut memory),
         false => rows(l, kernels, size, row_bytes, &x, out),
     }
+}
+
+/// Few tokens and weights laid out anew: they are streamed once, each panel meeting all tokens while it is in cache.
+fn few(l: &Linear, direct: &Direct, panels: &[u8], size: Size, x: &Acts, out: Shared<f32>) {
+    let count = size.n / packed::ROWS;
+    let bytes = panels.len() / count;
+    let tasks = tasks(l, panels.len() * size.tokens, count);
+    l.pool.run(tasks, &|task, _| {
+        let (from, to) = (count * task / tasks, count * (task + 1) / tasks);
+        // A tile goes over few panels at a time, so that they are still in cache for the next.
+        let step = if x.tile < size.tokens { (IN_CACHE / bytes).max(1) } else { to - from };
+        for from in (from..to).step_by(step) {
+            let (to, row) = (to.min(from + step), from * packed::ROWS);
+            let w = &panels[from * bytes..to * bytes];
+            for tile in 0..size.tokens.div_ceil(x.tile) {
+                let tokens = x.tile.min(size.tokens - tile * x.tile);
+                let at = tile * x.tile * size.n + row;
+                // SAFETY: the processor has the instruction set; the result has a place for each token and row, and
+                // rows belong to one task.
+                unsafe { (direct.run)(w, x, tile, tokens, Out { at: out.0.add(at), stride: size.n }) };
+            }
+            add_bias(l, size, row, to * packed::ROWS, out);
+        }
+    });
+}
+
+/// Adds the bias to rows that belong to one task.
+fn add_bias(l: &Linear, size: Size, from: usize, to: usize, out: Shared<f32>) {
+    let Some(bias) = l.bias else { return };
+    for t in 0..size.tokens {
+        // SAFETY: these rows of the result belong to the calling task.
+        let y = unsafe { out.slice(t * size.n + from, to - from) };
+        y.iter_mut().zip(&bias[from..to]).for_each(|(y, b)| *y += b);
+    }
+}
+
+/// How many tasks `bytes` of work are worth, of at most `most`.
+fn tasks(l: &Linear, bytes: usize, most: usize) -> usize {
+    let share = (bytes / (l.pool.threads() * 8)).clamp(TASK_BYTES.0, TASK_BYTES.1);
+    (bytes / share).clamp(1, most)
 }
 
 /// The activations in 8 bits.
@@ -82,22 +131,14 @@ fn quantize<'a>(l: &Linear, size: Size, tile: usize, memory: &mut Carver<'a>) ->
 /// Few tokens: the weights are streamed once.
 fn rows(l: &Linear, kernels: &Kernels, size: Size, row_bytes: usize, x: &Acts, out: Shared<f32>) {
     // More tokens mean more work for the same bytes.
-    let all = size.n * row_bytes * size.tokens;
-    let share = (all / (l.pool.threads() * 8)).clamp(TASK_BYTES.0, TASK_BYTES.1);
-    let tasks = (all / share).clamp(1, size.n);
+    let tasks = tasks(l, size.n * row_bytes * size.tokens, size.n);
     l.pool.run(tasks, &|task, _| {
         let (from, to) = (size.n * task / tasks, size.n * (task + 1) / tasks);
         let w = &l.w[from * row_bytes..to * row_bytes];
         // SAFETY: the processor has the instruction set; the result has a place for each token and row, and rows
         // belong to one task.
         unsafe { (kernels.rows)(w, x, Out { at: out.0.add(from), stride: size.n }) };
-        if let Some(bias) = l.bias {
-            for t in 0..size.tokens {
-                // SAFETY: these rows of the result belong to this task.
-                let y = unsafe { out.slice(t * size.n + from, to - from) };
-                y.iter_mut().zip(&bias[from..to]).for_each(|(y, b)| *y += b);
-            }
-        }
+        add_bias(l, size, from, to, out);
     });
 }
 
@@ -139,8 +180,14 @@ fn tiles(
         let mine = tiles * part / parts..tiles * (part + 1) / parts;
         for k in (0..size.k).step_by(PANEL_K) {
             let (first, groups) = (k / GROUP, PANEL_K.min(size.k - k) / GROUP);
-            // SAFETY: the processor has the instruction set, and the panel is large enough.
-            unsafe { (kernels.unpack)(w, row_bytes, first, groups, &mut panel) };
+            match kernels.direct.zip(l.packed) {
+                // SAFETY: the processor has the instruction set, and the panel is large enough.
+                Some((direct, all)) => unsafe {
+                    (direct.unpack)(all, from, size.k / GROUP, first, groups, &mut panel)
+                },
+                // SAFETY: likewise.
+                None => unsafe { (kernels.unpack)(w, row_bytes, first, groups, &mut panel) },
+            }
             for tile in mine.clone() {
                 let tokens = step.min(size.tokens - tile * step);
                 let at = tile * step * size.n + from;

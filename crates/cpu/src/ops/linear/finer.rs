@@ -91,6 +91,7 @@ mod tests {
                 k: size.k,
                 dtype,
                 w: &w,
+                packed: None,
                 bias: Some(&bias),
             };
             let by = |precision| {

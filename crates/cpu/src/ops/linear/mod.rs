@@ -32,6 +32,8 @@ pub struct Linear<'a> {
     pub dtype: DType,
     /// `(N, K)` as stored
     pub w: &'a [u8],
+    /// the same, laid out anew by [`pack`]
+    pub packed: Option<&'a [u8]>,
     /// `(N)`
     pub bias: Option<&'a [f32]>,
 }
@@ -60,6 +62,7 @@ pub fn run(c: &mut Call) {
         k: x.shape.last(),
         dtype: w.dtype,
         w: w.bytes,
+        packed: w.packed,
         bias,
     };
     match finer::wanted(cpu, c.graph, c.id, w.dtype) {
@@ -98,6 +101,19 @@ pub fn scratch_bytes(pool: &Pool, precision: Precision, isa: Isa, dtype: DType, 
     }
 }
 
+/// Bytes of a weight `(N, K)` laid out anew for faster products; `None` where the format, the shape or the processor
+/// has no such layout.
+pub fn packed_bytes(dtype: DType, n: usize, k: usize) -> Option<usize> {
+    quant::kernels(dtype, isa())?.direct?;
+    quant::packed::bytes(dtype, n, k)
+}
+
+/// Lays rows of `k` values out anew. `w` has whole panels, 16 rows each, and `to` room for them as [`packed_bytes`]
+/// says, which must not be `None`.
+pub fn pack(dtype: DType, k: usize, w: &[u8], to: &mut [u8]) {
+    quant::packed::pack(dtype, k, w, to);
+}
+
 impl Linear<'_> {
     /// Writes `(T, N)` to `out`. `scratch` holds at least [`scratch_bytes`].
     pub fn run(&self, out: &mut [f32], scratch: &mut [u8]) {
@@ -111,6 +127,7 @@ impl Linear<'_> {
         assert_eq!(out.len(), size.tokens * size.n);
         assert!(self.bias.is_none_or(|b| b.len() == size.n));
         assert!(self.isa <= isa());
+        assert!(self.packed.is_none_or(|p| packed_bytes(self.dtype, size.n, size.k) == Some(p.len())));
         let out = Shared(out.as_mut_ptr());
         match (self.precision, quant::kernels(self.dtype, self.isa)) {
             (Precision::Fast, Some(kernels)) => fast::run(self, &kernels, size, row_bytes, out, scratch),

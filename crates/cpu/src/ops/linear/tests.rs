@@ -11,6 +11,8 @@ struct Case {
     threads: usize,
     size: Size,
     biased: bool,
+    /// whether weights are laid out anew, where they can be
+    packed: bool,
 }
 
 /// What activations become when they are quantized.
@@ -31,6 +33,11 @@ impl Case {
         let Size { tokens, k, n } = self.size;
         let bias: Vec<f32> = (0..n).map(|i| i as f32 - 3.0).collect();
         let pool = Pool::new(self.threads);
+        let packed = packed_bytes(self.dtype, n, k).filter(|_| self.packed).map(|bytes| {
+            let mut to = vec![0; bytes];
+            pack(self.dtype, k, w, &mut to);
+            to
+        });
         let linear = Linear {
             pool: &pool,
             precision: self.precision,
@@ -39,6 +46,7 @@ impl Case {
             k,
             dtype: self.dtype,
             w,
+            packed: packed.as_deref(),
             bias: self.biased.then_some(&bias),
         };
         let mut y = vec![f32::NAN; tokens * n];
@@ -98,7 +106,27 @@ fn whole_numbers_agree_with_f64() {
                 let k = if dtype.block() == 256 { quarters.div_ceil(4) * 256 } else { quarters * 32 };
                 let size = Size { tokens, k, n };
                 let (threads, biased) = (1 + i % 3, i % 2 == 0);
-                let case = Case { precision: Precision::Fast, isa, dtype, threads, size, biased };
+                let case =
+                    Case { precision: Precision::Fast, isa, dtype, threads, size, biased, packed: false };
+                case.check(&numbers(tokens * k, 1), &weights(dtype, n * k, 2));
+            }
+        }
+    }
+}
+
+/// From one token to a few tiles; with rows of one panel and of many, of odd numbers of groups and of more than a tile
+/// unpacks at once.
+#[test]
+fn weights_laid_out_anew_agree_with_f64() {
+    for (dtype, _) in FORMATS {
+        for isa in sets() {
+            for (i, tokens) in [1, 2, 3, 4, 5, 6, 7, 8, 11, 13, 24, 70].into_iter().enumerate() {
+                let n = [16, 48, 80][i % 3];
+                let k = if i == 8 { 4096 + 512 } else { [dtype.block().max(160), 768][i % 2] };
+                let size = Size { tokens, k, n };
+                let (threads, biased) = (1 + i % 3, i % 2 == 0);
+                let case =
+                    Case { precision: Precision::Fast, isa, dtype, threads, size, biased, packed: true };
                 case.check(&numbers(tokens * k, 1), &weights(dtype, n * k, 2));
             }
         }
@@ -112,7 +140,8 @@ fn rows_longer_than_a_panel_are_added_up() {
             let (tokens, k, n) = (17, 4096 + 512, 9);
             let size = Size { tokens, k, n };
             for biased in [false, true] {
-                let case = Case { precision: Precision::Fast, isa, dtype, threads: 2, size, biased };
+                let case =
+                    Case { precision: Precision::Fast, isa, dtype, threads: 2, size, biased, packed: false };
                 case.check(&numbers(tokens * k, 3), &weights(dtype, n * k, 4));
             }
         }
@@ -135,8 +164,11 @@ fn sums_of_the_largest_numbers_do_not_overflow() {
                     set_scale(dtype, block, 127);
                 }
                 let size = Size { tokens, k, n };
-                let case = Case { precision: Precision::Fast, isa, dtype, threads: 1, size, biased: false };
-                case.check(&vec![sign; tokens * k], &w);
+                for packed in [false, true] {
+                    let (precision, threads, biased) = (Precision::Fast, 1, false);
+                    let case = Case { precision, isa, dtype, threads, size, biased, packed };
+                    case.check(&vec![sign; tokens * k], &w);
+                }
             }
         }
     }
@@ -165,7 +197,8 @@ fn decoded_weights_agree_with_f64() {
                 let (threads, biased) = (1 + i % 3, i % 2 == 0);
                 let precision =
                     if i % 2 == 0 || dtype.is_quantized() { Precision::Exact } else { Precision::Fast };
-                Case { precision, isa, dtype, threads, size, biased }.check(&numbers(tokens * k, 1), &w);
+                Case { precision, isa, dtype, threads, size, biased, packed: false }
+                    .check(&numbers(tokens * k, 1), &w);
             }
         }
     }
@@ -176,7 +209,8 @@ fn nothing_times_anything_is_the_bias() {
     let pool = Pool::new(1);
     let bias = [1.0, 2.0];
     let (precision, isa, dtype) = (Precision::Fast, isa(), DType::F32);
-    let linear = Linear { pool: &pool, precision, isa, x: &[], k: 0, dtype, w: &[], bias: Some(&bias) };
+    let linear =
+        Linear { pool: &pool, precision, isa, x: &[], k: 0, dtype, w: &[], packed: None, bias: Some(&bias) };
     let mut y = [0.0; 6];
     linear.run(&mut y, &mut []);
     assert_eq!(y, [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);

@@ -1,0 +1,241 @@
+//! Laying weights out anew while a model is in use.
+//!
+//! A mapped file answers within milliseconds; panels of sixteen rows in huge pages (see `quant/packed.rs`) are read
+//! twice as fast. So a model starts on the file and its weights move to panels bit by bit, between runs. Every weight
+//! is whole in one form or the other at any time, and what was laid out is dropped from the process's memory as
+//! mapped: the two never take twice the room.
+
+use crate::ceiling::free;
+use crate::ops::linear::packed_bytes;
+use crate::weights::{Buffer, Tensor, Weights};
+use crate::{Cpu, Precision};
+use hob_graph::{Graph, Op};
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Rows that are laid out together.
+const ROWS: usize = crate::quant::packed::ROWS;
+
+/// Bytes of a weight that lie twice in memory while it is laid out.
+pub const PART: usize = 1 << 20;
+
+/// Bytes of memory that stay free.
+const RESERVE: usize = 512 << 20;
+
+/// One weight to lay out.
+struct Todo {
+    name: String,
+    n: usize,
+    k: usize,
+    /// where its panels go
+    to: Range<usize>,
+}
+
+/// The work that is left.
+pub struct Packing {
+    /// memory for all panels; shared with the weights that are done
+    memory: Arc<Buffer>,
+    /// the same, to write
+    start: *mut u8,
+    todo: Vec<Todo>,
+    /// the first weight that is not laid out
+    at: usize,
+}
+
+// SAFETY: `start` points into `memory`, which lives as long; `step` alone writes, to parts no weight has yet.
+unsafe impl Send for Packing {}
+
+/// Writes to parts of the memory that different tasks keep apart.
+#[derive(Clone, Copy)]
+struct Start(*mut u8);
+// SAFETY: see above.
+unsafe impl Sync for Start {}
+
+impl Start {
+    /// # Safety
+    /// The range lies within the memory, and nobody else uses it at the same time.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn slice(&self, range: Range<usize>) -> &mut [u8] {
+        // SAFETY: as the caller says.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
+    }
+}
+
+/// Weights `(N, K)` of a graph that linear layers read and that can be laid out anew: name, N, K, bytes of it.
+fn candidates(graph: &Graph) -> Vec<(&str, usize, usize, usize)> {
+    let mut seen = HashSet::new();
+    let linear = graph.nodes.iter().filter(|node| node.op == Op::Linear);
+    let weights = linear.filter_map(|node| graph.as_weight(node.inputs[1]));
+    let fresh = weights.filter(|id| seen.insert(id.0)).collect::<Vec<_>>();
+    let of = |id: hob_graph::WeightId| {
+        let w = &graph.weights[id.0 as usize];
+        let [n, k] = w.shape[..] else { return None };
+        Some((w.name.as_str(), n, k, packed_bytes(w.dtype, n, k)?))
+    };
+    fresh.into_iter().filter_map(of).collect()
+}
+
+/// How many more bytes the weights of `graph` take laid out anew on `cpu`.
+pub fn growth(cpu: &Cpu, graph: &Graph) -> usize {
+    if cpu.precision != Precision::Fast || cpu.reference {
+        return 0;
+    }
+    let stored = |name: &str| graph.weights.iter().find(|w| w.name == name).map_or(0, |w| w.bytes());
+    candidates(graph).iter().map(|(name, _, _, bytes)| bytes - stored(name)).sum()
+}
+
+impl Packing {
+    /// Makes room for the weights of `graph` that can be laid out; `None` where there are none, or the machine has too
+    /// little free memory. Fails where the system grants none.
+    pub fn new(cpu: &Cpu, graph: &Graph) -> std::io::Result<Option<Packing>> {
+        if cpu.precision != Precision::Fast || cpu.reference {
+            return Ok(None);
+        }
+        let mut end = 0;
+        let place = |(name, n, k, bytes): (&str, usize, usize, usize)| {
+            let to = end..end + bytes;
+            end = to.end.next_multiple_of(64);
+            Todo { name: name.to_string(), n, k, to }
+        };
+        let todo: Vec<Todo> = candidates(graph).into_iter().map(place).collect();
+        // Panels cannot be dropped and read again as a mapped file can.
+        if todo.is_empty() || end.saturating_add(RESERVE) > free() {
+            return Ok(None);
+        }
+        let mut memory = Buffer::zeroed(end)?;
+        memory.prefer_huge_pages();
+        let start = memory.as_mut_ptr();
+        Ok(Some(Packing { memory: Arc::new(memory), start, todo, at: 0 }))
+    }
+
+    /// Bytes of the new layout, all weights together.
+    pub fn bytes(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Lays out whole weights until they are `bytes` of panels or more. Returns whether all is done.
+    ///
+    /// A run between two halves of a weight would read what was dropped already; hence whole ones.
+    pub fn step(&mut self, cpu: &Cpu, weights: &Weights, bytes: usize) -> bool {
+        let end = self.todo.get(self.at).map_or(0, |t| t.to.start.saturating_add(bytes));
+        while let Some(todo) = self.todo.get(self.at).filter(|t| t.to.start < end) {
+            if let Some(tensor) = weights.get(&todo.name) {
+                self.pack(cpu, &tensor, todo);
+            }
+            self.at += 1;
+        }
+        self.at == self.todo.len()
+    }
+
+    /// Lays a weight out, dropping bit by bit what is done.
+    fn pack(&self, cpu: &Cpu, tensor: &Tensor, todo: &Todo) {
+        let Todo { n, k, to, .. } = todo;
+        let (count, start) = (n / ROWS, Start(self.start));
+        let (stored, new) = (tensor.bytes().len() / count, to.len() / count); // bytes of a panel
+        let part = (PART / stored).max(1);
+        for first in (0..count).step_by(part) {
+            let end = count.min(first + part);
+            cpu.pool.split(end - first, 1, |range, _| {
+                let range = first + range.start..first + range.end;
+                let w = &tensor.bytes()[range.start * stored..range.end * stored];
+                // SAFETY: within this weight's part of the memory, which nobody reads before it is done; tasks have
+                // different panels.
+                let to = unsafe { start.slice(to.start + range.start * new..to.start + range.end * new) };
+                crate::ops::linear::pack(tensor.dtype, *k, w, to);
+            });
+            tensor.forget(first * stored..end * stored);
+        }
+        tensor.set_packed(self.memory.clone(), to.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Memory;
+    use crate::quant::tests::weights as random_weights;
+    use crate::{Source, isa};
+    use hob_graph::{Batch, Builder, DType, Data};
+    use std::sync::Mutex;
+
+    /// Weights that remember what they were told to forget.
+    struct Mapped(Vec<u8>, Mutex<Vec<Range<usize>>>);
+
+    impl AsRef<[u8]> for Mapped {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Source for Mapped {
+        fn forget(&self, part: Range<usize>) {
+            self.1.lock().unwrap().push(part);
+        }
+    }
+
+    /// Three layers; the rows of the last are no whole panels.
+    fn graph() -> Graph {
+        let g = Builder::stateless(3);
+        let (a, b, c) = (g.weight("a", &[64, 256]), g.weight("b", &[32, 64]), g.weight("c", &[24, 32]));
+        let x = g.input("x", &[3, 256], DType::F32);
+        g.output("y", x.linear_by(a).linear_by(b).linear_by(c));
+        let mut graph = g.finish().unwrap();
+        graph.bind(|name| Some((DType::Q4_0, shape(name)))).unwrap();
+        graph
+    }
+
+    fn shape(name: &str) -> Vec<usize> {
+        match name {
+            "a" => vec![64, 256],
+            "b" => vec![32, 64],
+            _ => vec![24, 32],
+        }
+    }
+
+    #[test]
+    fn weights_are_laid_out_bit_by_bit_and_give_the_same_results() {
+        let cpu = Cpu::new(2, Precision::Fast);
+        let graph = graph();
+        let mut weights = Weights::default();
+        let mapped = |n: usize| Arc::new(Mapped(random_weights(DType::Q4_0, n, 4), Mutex::default()));
+        let [a, b, c] = ["a", "b", "c"].map(|name| mapped(shape(name).iter().product()));
+        for (name, owner) in [("a", &a), ("b", &b), ("c", &c)] {
+            weights.insert(name, Tensor::shared(DType::Q4_0, owner.clone(), 0..owner.0.len()));
+        }
+        let Some(mut packing) = Packing::new(&cpu, &graph).unwrap() else {
+            assert!(isa::isa() < isa::Isa::Avx2, "there are kernels for it");
+            return;
+        };
+        assert_eq!((packing.bytes(), growth(&cpu, &graph)), (a.0.len() + b.0.len(), 0));
+        let program = cpu.program(graph, &weights).unwrap();
+        let x: Vec<f32> = (0..3 * 256).map(|i| (i % 37) as f32 / 37.0 - 0.5).collect();
+        let run = || {
+            let mut memory = Memory::new();
+            let inputs = [("x", Data::F32(&x))];
+            cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] }).unwrap();
+            program.output(&memory, "y").unwrap().to_vec()
+        };
+        let before = run();
+        let mut steps = 1;
+        while !packing.step(&cpu, &weights, 1) {
+            steps += 1;
+        }
+        assert_eq!(steps, 2, "a weight at a time");
+        let packed = ["a", "b", "c"].map(|name| weights.get(name).unwrap().packed().is_some());
+        assert_eq!(packed, [true, true, false]);
+        let forgotten = [&a, &b, &c].map(|w| w.1.lock().unwrap().iter().map(|r| r.len()).sum::<usize>());
+        assert_eq!(forgotten, [a.0.len(), b.0.len(), 0]);
+        let size = before.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        for (x, y) in run().iter().zip(&before) {
+            assert!((x - y).abs() <= 2e-2 * size, "{x} and {y}"); // the second layer rounds the first's result anew
+        }
+    }
+
+    #[test]
+    fn exact_runs_keep_the_files_weights() {
+        let cpu = Cpu::new(1, Precision::Exact);
+        assert!(Packing::new(&cpu, &graph()).unwrap().is_none());
+        assert_eq!(growth(&cpu, &graph()), 0);
+    }
+}
