@@ -42,7 +42,7 @@ fn a_run_allocates_nothing() {
     {
         let folder =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
-        let options = Options { threads: 2, precision, kv: DType::F16, check: false };
+        let options = Options { threads: 2, precision, ..Options::default() };
         let model = Model::new(Arc::new(Checkpoint::open(&folder).unwrap()), options).unwrap();
         let mut kv = Kv::new(&model.program(1, 1).unwrap().graph.states, DType::F16, 2).unwrap();
         let mut memory = Memory::new();

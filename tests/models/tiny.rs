@@ -19,7 +19,7 @@ const TINY: &[&str] = &[
 ];
 
 fn exact() -> Options {
-    Options { threads: 2, precision: Precision::Exact, kv: DType::F32, check: true }
+    Options { threads: 2, precision: Precision::Exact, kv: DType::F32, check: true, mapped: true }
 }
 
 fn open(name: &str, options: Options) -> Arc<Model> {

@@ -3,10 +3,12 @@
 use crate::memory::Budget;
 use crate::{Error, Result};
 use hob_cpu::kv::{PAGE, page_bytes};
+use hob_cpu::packing::{self, Packing};
 use hob_cpu::{Cpu, Precision, Program, Tensor, Weights};
 use hob_graph::{DType, Graph, Plan};
 use hob_io::Checkpoint;
 use hob_models::Language;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Tokens of a prompt that are read at once.
@@ -26,12 +28,14 @@ pub struct Options {
     pub kv: DType,
     /// run every node on the reference too
     pub check: bool,
+    /// keep weights as the file has them, in memory that all processes share, rather than lay them out for speed
+    pub mapped: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Options { threads, precision: Precision::Fast, kv: DType::F16, check: false }
+        Options { threads, precision: Precision::Fast, kv: DType::F16, check: false, mapped: false }
     }
 }
 
@@ -44,6 +48,9 @@ pub struct Model {
     cpu: Cpu,
     options: Options,
     programs: Mutex<Vec<Kept>>,
+    packing: Mutex<Option<Packing>>,
+    /// whether weights have the form they will stay in
+    settled: AtomicBool,
 }
 
 /// A program and the tokens and rows it is for.
@@ -53,6 +60,12 @@ type Kept = ((usize, usize), Arc<Program>);
 struct Stored {
     checkpoint: Arc<Checkpoint>,
     tensor: hob_io::Tensor,
+}
+
+impl hob_cpu::Source for Stored {
+    fn forget(&self, part: std::ops::Range<usize>) {
+        self.checkpoint.forget(&self.tensor, part);
+    }
 }
 
 impl AsRef<[u8]> for Stored {
@@ -101,7 +114,9 @@ impl Model {
         }
         let mut cpu = Cpu::new(options.threads, options.precision);
         cpu.check = options.check;
-        Ok(Model { checkpoint, language, weights, cpu, options, programs: Mutex::default() })
+        let settled = AtomicBool::new(options.mapped || options.check);
+        let (programs, packing) = (Mutex::default(), Mutex::default());
+        Ok(Model { checkpoint, language, weights, cpu, options, programs, packing, settled })
     }
 
     /// Tokens the model knows.
@@ -168,6 +183,28 @@ impl Model {
         Ok(program)
     }
 
+    /// Lays a `parts`th of the weights out for speed (see [`hob_cpu::packing`]). Returns whether all of them are. By
+    /// shares and not by time, so that the same questions in turn meet the same weights, and end in the same answers.
+    pub fn settle(&self, parts: usize) -> Result<bool> {
+        if self.settled.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let mut packing = self.packing.lock().unwrap_or_else(|e| e.into_inner());
+        if packing.is_none() {
+            let program = self.program(1, 1)?;
+            // Without memory for them, weights stay as they are.
+            *packing = Packing::new(&self.cpu, &program.graph).ok().flatten();
+        }
+        if let Some(work) = &mut *packing
+            && !work.step(&self.cpu, &self.weights, work.bytes().div_ceil(parts.max(1)))
+        {
+            return Ok(false);
+        }
+        *packing = None;
+        self.settled.store(true, Ordering::Relaxed);
+        Ok(true)
+    }
+
     /// What a run holds that reads a prompt of `prompt` tokens and reaches `reached` tokens of context, beside a
     /// process of `process` bytes whose tokenizer holds `tokenizer` bytes.
     pub fn budget(&self, prompt: usize, reached: usize, process: usize, tokenizer: usize) -> Result<Budget> {
@@ -182,12 +219,18 @@ impl Model {
         for &tokens in &sizes {
             let (graph, plan) = self.plan(tokens, 1)?;
             (budget.weights, budget.copies) = plan.weight_bytes(&graph);
+            if !self.options.mapped {
+                budget.weights += packing::growth(&self.cpu, &graph);
+            }
             arena = arena.max(plan.arena);
             scratch = scratch.max(plan.scratch);
             budget.state = page_bytes(&graph.states, self.options.kv) * reached.div_ceil(PAGE);
             graphs += graph.heap_bytes();
         }
         budget.activations = arena + scratch;
+        if !self.options.mapped && self.options.precision == Precision::Fast {
+            budget.activations += packing::PART;
+        }
         budget.model = tokenizer + self.checkpoint.header_bytes() as usize + graphs;
         Ok(budget)
     }

@@ -52,6 +52,8 @@ impl Words {
 pub struct Load {
     /// threads; one for each core when `None`
     pub threads: Option<usize>,
+    /// weights stay as the file has them
+    pub mapped: bool,
     /// tokens of context; see [`DEFAULT_CONTEXT`]
     pub context: Option<usize>,
     /// how tokens are chosen
@@ -88,7 +90,8 @@ impl Loaded {
         let process = memory::process();
         how.sampling.check().map_err(Error::new)?;
         let words = Words::open(path)?;
-        let model = Arc::new(Model::new(words.checkpoint.clone(), options(how.threads))?);
+        let options = Options { mapped: how.mapped, ..options(how.threads) };
+        let model = Arc::new(Model::new(words.checkpoint.clone(), options)?);
         if words.tokenizer.vocab_size() > model.vocab_size() {
             let (tokens, rows) = (words.tokenizer.vocab_size(), model.vocab_size());
             terminal::note(&format!("the tokenizer knows {tokens} tokens, the model {rows}"));

@@ -77,6 +77,7 @@ struct Profile {
 pub fn run(path: &Path, tests: &[Test], threads: Option<NonZeroUsize>, as_json: bool) -> Result<()> {
     let checkpoint = Arc::new(hob_io::Checkpoint::open(path)?);
     let model = Arc::new(Model::new(checkpoint, options(threads.map(NonZeroUsize::get)))?);
+    model.settle(1)?;
     let limits = ceilings::measure(&model.cpu().pool)?;
     if !as_json {
         println!("{}.\n", ceilings::sentence(&limits));

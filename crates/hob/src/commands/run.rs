@@ -52,6 +52,9 @@ pub struct RunArgs {
     /// Continue the text as it stands, without a chat template
     #[arg(long)]
     pub raw: bool,
+    /// Keep weights as the file has them, shared with other processes, rather than lay them out for speed
+    #[arg(long)]
+    pub mapped: bool,
     /// Number of threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = super::threads)]
     pub threads: Option<std::num::NonZeroUsize>,
@@ -237,6 +240,7 @@ fn load(path: &Path, args: &RunArgs) -> Result<Loaded> {
     let number = |n: Option<std::num::NonZeroUsize>| n.map(|n| n.get());
     let how = Load {
         threads: number(args.threads),
+        mapped: args.mapped,
         context: number(args.ctx),
         sampling,
         max_tokens: number(args.max_tokens),
