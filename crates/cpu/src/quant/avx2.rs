@@ -77,43 +77,44 @@ unsafe fn tile<const SUM: usize, const SIGNED: bool, const SCALES: usize>(
     let n = part.groups * SCALES;
     let at = part.tile * x.groups + part.first;
     let sums = if SCALES == 1 { x.sums } else { x.half_sums };
-    let w = &panel.q.as_chunks::<32>().0[..n * words];
-    let (d, m) = (&panel.d.as_chunks::<ROWS>().0[..n], &panel.m.as_chunks::<ROWS>().0[..n]);
-    let q = &x.q.as_chunks::<{ 4 * TILE }>().0[at * 8..][..n * words];
-    let dx = &x.d.as_chunks::<TILE>().0[at..][..part.groups];
-    let sums = &sums.as_chunks::<TILE>().0[at * SCALES..][..n];
+    // Slices are cut once: a check in the loop would be one more operation for every two of its own.
+    let w = panel.q[..n * words * 4 * ROWS].as_ptr();
+    let (d, m) = (panel.d[..n * ROWS].as_ptr(), panel.m[..n * ROWS].as_ptr());
+    let q = x.q[at * 32 * TILE..][..n * words * 4 * TILE].as_ptr();
+    let dx = x.d[at * TILE..][..part.groups * TILE].as_ptr();
+    let sums = sums[at * SCALES * TILE..][..n * TILE].as_ptr();
     let ones = _mm256_set1_epi16(1);
     let mut acc = [_mm256_setzero_ps(); TILE];
     for s in 0..n {
-        let mut dots = [_mm256_setzero_si256(); TILE];
-        for i in (s * words..(s + 1) * words).step_by(SUM) {
+        // SAFETY: within the slices cut above; compiled for what is called.
+        unsafe {
+            let mut dots = [_mm256_setzero_si256(); TILE];
             let mut short = [_mm256_setzero_si256(); TILE];
-            for i in i..i + SUM {
-                // SAFETY: compiled for what `load` demands.
-                let w = unsafe { load(&w[i]) };
+            for i in 0..words {
+                let at = s * words + i;
+                let w = _mm256_loadu_si256(w.add(at * 4 * ROWS).cast());
                 for a in 0..TILE {
-                    let b = &q[i];
-                    let x = i32::from_le_bytes(
-                        [b[4 * a], b[4 * a + 1], b[4 * a + 2], b[4 * a + 3]].map(|b| b as u8),
-                    );
-                    let x = _mm256_set1_epi32(x);
+                    let x = _mm256_set1_epi32(q.add((at * TILE + a) * 4).cast::<i32>().read_unaligned());
                     let p = match SIGNED {
                         true => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
                         false => _mm256_maddubs_epi16(w, x),
                     };
-                    short[a] = _mm256_add_epi16(short[a], p);
+                    short[a] = if i % SUM == 0 { p } else { _mm256_add_epi16(short[a], p) };
+                    if i % SUM == SUM - 1 {
+                        let p = _mm256_madd_epi16(short[a], ones);
+                        dots[a] = if i < SUM { p } else { _mm256_add_epi32(dots[a], p) };
+                    }
                 }
             }
+            let (d, m) = (_mm256_loadu_ps(d.add(s * ROWS)), _mm256_loadu_ps(m.add(s * ROWS)));
             for a in 0..TILE {
-                dots[a] = _mm256_add_epi32(dots[a], _mm256_madd_epi16(short[a], ones));
+                let dx = _mm256_broadcast_ss(&*dx.add(s / SCALES * TILE + a));
+                let p = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[a]), dx);
+                acc[a] = _mm256_fmadd_ps(p, d, acc[a]);
+                if !SIGNED {
+                    acc[a] = _mm256_fmadd_ps(m, _mm256_broadcast_ss(&*sums.add(s * TILE + a)), acc[a]);
+                }
             }
-        }
-        // SAFETY: compiled for what `load_f32` demands.
-        let (d, m) = unsafe { (load_f32(&d[s]), load_f32(&m[s])) };
-        for a in 0..TILE {
-            let p = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[a]), _mm256_set1_ps(dx[s / SCALES][a]));
-            acc[a] = _mm256_fmadd_ps(p, d, acc[a]);
-            acc[a] = _mm256_fmadd_ps(m, _mm256_set1_ps(sums[s][a]), acc[a]);
         }
     }
     for (a, acc) in acc.iter().enumerate().take(part.tokens) {
