@@ -1,7 +1,7 @@
 //! Products of quantized weights and activations in whole numbers.
 //!
-//! [`format`] says once what each format's blocks unpack to; the kernels are generic over it and compiled for each
-//! instruction set. There are two regimes. With few tokens, [`Kernels::rows`] streams the weights and unpacks them in
+//! [`format`] and [`grids`] say once what each format's blocks unpack to; the kernels are generic over it and compiled
+//! for each instruction set. There are two regimes. With few tokens, [`Kernels::rows`] streams the weights and unpacks them in
 //! registers. With many, [`Kernels::unpack`] lays a panel of rows out for [`Kernels::tile`], which multiplies it with
 //! all tokens while it is in cache.
 

@@ -74,6 +74,15 @@ pub(crate) fn sets() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|&i| i <= isa())
 }
 
+#[test]
+fn every_quantized_format_of_weights_has_kernels() {
+    let slower = [DType::Q8_1, DType::Q8_K]; // of activations, in other programs
+    for dtype in DType::all().filter(|d| d.is_quantized() && !slower.contains(d)) {
+        assert!(FORMATS.iter().any(|f| f.0 == dtype), "{dtype} has no tests");
+        assert!(Isa::ALL.into_iter().all(|isa| kernels(dtype, isa).is_some()), "{dtype} has no kernels");
+    }
+}
+
 fn definition<F: Format>(dtype: DType) {
     let n = 32 * F::GROUPS;
     assert_eq!((n, size_of::<F::Block>()), (dtype.block(), dtype.block_bytes()));

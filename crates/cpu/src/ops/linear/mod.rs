@@ -2,6 +2,13 @@
 //!
 //! [`exact`] decodes weights to f32. [`fast`] quantizes the activations to 8 bits in groups of 32 and multiplies whole
 //! numbers, for the formats that [`crate::quant`] knows; others go the exact way.
+//!
+//! | weights | with [`Precision::Fast`] |
+//! |---|---|
+//! | Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K … Q6_K, IQ4_NL, IQ4_XS, MXFP4 | whole numbers, unpacked in vectors |
+//! | IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0 | whole numbers, unpacked by plain code: slower |
+//! | F32, F16, BF16 | f32; a few tokens read them where they lie |
+//! | Q8_1, Q8_K, which weights are not stored in; 64-bit floats and integers | decoded to f32 first |
 
 mod exact;
 mod fast;
