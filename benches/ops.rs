@@ -1,12 +1,13 @@
-//! Ops other than linear and attend, alone: `cargo bench -p hob-cpu --bench ops [-- FILTER] [--threads N]`.
+//! Ops other than linear, alone: `cargo bench -p hob-cpu --bench ops [-- FILTER] [--threads N]`.
 //!
 //! For each op and shape: time of one run (the best of many), numbers read and written per second in GB, and
 //! operations per second where the op is a product, a multiplication and an addition being two.
 
 use hob_cpu::exec::Memory;
-use hob_cpu::{Cpu, Precision, Tensor, Weights};
+use hob_cpu::kv::{PAGE, Side, page_bytes};
+use hob_cpu::{Cpu, Kv, KvTypes, Precision, Tensor, Weights};
 use hob_graph::op::{Act, Op, RopeStyle, Unary, Window};
-use hob_graph::{Batch, Builder, Graph, Seq, X};
+use hob_graph::{Attend, Batch, Builder, DType, Data, Graph, Seq, StateId, X};
 use std::time::{Duration, Instant};
 
 const TIME: Duration = Duration::from_millis(300);
@@ -63,6 +64,71 @@ fn main() {
         x(g, &[1, 320, 64, 64]).conv2d(g.path("c"), 320, w(1, 0), true)
     });
     run("conv2d 3x3 3 to 64 at 256x256", &|g| x(g, &[1, 3, 256, 256]).conv2d(g.path("c"), 64, w(3, 1), true));
+    for types in KvTypes::CHOICE[1..].iter().map(|&t| KvTypes::both(t)) {
+        for depth in [512, 2048, 8192] {
+            attend(&cpu, filter, 1, depth, types);
+        }
+        attend(&cpu, filter, 512, 512, types);
+    }
+}
+
+/// Attention in models: name, query heads, heads of keys and values, D.
+const ATTENTION: [(&str, usize, usize, usize); 3] = [
+    ("9 heads on 3, D 64", 9, 3, 64),
+    ("4 heads on 1, D 256", 4, 1, 256),
+    ("32 heads on 8, D 64", 32, 8, 64),
+];
+
+/// Attention of the last `tokens` of `depth`, over layers of cache that together are larger than caches.
+fn attend(cpu: &Cpu, filter: Option<&String>, tokens: usize, depth: usize, types: KvTypes) {
+    for (model, heads, kv_heads, d) in ATTENTION {
+        let name = format!("attend {model}, {tokens} of {depth}, {types}");
+        if filter.is_some_and(|f| !name.contains(f.as_str())) {
+            continue;
+        }
+        let how = Attend { scale: 0.1, window: None, softcap: None, causal: true, cache: None };
+        let graph = |layers: usize| {
+            let g = Builder::new(tokens, tokens);
+            let input = |name: &str, heads: usize| g.input(name, &[tokens, heads, d], DType::F32);
+            let (q, k, v) = (input("q", heads), input("k", kv_heads), input("v", kv_heads));
+            let y = (0..layers).map(|_| q.attend(k, v, how)).reduce(|a, b| a + b).expect("a layer");
+            g.output("y", y);
+            g.finish().expect("a right graph")
+        };
+        let bytes = page_bytes(&graph(1).states, types) * depth / PAGE;
+        let layers = if tokens > 1 { 1 } else { (64 << 20) / bytes + 1 };
+        let graph = graph(layers);
+        let mut kv = Kv::new(&graph.states, types, depth / PAGE).expect("memory");
+        let x: Vec<f32> = (0..tokens * heads * d).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+        for (layer, at, head) in (0..layers)
+            .flat_map(|l| (0..depth).map(move |t| (l, t)))
+            .flat_map(|(l, t)| (0..kv_heads).map(move |h| (l, t, h)))
+        {
+            for side in [Side::Keys, Side::Values] {
+                kv.write(StateId(layer as u32), side, (at / PAGE) as u32, head, at % PAGE, &x[..d]);
+            }
+        }
+        let pages: Vec<u32> = (0..(depth / PAGE) as u32).collect();
+        let seqs = [Seq { start: 0, len: tokens, pos: depth - tokens, pages: &pages }];
+        let few = &x[..tokens * kv_heads * d];
+        let inputs = [("q", Data::F32(&x)), ("k", Data::F32(few)), ("v", Data::F32(few))];
+        let program = cpu.program(graph, &Weights::default()).expect("no weights");
+        let (mut memory, begin, mut best) = (Memory::new(), Instant::now(), Duration::MAX);
+        while begin.elapsed() < TIME {
+            let start = Instant::now();
+            let batch = Batch { inputs: &inputs, seqs: &seqs };
+            cpu.run(&program, &mut memory, Some(&mut kv), &batch).expect("a right run");
+            best = best.min(start.elapsed());
+        }
+        let seconds = best.as_secs_f64() / layers as f64;
+        let pairs = (tokens * (depth - tokens) + tokens * (tokens + 1) / 2) as f64;
+        println!(
+            "{name:<48} {:9.1} µs {:7.1} GB/s {:8.1} GFLOP/s",
+            seconds * 1e6,
+            bytes as f64 / seconds / 1e9,
+            4.0 * pairs * (heads * d) as f64 / seconds / 1e9
+        );
+    }
 }
 
 fn measure(cpu: &Cpu, name: &str, graph: Graph) {

@@ -2,7 +2,7 @@
 
 use crate::golden::{Arrays, facts, ids, largest_difference};
 use crate::models::model;
-use hob_engine::{Model, Options, Precision, Sampler, Sampling, Session, sample::argmax};
+use hob_engine::{KvTypes, Model, Options, Precision, Sampler, Sampling, Session, sample::argmax};
 use hob_graph::DType;
 use hob_io::Checkpoint;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ const GEMMA3: (&str, &str) = ("gemma3-270m", "gemma-3-270m-q4_k_m.gguf");
 
 fn open(file: &str, precision: Precision) -> Arc<Model> {
     let checkpoint = Checkpoint::open(&model(file)).unwrap();
-    let kv = if precision == Precision::Exact { DType::F32 } else { DType::F16 };
+    let kv = KvTypes::both(if precision == Precision::Exact { DType::F32 } else { DType::F16 });
     Arc::new(Model::new(Arc::new(checkpoint), Options { precision, kv, ..Options::default() }).unwrap())
 }
 

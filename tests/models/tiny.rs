@@ -19,7 +19,7 @@ const TINY: &[&str] = &[
 ];
 
 fn exact() -> Options {
-    Options { threads: 2, precision: Precision::Exact, kv: DType::F32, check: true, mapped: true }
+    Options { threads: 2, precision: Precision::Exact, kv: DType::F32.into(), check: true, mapped: true }
 }
 
 fn open(name: &str, options: Options) -> Arc<Model> {
@@ -85,7 +85,7 @@ fn a_prompt_in_parts_or_token_by_token_is_the_same() {
             let d = largest_difference(&whole, &logits(&model, &ids, parts));
             assert!(d < 1e-4, "{name} in {parts:?}: {d}");
         }
-        let halves = open(name, Options { kv: DType::F16, check: false, ..exact() });
+        let halves = open(name, Options { kv: DType::F16.into(), check: false, ..exact() });
         let d = largest_difference(&whole, &logits(&halves, &ids, &[12, 12]));
         let size = whole.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         assert!(d < 5e-3 * size, "{name} with a cache in f16: {d} of {size}");

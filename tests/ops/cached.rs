@@ -3,7 +3,7 @@
 
 use crate::harness::{Random, assert_close, reference, run};
 use hob_cpu::exec::Memory;
-use hob_cpu::kv::PAGE;
+use hob_cpu::kv::{KvTypes, PAGE};
 use hob_cpu::{Cpu, Kv, Precision, Weights};
 use hob_graph::{Attend, Batch, Builder, DType, Data, Graph, Seq};
 
@@ -187,5 +187,35 @@ fn after_a_long_context() {
             [1100, 600],
             &[&[(0, 1095), (1, 598)], &[(0, 1)], &[(0, 1), (1, 1)], &[(1, 1), (0, 2)], &[(0, 1)]],
         );
+    }
+}
+
+/// Kernels read every format as the reference does, which decodes number by number; right after rounding keys and
+/// values, so that only the order of additions differs.
+#[test]
+fn kept_in_any_format() {
+    let how = Attend { scale: 0.3, window: None, softcap: None, causal: true, cache: None };
+    let shapes = [(3, 1, 64), (4, 1, 256), (8, 2, 80), (8, 1, 64), (7, 1, 37), (2, 2, 7), (16, 1, 16)];
+    let windows = [None, Some(70), Some(3)];
+    for (i, (heads, kv, dim)) in shapes.into_iter().enumerate() {
+        let s = Shape { heads, kv, dim, how: Attend { window: windows[i % 3], ..how } };
+        for k in KvTypes::CHOICE {
+            for v in KvTypes::CHOICE {
+                let outputs =
+                    [reference()].into_iter().chain([1, 3, 16].map(|n| Cpu::new(n, Precision::Exact)));
+                let mut right = None;
+                for cpu in outputs {
+                    let pages = [3, 0, 4, 2, 1].to_vec();
+                    let mut kv = Kv::new(&graph(Builder::new(1, 1), s).states, KvTypes { k, v }, 5).unwrap();
+                    let mut streams = [Stream::new(s, 265, pages, 1)];
+                    for n in [1, 70, 2, 1, 187, 4] {
+                        step(&cpu, s, &mut kv, &mut streams, &[(0, n)]);
+                    }
+                    let [Stream { y, .. }] = streams;
+                    let right = right.get_or_insert_with(|| y.clone());
+                    assert_close(&format!("{s:?}, {k} {v}, {} threads", cpu.pool.threads()), &y, right, 2e-5);
+                }
+            }
+        }
     }
 }

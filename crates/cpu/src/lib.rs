@@ -14,7 +14,7 @@ pub mod weights;
 
 pub use ceiling::Ceilings;
 pub use exec::{Call, Cpu, Precision, Program, View};
-pub use kv::Kv;
+pub use kv::{Kv, KvTypes};
 pub use packing::Packing;
 pub use threads::Pool;
 pub use weights::{Buffer, Source, Tensor, Weights};

@@ -12,7 +12,7 @@ pub mod tune;
 
 pub use error::{Error, Result};
 pub use hob_cpu::ceiling::in_int8;
-pub use hob_cpu::{Ceilings, Pool, Precision, isa};
+pub use hob_cpu::{Ceilings, KvTypes, Pool, Precision, isa};
 pub use hob_graph::{DType, Graph, NodeId, Op};
 pub use memory::Budget;
 pub use model::{CHUNK, Model, Options, bound};

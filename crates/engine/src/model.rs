@@ -4,8 +4,8 @@ use crate::memory::Budget;
 use crate::{Error, Result};
 use hob_cpu::kv::{PAGE, page_bytes};
 use hob_cpu::packing::{self, Packing};
-use hob_cpu::{Cpu, Precision, Program, Tensor, Weights};
-use hob_graph::{DType, Graph, Plan};
+use hob_cpu::{Cpu, KvTypes, Precision, Program, Tensor, Weights};
+use hob_graph::{Graph, Plan};
 use hob_io::Checkpoint;
 use hob_models::Language;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +24,8 @@ pub struct Options {
     pub threads: usize,
     /// how activations meet quantized weights
     pub precision: Precision,
-    /// how keys and values are kept: F16 or F32
-    pub kv: DType,
+    /// how keys and values are kept
+    pub kv: KvTypes,
     /// run every node on the reference too
     pub check: bool,
     /// keep weights as the file has them, in memory that all processes share, rather than lay them out for speed
@@ -35,7 +35,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Options { threads, precision: Precision::Fast, kv: DType::F16, check: false, mapped: false }
+        Options { threads, precision: Precision::Fast, kv: KvTypes::default(), check: false, mapped: false }
     }
 }
 

@@ -36,11 +36,11 @@ impl Session {
     pub fn new(model: &Arc<Model>, context: usize) -> Result<Session> {
         let states = &model.program(1, 1)?.graph.states;
         let pages = context.div_ceil(PAGE);
-        let dtype = model.options().kv;
-        let bytes = page_bytes(states, dtype) as u128 * pages as u128;
+        let types = model.options().kv;
+        let bytes = page_bytes(states, types) as u128 * pages as u128;
         let room = || Error::Room { context, bytes };
         let (Ok(count), Ok(_)) = (u32::try_from(pages), isize::try_from(bytes)) else { return Err(room()) };
-        let kv = Kv::new(states, dtype, pages).map_err(|_| room())?;
+        let kv = Kv::new(states, types, pages).map_err(|_| room())?;
         let mut ids = Vec::new();
         ids.try_reserve_exact(context).map_err(|_| room())?;
         Ok(Session {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hob_engine::{Model, Options, Sampler, Sampling, Session, Stop, memory};
+use hob_engine::{KvTypes, Model, Options, Sampler, Sampling, Session, Stop, memory};
 use hob_io::chat::{self, Chat};
 use hob_io::{Checkpoint, Tokenizer};
 
@@ -54,6 +54,8 @@ pub struct Load {
     pub threads: Option<usize>,
     /// weights stay as the file has them
     pub mapped: bool,
+    /// how keys and values are kept
+    pub kv: KvTypes,
     /// tokens of context; see [`DEFAULT_CONTEXT`]
     pub context: Option<usize>,
     /// how tokens are chosen
@@ -90,7 +92,7 @@ impl Loaded {
         let process = memory::process();
         how.sampling.check().map_err(Error::new)?;
         let words = Words::open(path)?;
-        let options = Options { mapped: how.mapped, ..options(how.threads) };
+        let options = Options { mapped: how.mapped, kv: how.kv, ..options(how.threads) };
         let model = Arc::new(Model::new(words.checkpoint.clone(), options)?);
         if words.tokenizer.vocab_size() > model.vocab_size() {
             let (tokens, rows) = (words.tokenizer.vocab_size(), model.vocab_size());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use hob_engine::{CHUNK, Model, Options, Session};
+use hob_engine::{CHUNK, KvTypes, Model, Options, Session};
 use serde_json::json;
 
 use super::Global;
@@ -34,6 +34,9 @@ pub struct BenchArgs {
     /// How often a prompt is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub reps: u32,
+    /// How keys and values are kept: f32, f16, q8_0 or q4_0, or k=TYPE,v=TYPE [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub kv: Option<KvTypes>,
     /// Measure weights as the file has them, not as laid out for speed
     #[arg(long)]
     pub mapped: bool,
@@ -179,7 +182,8 @@ impl Timed for Bench {
 
 fn load(path: &std::path::Path, args: &BenchArgs, context: usize) -> Result<Box<dyn Timed>> {
     let checkpoint = Arc::new(hob_io::Checkpoint::open(path)?);
-    let options = Options { mapped: args.mapped, ..options(args.threads.map(|n| n.get())) };
+    let usual = options(args.threads.map(|n| n.get()));
+    let options = Options { mapped: args.mapped, kv: args.kv.unwrap_or_default(), ..usual };
     let model = Arc::new(Model::new(checkpoint, options)?);
     model.settle(1)?;
     Ok(Box::new(Bench { session: Session::new(&model, context)?, ids: some_ids(&model, context) }))
@@ -228,7 +232,7 @@ mod tests {
         let mut counter = Counter::default();
         let tests = vec![Test::Prompt(16), Test::Generate { tokens: 2, depth: 5 }];
         let args =
-            BenchArgs { model: String::new(), tests, threads: None, reps: 2, mapped: false, json: true };
+            BenchArgs { model: String::new(), tests, threads: None, reps: 2, kv: None, mapped: false, json: true };
         measure(&mut counter, &args).unwrap();
         let calls = "clear,prompt 8,clear,prompt 16,clear,prompt 16,clear,prompt 5,step,step";
         assert_eq!(counter.0.join(","), calls);

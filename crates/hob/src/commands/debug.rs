@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use hob_engine::{CHUNK, DType, Model, Options, Precision, Session, memory};
+use hob_engine::{CHUNK, DType, KvTypes, Model, Options, Precision, Session, memory};
 
 use super::bench::Test;
 use super::show::local;
@@ -62,6 +62,9 @@ enum What {
         /// With the integer kernels that hob run uses; otherwise all in f32
         #[arg(long)]
         fast: bool,
+        /// How keys and values are kept: f32, f16, q8_0 or q4_0, or k=TYPE,v=TYPE [default: f16 with --fast, else f32]
+        #[arg(long, value_name = "TYPE")]
+        kv: Option<KvTypes>,
     },
     /// Print the graph, without reading weights
     Graph {
@@ -106,6 +109,9 @@ enum What {
         /// Tokens of context to plan for
         #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
         ctx: u32,
+        /// How keys and values are kept: f32, f16, q8_0 or q4_0, or k=TYPE,v=TYPE [default: f16]
+        #[arg(long, value_name = "TYPE")]
+        kv: Option<KvTypes>,
     },
 }
 
@@ -121,8 +127,8 @@ pub fn run(args: DebugArgs, _: &Global) -> Result<()> {
             print_ids(&ids);
             Ok(())
         }
-        What::Logits { model, text, out, special, fast } => {
-            logits(&local(&model)?.1, &text, &out, special, fast)
+        What::Logits { model, text, out, special, fast, kv } => {
+            logits(&local(&model)?.1, &text, &out, special, fast, kv)
         }
         What::Graph { model, tokens } => {
             print!("{}", engine(&local(&model)?.1, Precision::Fast)?.graph(tokens as usize, 1)?);
@@ -132,7 +138,7 @@ pub fn run(args: DebugArgs, _: &Global) -> Result<()> {
         What::Profile { model, tests, threads, json } => {
             profile::run(&local(&model)?.1, &tests, threads, json)
         }
-        What::Plan { model, ctx } => plan(&local(&model)?.1, ctx as usize),
+        What::Plan { model, ctx, kv } => plan(&local(&model)?.1, ctx as usize, kv.unwrap_or_default()),
     }
 }
 
@@ -146,14 +152,17 @@ fn engine(path: &Path, precision: Precision) -> Result<Arc<Model>> {
     Ok(Arc::new(Model::new(checkpoint, Options { precision, ..options(None) })?))
 }
 
-fn logits(path: &Path, text: &str, out: &Path, special: bool, fast: bool) -> Result<()> {
+fn logits(path: &Path, text: &str, out: &Path, special: bool, fast: bool, kv: Option<KvTypes>) -> Result<()> {
     let words = Words::open(path)?;
     let ids = words.tokenizer.encode_with_bos(text, special);
     if ids.is_empty() {
         return Err(Error::new("the text has no tokens; give some with --text"));
     }
-    let (precision, kv) = if fast { (Precision::Fast, DType::F16) } else { (Precision::Exact, DType::F32) };
-    let options = Options { precision, kv, ..options(None) };
+    let (precision, usual) = match fast {
+        true => (Precision::Fast, KvTypes::default()),
+        false => (Precision::Exact, KvTypes::both(DType::F32)),
+    };
+    let options = Options { precision, kv: kv.unwrap_or(usual), ..options(None) };
     let model = Arc::new(Model::new(words.checkpoint.clone(), options)?);
     let mut session = Session::new(&model, ids.len())?;
     // To a name of its own first: a failure leaves no half of a file.
@@ -179,10 +188,10 @@ fn logits(path: &Path, text: &str, out: &Path, special: bool, fast: bool) -> Res
 /// Tokens whose logits are held at once: a vocabulary of 262,144 has a megabyte of them a token.
 const LOGITS_AT_ONCE: usize = 64;
 
-fn plan(path: &Path, ctx: usize) -> Result<()> {
+fn plan(path: &Path, ctx: usize, kv: KvTypes) -> Result<()> {
     let process = memory::process();
     let words = Words::open(path)?;
-    let model = Model::new(words.checkpoint.clone(), options(None))?;
+    let model = Model::new(words.checkpoint.clone(), Options { kv, ..options(None) })?;
     let tokens = ctx.min(CHUNK);
     let (graph, plan) = model.plan(tokens, 1)?;
     println!("reading {tokens} tokens at once:\n\n{}", plan.table(&graph));

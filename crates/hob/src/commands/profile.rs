@@ -150,7 +150,10 @@ fn count(g: &Graph, id: NodeId, reached: usize, time: Duration, how: Options) ->
             let pairs: usize = (0..t).map(seen).sum();
             sum.float = 4.0 * (pairs * node.shape[1] * d) as f64;
             // Keys and values, each once.
-            sum.bytes = 2.0 * (seen(t - 1) * how.kv.bytes(kv * d).unwrap_or(0)) as f64;
+            sum.bytes = [how.kv.k, how.kv.v]
+                .map(|x| (seen(t - 1) * kv * d) as f64 * x.block_bytes() as f64 / x.block() as f64)
+                .iter()
+                .sum();
         }
         _ => {}
     }

@@ -15,6 +15,7 @@ use crate::model::{Load, Loaded};
 use crate::net::Net;
 use crate::store::{self, Found, Wanted};
 use crate::terminal;
+use hob_engine::KvTypes;
 
 const EXAMPLES: &str = "Examples:
   hob run                                       chat
@@ -52,6 +53,9 @@ pub struct RunArgs {
     /// Continue the text as it stands, without a chat template
     #[arg(long)]
     pub raw: bool,
+    /// How keys and values are kept: f32, f16, q8_0 or q4_0, or k=TYPE,v=TYPE [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub kv: Option<KvTypes>,
     /// Keep weights as the file has them, shared with other processes, rather than lay them out for speed
     #[arg(long)]
     pub mapped: bool,
@@ -241,6 +245,7 @@ fn load(path: &Path, args: &RunArgs) -> Result<Loaded> {
     let how = Load {
         threads: number(args.threads),
         mapped: args.mapped,
+        kv: args.kv.unwrap_or_default(),
         context: number(args.ctx),
         sampling,
         max_tokens: number(args.max_tokens),

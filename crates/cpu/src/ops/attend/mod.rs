@@ -1,17 +1,23 @@
 //! Attention over paged keys and values: blocked, so that scores are never held for more than a page, with an online
-//! softmax (Milakov & Gimelshein 2018; Dao et al. 2022), and all query heads that share a key head together.
+//! softmax (Milakov & Gimelshein 2018; Dao et al. 2022), and all query heads that share a key head together. With few
+//! rows the cache is read as it is kept, each number converted once for all of them; with many a page is decoded first.
+
+mod panel;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use crate::exec::{Call, Cpu};
-use crate::isa::{fma, for_each_isa};
-use crate::kv::{Kv, PAGE, Side};
+use crate::kv::{GROUP, Kv, PAGE, Side, rotate};
 use crate::{math, reference};
-use hob_graph::{Attend, Graph, Node, Op, Seq, StateId};
+use hob_graph::{Attend, DType, Graph, Node, Op, Seq, StateId};
 use std::ops::Range;
 
 /// Query rows (tokens × heads of a group) a task holds at most, unless one token has more.
 const ROWS: usize = 64;
 /// With few tokens a long context is split between threads in up to this many parts, merged at the end.
-const SPLITS: usize = 8;
+const SPLITS: usize = 64;
+/// Tasks a thread should have, so that none waits long for the last.
+const TASKS: usize = 8;
 /// Up to this many tokens in a run, parts are planned for.
 const SPLIT_TOKENS: usize = 4;
 
@@ -40,9 +46,20 @@ impl Shape {
         self.tile * self.group()
     }
 
-    /// Floats a thread works in: a page of keys and of values, and per row its query, scores, sum, and two numbers.
+    /// D filled up to whole groups and vectors.
+    fn wide(&self) -> usize {
+        self.dim.next_multiple_of(GROUP)
+    }
+
+    /// Floats a thread works in: a page of keys and of values, and per row its query, sum, scores twice, and three
+    /// numbers.
     fn per_thread(&self) -> usize {
-        2 * PAGE * self.dim + self.rows() * (2 * self.dim + PAGE + 2)
+        2 * PAGE * self.wide() + self.rows() * (2 * self.wide() + 2 * PAGE + 3)
+    }
+
+    /// Parts of a context for each of `tasks` tasks, at most.
+    fn splits(&self, threads: usize, tasks: usize) -> usize {
+        if threads == 1 { 1 } else { (TASKS * threads).div_ceil(tasks.max(1)).clamp(1, SPLITS) }
     }
 
     /// Floats of one part of one row: its unnormalised sum, its largest score and its weight.
@@ -55,7 +72,11 @@ impl Shape {
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
     let Op::Attend(Attend { cache: Some(_), .. }) = node.op else { return 0 };
     let (s, tokens) = (Shape::of(graph, node), node.shape[0]);
-    let parts = if tokens <= SPLIT_TOKENS { tokens * s.heads * SPLITS * s.part() } else { 0 };
+    let parts = if tokens <= SPLIT_TOKENS {
+        tokens * s.heads * s.splits(cpu.pool.threads(), s.kv_heads) * s.part()
+    } else {
+        0
+    };
     (cpu.pool.threads() * s.per_thread() + parts) * 4
 }
 
@@ -72,9 +93,8 @@ pub fn run(c: &mut Call) {
     let pool = &c.cpu.pool;
     let tiles: usize = c.batch.seqs.iter().map(|seq| seq.len.div_ceil(s.tile)).sum();
     let longest = c.batch.seqs.iter().map(|seq| seq.pos + seq.len).max().unwrap_or(0).div_ceil(PAGE);
-    let few =
-        tiles * s.kv_heads < 4 * pool.threads() && c.node.shape[0] <= SPLIT_TOKENS && pool.threads() > 1;
-    let splits = if few { (longest / 4).clamp(1, SPLITS) } else { 1 };
+    let few = c.node.shape[0] <= SPLIT_TOKENS;
+    let splits = if few { s.splits(pool.threads(), tiles * s.kv_heads).min((longest / 2).max(1)) } else { 1 };
 
     // SAFETY: the plan's scratch is aligned and as large as `scratch` says; any bits are an f32.
     let scratch = unsafe { c.scratch.align_to_mut::<f32>().1 };
@@ -87,7 +107,7 @@ pub fn run(c: &mut Call) {
         // SAFETY: each thread has its own part of the working memory.
         let memory = unsafe { working.slice(thread * s.per_thread(), s.per_thread()) };
         let mut t = Task::new(s, how, seq, first, memory);
-        t.load(q, head);
+        t.load(q, head, kv.types().k);
         let pages = t.pages();
         let (n, from) = (pages.len(), pages.start);
         t.attend(kv, state, head, from + n * split / splits..from + n * (split + 1) / splits);
@@ -165,33 +185,41 @@ struct Task<'a> {
     keys: &'a mut [f32],
     values: &'a mut [f32],
     queries: &'a mut [f32],
-    scores: &'a mut [f32],
     sums: &'a mut [f32],
+    scores: &'a mut [f32],
+    scaled: &'a mut [f32],
     largest: &'a mut [f32],
     weight: &'a mut [f32],
+    keep: &'a mut [f32],
 }
 
 impl<'a> Task<'a> {
     fn new(s: Shape, how: Attend, seq: &'a Seq<'a>, first: usize, memory: &'a mut [f32]) -> Task<'a> {
         let rows = s.tile.min(seq.len - first) * s.group();
-        let (keys, rest) = memory.split_at_mut(PAGE * s.dim);
-        let (values, rest) = rest.split_at_mut(PAGE * s.dim);
-        let (queries, rest) = rest.split_at_mut(s.rows() * s.dim);
-        let (sums, rest) = rest.split_at_mut(s.rows() * s.dim);
+        let (keys, rest) = memory.split_at_mut(PAGE * s.wide());
+        let (values, rest) = rest.split_at_mut(PAGE * s.wide());
+        let (queries, rest) = rest.split_at_mut(s.rows() * s.wide());
+        let (sums, rest) = rest.split_at_mut(s.rows() * s.wide());
         let (scores, rest) = rest.split_at_mut(s.rows() * PAGE);
-        let (largest, weight) = rest.split_at_mut(s.rows());
-        Task { s, how, seq, first, rows, keys, values, queries, scores, sums, largest, weight }
+        let (scaled, rest) = rest.split_at_mut(s.rows() * PAGE);
+        let (largest, rest) = rest.split_at_mut(s.rows());
+        let (weight, keep) = rest.split_at_mut(s.rows());
+        Task { s, how, seq, first, rows, keys, values, queries, sums, scores, scaled, largest, weight, keep }
     }
 
-    /// Takes the queries, scaled, and clears the sums.
-    fn load(&mut self, q: &[f32], head: usize) {
-        let (d, g) = (self.s.dim, self.s.group());
+    /// Takes the queries, scaled, and as keys in `dtype` want them; clears the sums.
+    fn load(&mut self, q: &[f32], head: usize, dtype: DType) {
+        let (d, wide, g) = (self.s.dim, self.s.wide(), self.s.group());
         for r in 0..self.rows {
             let row = (self.seq.start + self.first + r / g) * self.s.heads + head * g + r % g;
-            let to = &mut self.queries[r * d..(r + 1) * d];
+            let to = &mut self.queries[r * wide..(r + 1) * wide];
+            to[d..].fill(0.0);
             to.iter_mut().zip(&q[row * d..(row + 1) * d]).for_each(|(to, q)| *to = q * self.how.scale);
+            if dtype == DType::Q4_0 {
+                rotate(to); // products stay what they are when both sides are turned
+            }
         }
-        self.sums[..self.rows * d].fill(0.0);
+        self.sums[..self.rows * wide].fill(0.0);
         self.largest[..self.rows].fill(f32::NEG_INFINITY);
         self.weight[..self.rows].fill(0.0);
     }
@@ -208,11 +236,10 @@ impl<'a> Task<'a> {
     }
 
     fn attend(&mut self, kv: &Kv, state: StateId, head: usize, pages: Range<usize>) {
-        let d = self.s.dim;
-        for page in pages {
-            let id = self.seq.pages[page];
-            let keys = kv.head_f32(state, Side::Keys, id, head, self.keys);
-            let values = kv.head_f32(state, Side::Values, id, head, self.values);
+        let wide = self.s.wide();
+        let direct = panel::direct() && self.rows <= panel::SHARED;
+        let at = |side, page: usize| kv.head(state, side, self.seq.pages[page], head);
+        for page in pages.clone() {
             let sees = |r: usize| {
                 let seen = visible(self.how, self.seq, self.seq.pos + self.first + r / self.s.group());
                 let within = |p: usize| p.saturating_sub(page * PAGE).min(PAGE);
@@ -221,38 +248,62 @@ impl<'a> Task<'a> {
             // Both ends of what a row sees only grow, so the rows that see some of this page are neighbours.
             let blind = (0..self.rows).take_while(|&r| sees(r).is_empty()).count();
             let seeing = (blind..self.rows).take_while(|&r| !sees(r).is_empty()).count();
+            if seeing == 0 {
+                continue;
+            }
             let rows = blind..blind + seeing;
-            let (queries, scores) = (rows.start * d..rows.end * d, rows.start * PAGE..rows.end * PAGE);
-            dot_pages(&self.queries[queries], keys, &mut self.scores[scores]);
-            for r in rows {
+            let (keys, values) = (at(Side::Keys, page), at(Side::Values, page));
+            let next = |side| if page + 1 < pages.end { at(side, page + 1).numbers } else { &[] };
+            let (next_keys, next_values) =
+                if direct { (next(Side::Keys), next(Side::Values)) } else { Default::default() };
+            let (keys, values) = match direct {
+                true => (keys, values),
+                false => (keys.in_f32(self.keys), values.in_f32(self.values)),
+            };
+
+            let scores = &mut self.scores[rows.start * PAGE..rows.end * PAGE];
+            scores.fill(0.0);
+            panel::scores(&self.queries[rows.start * wide..], wide, seeing, keys, next_keys, scores);
+            for (r, scores) in rows.clone().zip(scores.as_chunks_mut::<PAGE>().0) {
                 let seen = sees(r);
-                let scores: &mut [f32; PAGE] =
-                    (&mut self.scores[r * PAGE..(r + 1) * PAGE]).try_into().expect("PAGE scores a row");
                 if let Some(cap) = self.how.softcap {
                     soften(scores, cap);
                 }
-                scores[..seen.start].fill(f32::NEG_INFINITY);
-                scores[seen.end..].fill(f32::NEG_INFINITY);
-                let best = largest(scores, self.largest[r]);
-                let keep = (self.largest[r] - best).exp(); // 0 for the first page, as the largest was -inf
+                if seen != (0..PAGE) {
+                    scores[..seen.start].fill(f32::NEG_INFINITY);
+                    scores[seen.end..].fill(f32::NEG_INFINITY);
+                }
+                let (best, sum) = weigh(scores, self.largest[r]);
+                self.keep[r] = (self.largest[r] - best).exp(); // 0 for the first page, as the largest was -inf
                 self.largest[r] = best;
-                self.weight[r] = self.weight[r] * keep + exp_sum(scores, best);
-                let (sum, values) =
-                    (&mut self.sums[r * d..(r + 1) * d], &values[seen.start * d..seen.end * d]);
-                add_page(sum, keep, &scores[seen], values);
+                self.weight[r] = self.weight[r] * self.keep[r] + sum;
             }
+            let seen = sees(rows.start).start..sees(rows.end - 1).end;
+            panel::sums(
+                scores,
+                seeing,
+                values,
+                seen,
+                &self.keep[rows.clone()],
+                next_values,
+                self.scaled,
+                &mut self.sums[rows.start * wide..],
+                wide,
+            );
+        }
+        if kv.types().v == DType::Q4_0 {
+            rotate(&mut self.sums[..self.rows * wide]); // sums of turned values are turned back
         }
     }
 
     fn finish(&self, r: usize, out: &mut [f32]) {
-        let d = self.s.dim;
         let norm = 1.0 / self.weight[r];
-        out.iter_mut().zip(&self.sums[r * d..]).for_each(|(o, s)| *o = s * norm);
+        out.iter_mut().zip(&self.sums[r * self.s.wide()..]).for_each(|(o, s)| *o = s * norm);
     }
 
     fn part(&self, r: usize, part: &mut [f32]) {
         let d = self.s.dim;
-        part[..d].copy_from_slice(&self.sums[r * d..(r + 1) * d]);
+        part[..d].copy_from_slice(&self.sums[r * self.s.wide()..][..d]);
         part[d] = self.largest[r];
         part[d + 1] = self.weight[r];
     }
@@ -278,44 +329,27 @@ fn merge(parts: &[f32], d: usize, out: &mut [f32]) {
     out.iter_mut().for_each(|o| *o /= weight);
 }
 
-for_each_isa! {
-    /// Scores of a page: `queries (n, D) · keys (D, PAGE)`, two queries at a time to share what is loaded.
-    fn dot_pages(queries: &[f32], keys: &[f32], scores: &mut [f32]) {
-        const PART: usize = 32; // two rows of it fill eight registers of AVX2
-        let d = keys.len() / PAGE;
-        for (queries, scores) in queries.chunks(2 * d).zip(scores.chunks_mut(2 * PAGE)) {
-            let (a, b) = (&queries[..d], &queries[queries.len() - d..]); // the same twice where one is left
-            for at in (0..PAGE).step_by(PART) {
-                let mut sums = [[0.0f32; PART]; 2];
-                for ((a, b), row) in a.iter().zip(b).zip(keys.chunks_exact(PAGE)) {
-                    let row = &row[at..at + PART];
-                    for j in 0..PART {
-                        sums[0][j] = fma::<FMA>(*a, row[j], sums[0][j]);
-                        sums[1][j] = fma::<FMA>(*b, row[j], sums[1][j]);
-                    }
-                }
-                for (sum, scores) in sums.iter().zip(scores.chunks_exact_mut(PAGE)) {
-                    scores[at..at + PART].copy_from_slice(sum);
-                }
+/// Compiles a function for AVX-512 too, beside what [`for_each_isa`](crate::isa::for_each_isa) does.
+macro_rules! for_each_width {
+    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)? $body:block) => {
+        $(#[$doc])*
+        fn $name($($arg: $type),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            if crate::isa::isa() == crate::isa::Isa::Avx512 {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn widest($($arg: $type),*) $(-> $out)? $body
+                // SAFETY: the processor has what the function is compiled for.
+                return unsafe { widest($($arg),*) };
             }
+            crate::isa::for_each_isa! {
+                fn others($($arg: $type),*) $(-> $out)? $body
+            }
+            others($($arg),*)
         }
-    }
+    };
 }
 
-for_each_isa! {
-    /// The largest of a page's scores and `so_far`.
-    fn largest(scores: &[f32; PAGE], so_far: f32) -> f32 {
-        let mut best = [so_far; 16];
-        for part in scores.chunks_exact(16) {
-            for j in 0..16 {
-                best[j] = if part[j] > best[j] { part[j] } else { best[j] };
-            }
-        }
-        best.iter().fold(so_far, |m, x| m.max(*x))
-    }
-}
-
-for_each_isa! {
+for_each_width! {
     /// Scores become cap · tanh(score / cap).
     fn soften(scores: &mut [f32; PAGE], cap: f32) {
         let inverse = 1.0 / cap;
@@ -323,9 +357,16 @@ for_each_isa! {
     }
 }
 
-for_each_isa! {
-    /// Scores become e^(score - best); returns their sum.
-    fn exp_sum(scores: &mut [f32; PAGE], best: f32) -> f32 {
+for_each_width! {
+    /// Scores become e^(score - best), where best is the largest of them and `so_far`; returns that and their sum.
+    fn weigh(scores: &mut [f32; PAGE], so_far: f32) -> (f32, f32) {
+        let mut bests = [so_far; 16];
+        for part in scores.chunks_exact(16) {
+            for j in 0..16 {
+                bests[j] = if part[j] > bests[j] { part[j] } else { bests[j] };
+            }
+        }
+        let best = bests.iter().fold(so_far, |m, x| m.max(*x));
         let mut sums = [0.0f32; 16];
         for part in scores.chunks_exact_mut(16) {
             for j in 0..16 {
@@ -333,47 +374,6 @@ for_each_isa! {
                 sums[j] += part[j];
             }
         }
-        sums.iter().sum()
+        (best, sums.iter().sum())
     }
-}
-
-for_each_isa! {
-    /// `sum (D) = sum · keep + weights (n) · values (n, D)`
-    fn add_page(sum: &mut [f32], keep: f32, weights: &[f32], values: &[f32]) {
-        let d = sum.len();
-        let wide = d / 64 * 64;
-        for at in (0..wide).step_by(64) {
-            add_part::<FMA, 64>(sum, keep, weights, values, at);
-        }
-        let narrow = wide + (d - wide) / 16 * 16;
-        for at in (wide..narrow).step_by(16) {
-            add_part::<FMA, 16>(sum, keep, weights, values, at);
-        }
-        for i in narrow..d {
-            let dot = weights.iter().enumerate().fold(0.0, |s, (j, w)| fma::<FMA>(*w, values[j * d + i], s));
-            sum[i] = fma::<FMA>(sum[i], keep, dot);
-        }
-    }
-}
-
-/// `WIDE` columns of it from `at` on, in registers.
-#[inline(always)]
-fn add_part<const FMA: bool, const WIDE: usize>(
-    sum: &mut [f32],
-    keep: f32,
-    weights: &[f32],
-    values: &[f32],
-    at: usize,
-) {
-    let d = sum.len();
-    let part: &mut [f32; WIDE] = (&mut sum[at..at + WIDE]).try_into().expect("WIDE floats");
-    let mut acc = *part;
-    acc.iter_mut().for_each(|a| *a *= keep);
-    for (w, row) in weights.iter().zip(values.chunks_exact(d)) {
-        let row = &row[at..at + WIDE];
-        for i in 0..WIDE {
-            acc[i] = fma::<FMA>(*w, row[i], acc[i]);
-        }
-    }
-    *part = acc;
 }
