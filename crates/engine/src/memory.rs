@@ -1,5 +1,6 @@
 //! Memory as planned and as measured.
 
+use hob_graph::{Graph, Op};
 use std::fmt;
 
 /// What a run will hold, in bytes, by kind.
@@ -42,6 +43,25 @@ impl fmt::Display for Budget {
         }
         Ok(())
     }
+}
+
+/// Bytes of the weights of `graph` that a run of `tokens` tokens leaves in the file: of an embedding that is nothing else
+/// too, only the tokens' rows are read, with the pages around them that the system maps along.
+pub fn unread(graph: &Graph, tokens: usize) -> usize {
+    /// What Linux maps around a page that is asked for.
+    const AROUND: usize = 64 << 10;
+    let reads = |w: usize, op: fn(&Op) -> bool| {
+        let reads = |node: &hob_graph::Node| {
+            op(&node.op)
+                && node.inputs.iter().any(|&x| graph.as_weight(x).is_some_and(|id| id.0 as usize == w))
+        };
+        graph.nodes.iter().any(reads)
+    };
+    let unread = |(i, w): (usize, &hob_graph::graph::Weight)| {
+        let gathered = reads(i, |op| *op == Op::Gather) && !reads(i, |op| *op != Op::Gather);
+        if gathered { w.bytes().saturating_sub(tokens.saturating_mul(AROUND)) } else { 0 }
+    };
+    graph.weights.iter().enumerate().map(unread).sum()
 }
 
 /// Bytes of memory the process holds now; `None` where the system does not tell.
@@ -113,6 +133,23 @@ fn rusage_peak() -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn of_an_embedding_alone_only_rows_are_read() {
+        use hob_graph::{Builder, DType};
+        let bytes = 4096 * 1024 * 4;
+        for (tied, expected) in [(true, 0), (false, bytes - 3 * (64 << 10))] {
+            let g = Builder::stateless(2);
+            let table = g.weight("embed", &[4096, 1024]);
+            let x = table.gather(g.ids());
+            let head = if tied { table } else { g.weight("head", &[8, 1024]) };
+            g.output("y", x.linear_by(head));
+            let mut graph = g.finish().unwrap();
+            let shapes = |name: &str| if name == "embed" { vec![4096, 1024] } else { vec![8, 1024] };
+            graph.bind(|name| Some((DType::F32, shapes(name)))).unwrap();
+            assert_eq!(super::unread(&graph, 3), expected);
+        }
+    }
+
     #[test]
     fn programs_and_libraries_are_told_from_other_files() {
         let maps = "1000-2000 r--p 00000000 00:1e 12   /bin/hob\n\

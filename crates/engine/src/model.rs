@@ -1,6 +1,6 @@
 //! A model at hand: its architecture, its weights where they lie, and the programs made of its graphs.
 
-use crate::memory::Budget;
+use crate::memory::{self, Budget};
 use crate::{Error, Result};
 use hob_cpu::kv::{PAGE, page_bytes};
 use hob_cpu::packing::{self, Packing};
@@ -219,6 +219,7 @@ impl Model {
         for &tokens in &sizes {
             let (graph, plan) = self.plan(tokens, 1)?;
             (budget.weights, budget.copies) = plan.weight_bytes(&graph);
+            budget.weights -= memory::unread(&graph, reached);
             if !self.options.mapped {
                 budget.weights += packing::growth(&self.cpu, &graph);
             }
