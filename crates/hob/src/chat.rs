@@ -76,6 +76,9 @@ pub trait Answer {
         messages: &[Message],
         emit: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Report>;
+
+    /// Told that a person reads and writes for a while: time for what makes later answers faster.
+    fn idle(&mut self) {}
 }
 
 /// A line that the person gave, or its absence.
@@ -233,6 +236,7 @@ impl<'a> Chat<'a> {
                     _ => "",
                 };
                 say(out, &format!("{stopped}\n\n"))?;
+                self.model.idle();
                 self.messages.push(Message { role: Role::Assistant, text: report.text.clone() });
                 self.last = Some(report);
             }
@@ -320,8 +324,8 @@ mod tests {
         }
     }
 
-    /// Repeats what it was asked, with the number of messages; refuses "too long".
-    struct Echo(Vec<Vec<Message>>);
+    /// Repeats what it was asked, with the number of messages; refuses "too long". Counts when it may be idle.
+    struct Echo(Vec<Vec<Message>>, usize);
 
     impl Answer for Echo {
         fn answer(
@@ -342,13 +346,18 @@ mod tests {
             }
             Ok(Report { text, tokens: 2, ..Report::default() })
         }
+
+        fn idle(&mut self) {
+            self.1 += 1;
+        }
     }
 
     fn chat(lines: &[&'static str]) -> (String, Vec<Vec<Message>>) {
-        let mut echo = Echo(Vec::new());
+        let mut echo = Echo(Vec::new(), 0);
         let mut out = Vec::new();
         let mut chat = Chat::new(&mut echo, "echo".into(), None);
         chat.run(&mut Script(lines.iter().copied().collect()), &mut out).unwrap();
+        assert_eq!(echo.1, echo.0.len(), "the model may be idle after each answer");
         (String::from_utf8(out).unwrap(), echo.0)
     }
 
@@ -392,7 +401,7 @@ mod tests {
     fn saving_never_writes_over_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("talk.md");
-        let mut echo = Echo(Vec::new());
+        let mut echo = Echo(Vec::new(), 0);
         let mut chat = Chat::new(&mut echo, "echo".into(), Some("s".into()));
         chat.ask("q".into(), &mut Vec::new()).unwrap();
         chat.save(&path).unwrap();

@@ -76,6 +76,8 @@ pub struct Loaded {
     process: usize,
     load_ms: f64,
     noted: bool,
+    /// weights being laid out while nothing is asked
+    settling: Option<std::thread::JoinHandle<()>>,
 }
 
 /// The engine's options for so many threads.
@@ -114,7 +116,18 @@ impl Loaded {
         let eos = spelled(words.tokenizer.eos_ids().first().copied());
         let chat = Chat::new(words.checkpoint.chat_template().as_deref(), &bos, &eos);
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        Ok(Loaded { words, model, session, chat, how, longest: 0, process, load_ms, noted: false })
+        Ok(Loaded {
+            words,
+            model,
+            session,
+            chat,
+            how,
+            longest: 0,
+            process,
+            load_ms,
+            noted: false,
+            settling: None,
+        })
     }
 
     /// Continues `text` as it stands.
@@ -187,7 +200,18 @@ impl Loaded {
 pub type Emit<'a> = dyn FnMut(&str) -> ControlFlow<()> + 'a;
 
 impl Answer for Loaded {
+    fn idle(&mut self) {
+        let model = self.model.clone();
+        // Where no thread can be had, the next answer does it bit by bit.
+        let work = move || drop(model.settle(1));
+        self.settling = std::thread::Builder::new().name("hob-settle".into()).spawn(work).ok();
+    }
+
     fn answer(&mut self, messages: &[Message], emit: &mut Emit) -> Result<Report> {
+        // Waited for, so that every conversation meets its weights in the same form.
+        if let Some(settling) = self.settling.take() {
+            let _ = settling.join();
+        }
         let said: Vec<_> = messages.iter().map(|m| chat::Message::new(m.role.name(), &m.text)).collect();
         let options = chat::Options { add_generation_prompt: true, ..chat::Options::default() };
         let (ids, rendered) = self
