@@ -231,8 +231,15 @@ mod tests {
         }
         let mut counter = Counter::default();
         let tests = vec![Test::Prompt(16), Test::Generate { tokens: 2, depth: 5 }];
-        let args =
-            BenchArgs { model: String::new(), tests, threads: None, reps: 2, kv: None, mapped: false, json: true };
+        let args = BenchArgs {
+            model: String::new(),
+            tests,
+            threads: None,
+            reps: 2,
+            kv: None,
+            mapped: false,
+            json: true,
+        };
         measure(&mut counter, &args).unwrap();
         let calls = "clear,prompt 8,clear,prompt 16,clear,prompt 16,clear,prompt 5,step,step";
         assert_eq!(counter.0.join(","), calls);
