@@ -11,8 +11,15 @@ const SMOLLM2: (&str, &str) = ("smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf");
 const GEMMA3: (&str, &str) = ("gemma3-270m", "gemma-3-270m-q4_k_m.gguf");
 
 fn open(file: &str, precision: Precision) -> Arc<Model> {
+    open_with(
+        file,
+        precision,
+        KvTypes::both(if precision == Precision::Exact { DType::F32 } else { DType::F16 }),
+    )
+}
+
+fn open_with(file: &str, precision: Precision, kv: KvTypes) -> Arc<Model> {
     let checkpoint = Checkpoint::open(&model(file)).unwrap();
-    let kv = KvTypes::both(if precision == Precision::Exact { DType::F32 } else { DType::F16 });
     Arc::new(Model::new(Arc::new(checkpoint), Options { precision, kv, ..Options::default() }).unwrap())
 }
 
@@ -84,22 +91,14 @@ fn real_gemma3_greedy_text() {
     greedy_text_is_golden(GEMMA3);
 }
 
-/// With integer kernels and a cache in f16, a long text is as likely as it is in float32.
-fn perplexity_is_near((name, file): (&str, &str)) {
+/// Perplexity of the golden text with keys and values kept so, and that of float32.
+fn perplexity((name, file): (&str, &str), kv: KvTypes) -> (f64, f64) {
     let facts = facts(&format!("perplexity/{name}"));
     let window = facts["window"].as_u64().unwrap() as usize;
     let ids = &ids(&facts["ids"])[..window];
-    let model = open(file, Precision::Fast);
+    let model = open_with(file, Precision::Fast, kv);
     let v = model.vocab_size();
     let mut session = Session::new(&model, window).unwrap();
-    // As the file has them first, then as a longer answer finds them: the same whole numbers, summed in another order.
-    let mapped = session.feed_all(&ids[..64]).unwrap().to_vec();
-    assert!(model.settle(1).unwrap());
-    session.rewind(0);
-    let settled = session.feed_all(&ids[..64]).unwrap();
-    let far = mapped.iter().zip(settled).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-    assert!(far < 0.05, "{name}: weights laid out anew change a logit by {far}");
-    session.rewind(0);
     let mut nll = 0.0;
     let mut at = 0;
     for chunk in ids.chunks(128) {
@@ -111,10 +110,27 @@ fn perplexity_is_near((name, file): (&str, &str)) {
         }
         at += chunk.len();
     }
-    let ours = (nll / (window - 1) as f64).exp();
-    let theirs = facts["perplexity"].as_f64().unwrap();
+    ((nll / (window - 1) as f64).exp(), facts["perplexity"].as_f64().unwrap())
+}
+
+/// With integer kernels and a cache in f16, a long text is as likely as it is in float32.
+fn perplexity_is_near(model: (&str, &str)) {
+    let (ours, theirs) = perplexity(model, KvTypes::default());
+    let name = model.0;
     println!("{name}: perplexity {ours:.4}, in float32 {theirs:.4}");
     assert!((ours / theirs - 1.0).abs() < 0.005, "{name}: perplexity {ours}, in float32 {theirs}");
+}
+
+/// Keys and values in fewer bits cost little over 2,048 tokens: 0.5% in 8 bits, 3% with values in 4. Keys in 4 bits
+/// cost more than that and are not held to a bound yet, see LOG.md.
+#[test]
+fn real_smollm2_perplexity_with_a_smaller_cache() {
+    let (halves, _) = perplexity(SMOLLM2, KvTypes::default());
+    for (kv, bound) in [("q8_0", 0.005), ("k=q8_0,v=q4_0", 0.03)] {
+        let (ours, _) = perplexity(SMOLLM2, kv.parse().unwrap());
+        println!("{kv}: perplexity {ours:.4}, in f16 {halves:.4}, {:+.2}%", 100.0 * (ours / halves - 1.0));
+        assert!((ours / halves - 1.0).abs() < bound, "{kv}: perplexity {ours}, in f16 {halves}");
+    }
 }
 
 #[test]
