@@ -10,8 +10,9 @@ use super::x86_kernels::*;
 use super::{Out, Packs, Panel};
 use std::arch::x86_64::*;
 
-/// How far ahead weights are asked for, in bytes.
-const AHEAD: usize = 16384;
+/// How far ahead weights are asked for in all streams together, and shortly before they are used; in bytes.
+const FAR: usize = 8192;
+const NEAR: usize = 1024;
 
 /// Writes the planes of a panel; its scales are written already.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -141,11 +142,13 @@ unsafe fn small_512<const SIGNED: bool>(at: *const u8) -> __m512 {
     _mm512_cvtepi32_ps(if SIGNED { _mm512_cvtepi8_epi32(b) } else { _mm512_cvtepu8_epi32(b) })
 }
 
-/// Asks for the bytes of a group `AHEAD` of it. Those of a unit all at once would be more than a core waits for at a time.
+/// Asks for the bytes of a group, of one of `P` streams: for the second level of cache far ahead, for the first level
+/// shortly before. Those of a unit all at once would be more than a core waits for at a time.
 #[inline(always)]
-unsafe fn ask<F: Packs>(at: *const u8) {
+unsafe fn ask<F: Packs, const P: usize>(at: *const u8) {
     for line in 0..(unit::<F>() / F::GROUPS).div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + 64 * line).cast());
+        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(FAR / P + 64 * line).cast());
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEAR + 64 * line).cast());
     }
 }
 
@@ -155,7 +158,8 @@ unsafe fn columns<const A: usize>(q: *const i8, i: usize, t: usize) -> i32 {
     q.add((i * A + t) * 4).cast::<i32>().read_unaligned()
 }
 
-/// See [`super::Direct::run`], of tiles of `A` tokens, `T` of which are wanted.
+/// See [`super::Direct::run`], of tiles of `A` tokens, `T` of which are wanted. One token leaves registers for four
+/// panels at a time, which share its columns; and a core that reads four streams waits less.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn direct<F: Packs, const T: usize, const A: usize>(
     w: &[u8],
@@ -163,6 +167,27 @@ pub(super) unsafe fn direct<F: Packs, const T: usize, const A: usize>(
     tile: usize,
     out: Out,
 ) {
+    let bytes = x.groups / F::GROUPS * unit::<F>();
+    let (mut panel, end) = (0, w.len() / bytes);
+    while panel < end {
+        let (w, to) = (&w[panel * bytes..], Out { at: out.at.add(panel * ROWS), ..out });
+        panel += match (T, end - panel) {
+            (1, 4..) => panels::<F, T, A, 4>(w, x, tile, to),
+            (1, 2..) => panels::<F, T, A, 2>(w, x, tile, to),
+            _ => panels::<F, T, A, 1>(w, x, tile, to),
+        };
+    }
+}
+
+/// The first `P` panels of `w`; returns `P`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn panels<F: Packs, const T: usize, const A: usize, const P: usize>(
+    w: &[u8],
+    x: &Acts,
+    tile: usize,
+    out: Out,
+) -> usize {
     let ones = _mm256_set1_epi16(1);
     let scales = if F::SPLIT { 2 } else { 1 };
     // As many products as fit in 16 bits; one where weights are signed, and so must be made positive.
@@ -172,79 +197,97 @@ pub(super) unsafe fn direct<F: Packs, const T: usize, const A: usize>(
         6 => 2,
         _ => 1,
     };
-    for (panel, w) in w.chunks_exact(x.groups / F::GROUPS * unit::<F>()).enumerate() {
-        let mut acc = [[_mm256_setzero_ps(); T]; 2];
-        let mut at = w.as_ptr();
-        for first in (tile * x.groups..(tile + 1) * x.groups).step_by(F::GROUPS) {
-            let block = [halves(at), halves(at.add(16))];
-            let least = if F::MIN { [halves(at.add(32)), halves(at.add(48))] } else { block };
-            at = at.add(head::<F>());
-            for g in first..first + F::GROUPS {
-                ask::<F>(at);
-                let q = x.q.as_ptr().add(g * 32 * A);
-                let dx = x.d.as_ptr().add(g * A);
-                let sums = if F::SPLIT { x.half_sums } else { x.sums }.as_ptr().add(g * scales * A);
-                for v in 0..2 {
-                    let planes = at.add(pairs::<F>() + 32 * v);
-                    let mut dots = [_mm256_setzero_si256(); T];
-                    let mut short = [_mm256_setzero_si256(); T];
-                    for i in 0..8 {
-                        let w = word::<F>(planes, i);
-                        for t in 0..T {
-                            let x = _mm256_set1_epi32(columns::<A>(q, i, t));
-                            let p = match F::BITS {
-                                8 => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
-                                _ => _mm256_maddubs_epi16(w, x),
+    let bytes = x.groups / F::GROUPS * unit::<F>();
+    let starts: [*const u8; P] = std::array::from_fn(|p| w[p * bytes..(p + 1) * bytes].as_ptr());
+    let mut acc = [[[_mm256_setzero_ps(); T]; 2]; P];
+    let mut to = 0;
+    for first in (tile * x.groups..(tile + 1) * x.groups).step_by(F::GROUPS) {
+        let heads = starts.map(|s| s.add(to));
+        to += head::<F>();
+        for g in first..first + F::GROUPS {
+            let at = starts.map(|s| s.add(to));
+            at.iter().for_each(|at| ask::<F, P>(*at));
+            let q = x.q.as_ptr().add(g * 32 * A);
+            let dx = x.d.as_ptr().add(g * A);
+            let sums = if F::SPLIT { x.half_sums } else { x.sums }.as_ptr().add(g * scales * A);
+            for v in 0..2 {
+                let mut dots = [[_mm256_setzero_si256(); T]; P];
+                let mut short = [[_mm256_setzero_si256(); T]; P];
+                for i in 0..8 {
+                    let mut w = [_mm256_setzero_si256(); P];
+                    for p in 0..P {
+                        w[p] = word::<F>(at[p].add(pairs::<F>() + 32 * v), i);
+                    }
+                    for t in 0..T {
+                        let x = _mm256_set1_epi32(columns::<A>(q, i, t));
+                        for p in 0..P {
+                            let product = match F::BITS {
+                                8 => _mm256_maddubs_epi16(_mm256_abs_epi8(w[p]), _mm256_sign_epi8(x, w[p])),
+                                _ => _mm256_maddubs_epi16(w[p], x),
                             };
-                            short[t] = if i % many == 0 { p } else { _mm256_add_epi16(short[t], p) };
+                            short[p][t] =
+                                if i % many == 0 { product } else { _mm256_add_epi16(short[p][t], product) };
                             if i % many == many - 1 {
-                                let p = _mm256_madd_epi16(short[t], ones);
+                                let sum = _mm256_madd_epi16(short[p][t], ones);
                                 let first = i % (8 / scales) == many - 1;
-                                dots[t] = if first { p } else { _mm256_add_epi32(dots[t], p) };
+                                dots[p][t] = if first { sum } else { _mm256_add_epi32(dots[p][t], sum) };
                             }
                         }
-                        if i % (8 / scales) != 8 / scales - 1 {
-                            continue;
-                        }
-                        let h = i / (8 / scales); // the half, or 0
-                        let h = if F::SPLIT { h } else { 0 };
+                    }
+                    if i % (8 / scales) != 8 / scales - 1 {
+                        continue;
+                    }
+                    let h = i / (8 / scales); // the half, or 0
+                    let h = if F::SPLIT { h } else { 0 };
+                    for p in 0..P {
+                        let block = halves(heads[p].add(16 * v));
                         let d = match (F::GROUPS, F::SPLIT) {
-                            (1, _) => block[v],
-                            (_, true) => _mm256_mul_ps(block[v], small::<true>(at.add(16 * h + 8 * v))),
-                            (_, false) => _mm256_mul_ps(block[v], small::<false>(at.add(8 * v))),
+                            (1, _) => block,
+                            (_, true) => _mm256_mul_ps(block, small::<true>(at[p].add(16 * h + 8 * v))),
+                            (_, false) => _mm256_mul_ps(block, small::<false>(at[p].add(8 * v))),
                         };
                         for t in 0..T {
-                            let p = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[t]), _mm256_set1_ps(*dx.add(t)));
+                            let acc = &mut acc[p][v][t];
+                            let product =
+                                _mm256_mul_ps(_mm256_cvtepi32_ps(dots[p][t]), _mm256_set1_ps(*dx.add(t)));
                             let sum = _mm256_set1_ps(*sums.add(h * A + t));
                             if F::MIN {
-                                acc[v][t] = _mm256_fmadd_ps(p, d, acc[v][t]);
-                                acc[v][t] = match F::GROUPS {
-                                    1 => _mm256_fmadd_ps(least[v], sum, acc[v][t]),
+                                let least = halves(heads[p].add(32 + 16 * v));
+                                *acc = _mm256_fmadd_ps(product, d, *acc);
+                                *acc = match F::GROUPS {
+                                    1 => _mm256_fmadd_ps(least, sum, *acc),
                                     _ => {
-                                        let m = _mm256_mul_ps(least[v], small::<false>(at.add(16 + 8 * v)));
-                                        _mm256_fnmadd_ps(m, sum, acc[v][t])
+                                        let m = _mm256_mul_ps(least, small::<false>(at[p].add(16 + 8 * v)));
+                                        _mm256_fnmadd_ps(m, sum, *acc)
                                     }
                                 };
                             } else {
                                 let offset = _mm256_set1_ps(F::OFFSET as f32);
-                                let p = if F::BITS == 8 { p } else { _mm256_fnmadd_ps(offset, sum, p) };
-                                acc[v][t] = _mm256_fmadd_ps(p, d, acc[v][t]);
+                                let product = if F::BITS == 8 {
+                                    product
+                                } else {
+                                    _mm256_fnmadd_ps(offset, sum, product)
+                                };
+                                *acc = _mm256_fmadd_ps(product, d, *acc);
                             }
                         }
                     }
                 }
-                at = at.add(group::<F>());
             }
+            to += group::<F>();
         }
-        for t in 0..T {
-            for v in 0..2 {
-                _mm256_storeu_ps(out.at.add(t * out.stride + panel * ROWS + 8 * v), acc[v][t]);
+    }
+    for (p, acc) in acc.iter().enumerate() {
+        for (v, acc) in acc.iter().enumerate() {
+            for (t, acc) in acc.iter().enumerate() {
+                _mm256_storeu_ps(out.at.add(t * out.stride + p * ROWS + 8 * v), *acc);
             }
         }
     }
+    P
 }
 
-/// The same with VNNI.
+/// As [`direct`], with VNNI.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn direct_512<F: Packs, const T: usize, const A: usize>(
     w: &[u8],
@@ -252,62 +295,99 @@ pub(super) unsafe fn direct_512<F: Packs, const T: usize, const A: usize>(
     tile: usize,
     out: Out,
 ) {
+    let bytes = x.groups / F::GROUPS * unit::<F>();
+    let (mut panel, end) = (0, w.len() / bytes);
+    while panel < end {
+        let (w, to) = (&w[panel * bytes..], Out { at: out.at.add(panel * ROWS), ..out });
+        panel += match (T, end - panel) {
+            (1, 4..) => panels_512::<F, T, A, 4>(w, x, tile, to),
+            (1, 2..) => panels_512::<F, T, A, 2>(w, x, tile, to),
+            _ => panels_512::<F, T, A, 1>(w, x, tile, to),
+        };
+    }
+}
+
+/// The first `P` panels of `w`; returns `P`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn panels_512<F: Packs, const T: usize, const A: usize, const P: usize>(
+    w: &[u8],
+    x: &Acts,
+    tile: usize,
+    out: Out,
+) -> usize {
     let scales = if F::SPLIT { 2 } else { 1 };
-    for (panel, w) in w.chunks_exact(x.groups / F::GROUPS * unit::<F>()).enumerate() {
-        let mut acc = [_mm512_setzero_ps(); T];
-        let mut at = w.as_ptr();
-        for first in (tile * x.groups..(tile + 1) * x.groups).step_by(F::GROUPS) {
-            let sixteen = |at: *const u8| _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
-            let block = sixteen(at);
-            let least = if F::MIN { sixteen(at.add(32)) } else { block };
-            at = at.add(head::<F>());
-            for g in first..first + F::GROUPS {
-                ask::<F>(at);
-                let q = x.q.as_ptr().add(g * 32 * A);
-                let dx = x.d.as_ptr().add(g * A);
-                let sums = if F::SPLIT { x.half_sums } else { x.sums }.as_ptr().add(g * scales * A);
-                let planes = at.add(pairs::<F>());
-                // Two sums a token, as one would wait for itself.
-                let mut dots = [[_mm512_setzero_si512(); 2]; T];
-                for i in 0..8 {
-                    let w = word_512::<F>(planes, i);
-                    for t in 0..T {
-                        let x = _mm512_set1_epi32(columns::<A>(q, i, t));
-                        dots[t][i / 4] = _mm512_dpbusd_epi32(dots[t][i / 4], w, x);
+    let bytes = x.groups / F::GROUPS * unit::<F>();
+    let starts: [*const u8; P] = std::array::from_fn(|p| w[p * bytes..(p + 1) * bytes].as_ptr());
+    let sixteen = |at: *const u8| _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
+    let mut acc = [[_mm512_setzero_ps(); T]; P];
+    let mut to = 0;
+    for first in (tile * x.groups..(tile + 1) * x.groups).step_by(F::GROUPS) {
+        let mut block = [_mm512_setzero_ps(); P];
+        let mut least = block;
+        for p in 0..P {
+            block[p] = sixteen(starts[p].add(to));
+            least[p] = if F::MIN { sixteen(starts[p].add(to + 32)) } else { block[p] };
+        }
+        to += head::<F>();
+        for g in first..first + F::GROUPS {
+            let at = starts.map(|s| s.add(to));
+            at.iter().for_each(|at| ask::<F, P>(*at));
+            let q = x.q.as_ptr().add(g * 32 * A);
+            let dx = x.d.as_ptr().add(g * A);
+            let sums = if F::SPLIT { x.half_sums } else { x.sums }.as_ptr().add(g * scales * A);
+            // Two sums a token, as one would wait for itself.
+            let mut dots = [[[_mm512_setzero_si512(); 2]; T]; P];
+            for i in 0..8 {
+                let mut w = [_mm512_setzero_si512(); P];
+                for p in 0..P {
+                    w[p] = word_512::<F>(at[p].add(pairs::<F>()), i);
+                }
+                for t in 0..T {
+                    let x = _mm512_set1_epi32(columns::<A>(q, i, t));
+                    for p in 0..P {
+                        dots[p][t][i / 4] = _mm512_dpbusd_epi32(dots[p][t][i / 4], w[p], x);
                     }
                 }
+            }
+            for p in 0..P {
                 for h in 0..scales {
                     let d = match (F::GROUPS, F::SPLIT) {
-                        (1, _) => block,
-                        (_, true) => _mm512_mul_ps(block, small_512::<true>(at.add(16 * h))),
-                        (_, false) => _mm512_mul_ps(block, small_512::<false>(at)),
+                        (1, _) => block[p],
+                        (_, true) => _mm512_mul_ps(block[p], small_512::<true>(at[p].add(16 * h))),
+                        (_, false) => _mm512_mul_ps(block[p], small_512::<false>(at[p])),
                     };
                     for t in 0..T {
-                        let p = if F::SPLIT { dots[t][h] } else { _mm512_add_epi32(dots[t][0], dots[t][1]) };
-                        let p = _mm512_mul_ps(_mm512_cvtepi32_ps(p), _mm512_set1_ps(*dx.add(t)));
+                        let acc = &mut acc[p][t];
+                        let dots = &dots[p][t];
+                        let dot = if F::SPLIT { dots[h] } else { _mm512_add_epi32(dots[0], dots[1]) };
+                        let product = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(*dx.add(t)));
                         let sum = _mm512_set1_ps(*sums.add(h * A + t));
                         if F::MIN {
-                            acc[t] = _mm512_fmadd_ps(p, d, acc[t]);
-                            acc[t] = match F::GROUPS {
-                                1 => _mm512_fmadd_ps(least, sum, acc[t]),
+                            *acc = _mm512_fmadd_ps(product, d, *acc);
+                            *acc = match F::GROUPS {
+                                1 => _mm512_fmadd_ps(least[p], sum, *acc),
                                 _ => {
-                                    let m = _mm512_mul_ps(least, small_512::<false>(at.add(16)));
-                                    _mm512_fnmadd_ps(m, sum, acc[t])
+                                    let m = _mm512_mul_ps(least[p], small_512::<false>(at[p].add(16)));
+                                    _mm512_fnmadd_ps(m, sum, *acc)
                                 }
                             };
                         } else {
                             let offset = _mm512_set1_ps(F::OFFSET as f32);
-                            acc[t] = _mm512_fmadd_ps(_mm512_fnmadd_ps(offset, sum, p), d, acc[t]);
+                            *acc = _mm512_fmadd_ps(_mm512_fnmadd_ps(offset, sum, product), d, *acc);
                         }
                     }
                 }
-                at = at.add(group::<F>());
             }
-        }
-        for t in 0..T {
-            _mm512_storeu_ps(out.at.add(t * out.stride + panel * ROWS), acc[t]);
+            to += group::<F>();
         }
     }
+    for (p, acc) in acc.iter().enumerate() {
+        for (t, acc) in acc.iter().enumerate() {
+            _mm512_storeu_ps(out.at.add(t * out.stride + p * ROWS), *acc);
+        }
+    }
+    P
 }
 
 /// See [`super::Direct::unpack`]: eight rows of `w` after another, until the panel's `R` rows are full. Formats of 8 bits stay
@@ -340,7 +420,7 @@ pub(super) unsafe fn unpack<F: Packs, const R: usize, const SIGNED: bool>(
             let least = if F::MIN { halves(at.add(32 + 16 * half)) } else { block };
             at = at.add(head::<F>());
             for g in i * F::GROUPS..(i + 1) * F::GROUPS {
-                ask::<F>(at);
+                ask::<F, 1>(at);
                 let planes = at.add(pairs::<F>() + 32 * half);
                 for i in 0..8 {
                     let u = _mm256_xor_si256(word::<F>(planes, i), flip);

@@ -11,6 +11,8 @@ const PANEL_K: usize = 4096;
 const TASK_BYTES: (usize, usize) = (24 << 10, 512 << 10);
 /// Bytes of panels that stay in the second level of cache.
 const IN_CACHE: usize = 256 << 10;
+/// Panels of weights laid out anew that one task's are a multiple of.
+const SIDE_BY_SIDE: usize = 4;
 /// Values quantized by one task.
 const QUANTIZE: usize = 16 << 10;
 
@@ -60,9 +62,12 @@ pub(super) fn run(
 fn few(l: &Linear, direct: &Direct, panels: &[u8], size: Size, x: &Acts, out: Shared<f32>) {
     let count = size.n / packed::ROWS;
     let bytes = panels.len() / count;
-    let tasks = tasks(l, panels.len() * size.tokens, count);
+    // Kernels take up to so many panels at a time.
+    let together = count.div_ceil(SIDE_BY_SIDE);
+    let tasks = tasks(l, panels.len() * size.tokens, together);
     l.pool.run(tasks, &|task, _| {
-        let (from, to) = (count * task / tasks, count * (task + 1) / tasks);
+        let part = |task: usize| (together * task / tasks * SIDE_BY_SIDE).min(count);
+        let (from, to) = (part(task), part(task + 1));
         // A tile goes over few panels at a time, so that they are still in cache for the next.
         let step = if x.tile < size.tokens { (IN_CACHE / bytes).max(1) } else { to - from };
         for from in (from..to).step_by(step) {
