@@ -4,7 +4,7 @@
 //! operations per second where the op is a product, a multiplication and an addition being two.
 
 use hob_cpu::exec::Memory;
-use hob_cpu::kv::{PAGE, Side, page_bytes};
+use hob_cpu::kv::{self, PAGE};
 use hob_cpu::{Cpu, Kv, KvTypes, Precision, Tensor, Weights};
 use hob_graph::op::{Act, Op, RopeStyle, Unary, Window};
 use hob_graph::{Attend, Batch, Builder, DType, Data, Graph, Seq, StateId, X};
@@ -95,23 +95,22 @@ fn attend(cpu: &Cpu, filter: Option<&String>, tokens: usize, depth: usize, types
             g.output("y", y);
             g.finish().expect("a right graph")
         };
-        let bytes = page_bytes(&graph(1).states, types) * depth / PAGE;
+        let bytes = kv::bytes(&graph(1).states, types, |_| depth / PAGE) as usize;
         let layers = if tokens > 1 { 1 } else { (64 << 20) / bytes + 1 };
         let graph = graph(layers);
-        let mut kv = Kv::new(&graph.states, types, depth / PAGE).expect("memory");
-        let x: Vec<f32> = (0..tokens * heads * d).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
-        for (layer, at, head) in (0..layers)
-            .flat_map(|l| (0..depth).map(move |t| (l, t)))
-            .flat_map(|(l, t)| (0..kv_heads).map(move |h| (l, t, h)))
-        {
-            for side in [Side::Keys, Side::Values] {
-                kv.write(StateId(layer as u32), side, (at / PAGE) as u32, head, at % PAGE, &x[..d]);
-            }
-        }
+        let mut kv = Kv::new(&graph.states, types, |_| depth / PAGE).expect("memory");
+        let x: Vec<f32> = (0..depth * heads * d).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
         let pages: Vec<u32> = (0..(depth / PAGE) as u32).collect();
-        let seqs = [Seq { start: 0, len: tokens, pos: depth - tokens, pages: &pages }];
+        let whole = [Seq { start: 0, len: depth, pos: 0, pages: &[&pages] }];
+        let mut working = vec![0.0; cpu.pool.threads() * Kv::working(d)];
+        for layer in 0..layers {
+            let both = [&x[..depth * kv_heads * d]; 2];
+            kv.append(&cpu.pool, StateId(layer as u32), &whole, both, &mut working);
+        }
+        let seqs = [Seq { start: 0, len: tokens, pos: depth - tokens, pages: &[&pages] }];
+        let x = &x[..tokens * heads * d];
         let few = &x[..tokens * kv_heads * d];
-        let inputs = [("q", Data::F32(&x)), ("k", Data::F32(few)), ("v", Data::F32(few))];
+        let inputs = [("q", Data::F32(x)), ("k", Data::F32(few)), ("v", Data::F32(few))];
         let program = cpu.program(graph, &Weights::default()).expect("no weights");
         let (mut memory, begin, mut best) = (Memory::new(), Instant::now(), Duration::MAX);
         while begin.elapsed() < TIME {

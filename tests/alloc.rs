@@ -44,7 +44,8 @@ fn a_run_allocates_nothing() {
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
         let options = Options { threads: 2, precision, ..Options::default() };
         let model = Model::new(Arc::new(Checkpoint::open(&folder).unwrap()), options).unwrap();
-        let mut kv = Kv::new(&model.program(1, 1).unwrap().graph.states, DType::F16, 2).unwrap();
+        let windows = hob_graph::graph::windows(&model.program(1, 1).unwrap().graph.states).len();
+        let mut kv = Kv::new(&model.program(1, 1).unwrap().graph.states, DType::F16, |_| 2).unwrap();
         let mut memory = Memory::new();
         // A thread allocates while it starts: wait until the worker has taken part.
         let joined = AtomicBool::new(false);
@@ -58,7 +59,7 @@ fn a_run_allocates_nothing() {
             let program = model.program(tokens, 1).unwrap();
             let (ids, rows) = (vec![3; tokens], [tokens as i32 - 1]);
             let inputs = [("ids", Data::I32(&ids)), ("rows", Data::I32(&rows))];
-            let seqs = [Seq { start: 0, len: tokens, pos: 0, pages: &[0] }];
+            let seqs = [Seq { start: 0, len: tokens, pos: 0, pages: &[&[0u32][..]; 2][..windows] }];
             let batch = Batch { inputs: &inputs, seqs: &seqs };
             let mut run = || model.cpu().run(&program, &mut memory, Some(&mut kv), &batch).unwrap();
             run(); // the first run takes the arena

@@ -166,21 +166,28 @@ fn an_answer_ends_for_a_reason() {
 fn a_batch_is_its_sequences() {
     use hob_cpu::Kv;
     use hob_cpu::exec::Memory;
-    use hob_graph::{Batch, Data, Seq};
+    use hob_graph::{Batch, Data, Seq, graph::windows};
     for name in TINY {
         let model = open(name, exact());
         let ids = ids(&facts(&format!("tiny/{name}"))["ids"]);
         let (a, b) = (&ids[..13], &ids[5..]);
         let alone = [logits(&model, a, &[a.len()]), logits(&model, b, &[b.len()])];
         let v = model.vocab_size();
-        let mut kv = Kv::new(&model.program(1, 1).unwrap().graph.states, DType::F32, 2).unwrap();
+        let states = &model.program(1, 1).unwrap().graph.states;
+        let windows = windows(states).len();
+        let mut kv = Kv::new(states, DType::F32, |_| 2).unwrap();
         let mut memory = Memory::new();
         let mut run = |parts: [&[u32]; 2], pos: [usize; 2]| {
             let given: Vec<i32> = parts.concat().iter().map(|&id| id as i32).collect();
             let program = model.program(given.len(), given.len()).unwrap();
             let seqs = [
-                Seq { start: 0, len: parts[0].len(), pos: pos[0], pages: &[1] },
-                Seq { start: parts[0].len(), len: parts[1].len(), pos: pos[1], pages: &[0] },
+                Seq { start: 0, len: parts[0].len(), pos: pos[0], pages: &[&[1u32][..]; 2][..windows] },
+                Seq {
+                    start: parts[0].len(),
+                    len: parts[1].len(),
+                    pos: pos[1],
+                    pages: &[&[0u32][..]; 2][..windows],
+                },
             ];
             let batch = Batch { inputs: &[("ids", Data::I32(&given))], seqs: &seqs };
             model.cpu().run(&program, &mut memory, Some(&mut kv), &batch).unwrap();
@@ -197,11 +204,52 @@ fn a_batch_is_its_sequences() {
     }
 }
 
+/// Layers with a window give pages back, and what comes out is what a cache of all tokens gives.
+#[test]
+fn windows_give_pages_back() {
+    use hob_cpu::{Kv, KvTypes, exec::Memory, kv::PAGE};
+    use hob_graph::{Batch, Data, Seq, graph::windows};
+    for (name, dtype) in [("mistral", DType::F32), ("gemma3", DType::F32), ("gemma3", DType::Q4_0)] {
+        let kv = KvTypes::both(dtype);
+        let model = open(name, Options { kv, check: false, ..exact() });
+        let ids: Vec<u32> = (0..1300).map(|i| (i * 7 + i / 9) % model.vocab_size() as u32).collect();
+        let states = &model.program(1, 1).unwrap().graph.states;
+        let mut cache = Kv::new(states, kv, |_| ids.len().div_ceil(PAGE)).unwrap();
+        let table: Vec<u32> = (0..ids.len().div_ceil(PAGE) as u32).collect();
+        let tables = [&table[..]; 2];
+        let mut memory = Memory::new();
+        let mut session = Session::new(&model, ids.len()).unwrap();
+        let given: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        let mut at = 0;
+        for n in [512, 512, 1, 1, 130, 1, 140, 1, 2] {
+            let program = model.program(n, n).unwrap();
+            let seqs = [Seq { start: 0, len: n, pos: at, pages: &tables[..windows(states).len()] }];
+            let batch = Batch { inputs: &[("ids", Data::I32(&given[at..at + n]))], seqs: &seqs };
+            model.cpu().run(&program, &mut memory, Some(&mut cache), &batch).unwrap();
+            let right = program.output(&memory, "logits").unwrap();
+            let ours = session.feed_all(&ids[at..at + n]).unwrap();
+            assert!(ours == right, "{name} in {dtype}, {n} tokens after {at}");
+            at += n;
+        }
+        // A step back is within what is kept; a long way back begins anew. Either way the answer is the same.
+        let after = |session: &mut Session, n: usize| {
+            session.prompt(&ids[..n], |_, _| true).map(|read| (read, session.logits().to_vec())).unwrap()
+        };
+        let mut fresh = Session::new(&model, ids.len()).unwrap();
+        for (n, read) in [(1290, 1), (1000, 1), (600, 600)] {
+            let (ours, right) = (after(&mut session, n), after(&mut fresh, n));
+            assert_eq!(ours.0, read, "{name}: tokens read again");
+            let d = largest_difference(&ours.1, &right.1);
+            assert!(d < if dtype == DType::F32 { 1e-4 } else { 0.2 }, "{name} in {dtype}: {d} after {n}");
+        }
+    }
+}
+
 /// A model of quantized weights is the model of what they decode to; nearly so with integer kernels.
 #[test]
 fn quantized_weights_are_what_they_decode_to() {
     use hob_cpu::{Buffer, Cpu, Kv, Tensor, Weights, exec::Memory};
-    use hob_graph::{Batch, Data, Seq};
+    use hob_graph::{Batch, Data, Seq, graph::windows};
     for name in ["llama", "gemma3"] {
         let model = open(name, exact());
         let ids: Vec<i32> = ids(&facts(&format!("tiny/{name}"))["ids"]).iter().map(|&id| id as i32).collect();
@@ -224,10 +272,11 @@ fn quantized_weights_are_what_they_decode_to() {
             let shape = |n: &str| shapes.iter().find(|s| s.0 == n).unwrap().1.clone();
             graph.bind(|n| Some((weights.get(n)?.dtype, shape(n)))).unwrap();
             let cpu = Cpu::new(2, precision);
-            let mut kv = Kv::new(&graph.states, DType::F32, 1).unwrap();
+            let windows = windows(&graph.states).len();
+            let mut kv = Kv::new(&graph.states, DType::F32, |_| 1).unwrap();
             let program = cpu.program(graph, weights).unwrap();
             let mut memory = Memory::new();
-            let seqs = [Seq { start: 0, len: ids.len(), pos: 0, pages: &[0] }];
+            let seqs = [Seq { start: 0, len: ids.len(), pos: 0, pages: &[&[0u32][..]; 2][..windows] }];
             let batch = Batch { inputs: &[("ids", Data::I32(&ids))], seqs: &seqs };
             cpu.run(&program, &mut memory, Some(&mut kv), &batch).unwrap();
             program.output(&memory, "logits").unwrap().to_vec()

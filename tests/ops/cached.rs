@@ -5,7 +5,7 @@ use crate::harness::{Random, assert_close, reference, run};
 use hob_cpu::exec::Memory;
 use hob_cpu::kv::{KvTypes, PAGE};
 use hob_cpu::{Cpu, Kv, Precision, Weights};
-use hob_graph::{Attend, Batch, Builder, DType, Data, Graph, Seq};
+use hob_graph::{Attend, Batch, Builder, DType, Data, GONE, Graph, Seq};
 
 /// A model's attention: query heads, key heads, numbers a head, and how.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,13 @@ struct Shape {
     kv: usize,
     dim: usize,
     how: Attend,
+}
+
+impl Shape {
+    /// How many page tables [`graph`] wants.
+    fn windows(&self) -> usize {
+        if self.how.window == Some(3) { 1 } else { 2 }
+    }
 }
 
 /// Two layers with a state each, of which the second looks back 3 tokens and has other keys.
@@ -54,6 +61,14 @@ impl Stream {
 /// Runs the next `n` tokens of each sequence `i` of `parts` in one batch.
 fn step(cpu: &Cpu, s: Shape, kv: &mut Kv, streams: &mut [Stream], parts: &[(usize, usize)]) {
     let (mut q, mut k, mut v, mut seqs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // Pages that a window has moved past are gone.
+    let table = |stream: &Stream, window: Option<usize>| {
+        let gone = window.map_or(0, |w| (stream.done + 1).saturating_sub(w) / PAGE);
+        stream.pages.iter().enumerate().map(|(i, p)| if i < gone { GONE } else { *p }).collect::<Vec<u32>>()
+    };
+    let tables: Vec<_> =
+        streams.iter().map(|stream| [s.how.window, Some(3)].map(|w| table(stream, w))).collect();
+    let tables: Vec<_> = tables.iter().map(|[a, b]| [&a[..], &b[..]]).collect();
     let mut start = 0;
     for &(i, n) in parts {
         let stream = &streams[i];
@@ -61,7 +76,7 @@ fn step(cpu: &Cpu, s: Shape, kv: &mut Kv, streams: &mut [Stream], parts: &[(usiz
         q.extend(rows(&stream.q, s.heads * s.dim));
         k.extend(rows(&stream.k, s.kv * s.dim));
         v.extend(rows(&stream.v, s.kv * s.dim));
-        seqs.push(Seq { start, len: n, pos: stream.done, pages: &stream.pages });
+        seqs.push(Seq { start, len: n, pos: stream.done, pages: &tables[i][..s.windows()] });
         start += n;
     }
     let program = cpu.program(graph(Builder::new(start, start), s), &Weights::default()).unwrap();
@@ -100,7 +115,7 @@ fn check(s: Shape, tokens: [usize; 2], schedule: &[&[(usize, usize)]]) {
         for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F16, 2e-3)] {
             let state_of = graph(Builder::new(1, 1), s).states;
             let pages = 2 * tokens.map(|t| t.div_ceil(PAGE)).into_iter().max().unwrap();
-            let mut kv = Kv::new(&state_of, dtype, pages).unwrap();
+            let mut kv = Kv::new(&state_of, dtype, |_| pages).unwrap();
             let mut streams = fresh();
             for parts in schedule {
                 step(cpu, s, &mut kv, &mut streams, parts);
@@ -206,7 +221,8 @@ fn kept_in_any_format() {
                 let mut right = None;
                 for cpu in outputs {
                     let pages = [3, 0, 4, 2, 1].to_vec();
-                    let mut kv = Kv::new(&graph(Builder::new(1, 1), s).states, KvTypes { k, v }, 5).unwrap();
+                    let mut kv =
+                        Kv::new(&graph(Builder::new(1, 1), s).states, KvTypes { k, v }, |_| 5).unwrap();
                     let mut streams = [Stream::new(s, 265, pages, 1)];
                     for n in [1, 70, 2, 1, 187, 4] {
                         step(&cpu, s, &mut kv, &mut streams, &[(0, n)]);

@@ -1,11 +1,11 @@
 //! The executor: walks a plan over its arena. Nothing is allocated while it runs.
 
-use crate::kv::Kv;
+use crate::kv::{Kv, PAGE};
 use crate::threads::Pool;
 use crate::weights::{Buffer, Tensor, Weights};
 use crate::{ops, reference};
 use hob_graph::plan::Home;
-use hob_graph::{Batch, DType, Data, Graph, Node, NodeId, Op, Place, Plan, Scratch, Shape, WeightId};
+use hob_graph::{Batch, DType, Data, Graph, Node, NodeId, Op, Place, Plan, Scratch, Seq, Shape, WeightId};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -329,6 +329,28 @@ impl Program {
         *old = Arc::new(tensor);
     }
 
+    /// Whether a sequence has the pages that the run will read and write.
+    fn accepts_pages(&self, s: &Seq, kv: &Kv) -> Result<(), ExecError> {
+        if s.pages.len() != kv.pools().len() {
+            let (has, of) = (s.pages.len(), kv.pools().len());
+            return Err(ExecError::Input(format!(
+                "a sequence has {has} tables of pages, and the cache {of}"
+            )));
+        }
+        for (pool, table) in kv.pools().iter().zip(s.pages) {
+            let first = pool.window.map_or(0, |w| (s.pos + 1).saturating_sub(w)) / PAGE;
+            let end = (s.pos + s.len).div_ceil(PAGE);
+            let needed = table.get(first.min(end)..end);
+            if needed.is_none_or(|needed| needed.iter().any(|&p| p as usize >= pool.count)) {
+                return Err(ExecError::Input(format!(
+                    "a sequence of {} tokens has not all pages from {first} to {end}",
+                    s.pos + s.len
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the batch gives what the graph asks for.
     fn accepts(&self, batch: &Batch, kv: Option<&Kv>) -> Result<(), ExecError> {
         let bad = |what: String| Err(ExecError::Input(what));
@@ -345,6 +367,9 @@ impl Program {
                 ));
             }
         }
+        if kv.is_some_and(|kv| !kv.suits(&self.graph.states)) {
+            return bad("the cache is that of another graph".into());
+        }
         let mut row = 0;
         for s in batch.seqs {
             if s.start != row {
@@ -352,14 +377,7 @@ impl Program {
             }
             row += s.len;
             if let Some(kv) = kv {
-                let needed = (s.pos + s.len).div_ceil(crate::kv::PAGE);
-                if s.pages.len() < needed || s.pages.iter().any(|&p| p as usize >= kv.pages()) {
-                    return bad(format!(
-                        "a sequence of {} tokens has {} pages",
-                        s.pos + s.len,
-                        s.pages.len()
-                    ));
-                }
+                self.accepts_pages(s, kv)?;
             }
         }
         for node in &self.graph.nodes {

@@ -5,19 +5,26 @@
 //! vectors, without a sum across one.
 //!
 //! Numbers are kept in f32, f16, or as whole numbers of 8 or 4 bits. A token's [`GROUP`] of neighbours along D then
-//! share a scale in f16; the scales `(D / GROUP, PAGE)` follow the head's numbers. Groups of 4 bits are first rotated by
-//! a Hadamard matrix, which spreads a channel that is larger than the others over its group (Ashkboos et al. 2024).
+//! share a scale in f16; the scales `(D / GROUP, PAGE)` follow the head's numbers. What is kept in 4 bits is first rotated
+//! by a Hadamard matrix, which spreads a channel that is larger than others over all (Ashkboos et al. 2024). Keys have
+//! much in common, which no softmax cares for: those in 4 bits are kept less the mean of the page before, `(D)` in f16.
+//!
+//! Layers that look back over a window have pages of their own, which are given back when the window has moved on.
 
 mod head;
+mod write;
 
+use crate::ops::rows::Shared;
+use crate::threads::Pool;
 use crate::weights::Buffer;
-use hob_graph::graph::State;
-use hob_graph::{DType, StateId};
+use hob_graph::graph::{State, windows};
+use hob_graph::{DType, GONE, Seq, StateId};
 use std::fmt;
 use std::str::FromStr;
 
 pub(crate) use head::decode_f16;
 pub use head::{GROUP, Head, rotate};
+use write::HeadMut;
 
 /// Tokens of a page.
 pub const PAGE: usize = 64;
@@ -103,6 +110,8 @@ impl FromStr for KvTypes {
 struct Layer {
     heads: usize,
     dim: usize,
+    /// which of the pools
+    pool: usize,
     keys: usize,   // byte offset
     values: usize, // byte offset
 }
@@ -112,34 +121,66 @@ pub struct Kv {
     memory: Buffer,
     layers: Vec<Layer>,
     types: KvTypes,
-    pages: usize,
+    pools: Vec<Pages>,
 }
 
-/// Bytes of one page over all layers.
-pub fn page_bytes(states: &[State], types: KvTypes) -> usize {
+/// The pages that layers of one window share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pages {
+    /// see [`State::window`]
+    pub window: Option<usize>,
+    /// how many there are
+    pub count: usize,
+}
+
+/// Bytes of a cache with `pages` pages for the states of each window.
+pub fn bytes(states: &[State], types: KvTypes, pages: impl Fn(Option<usize>) -> usize) -> u128 {
     let side = |s: &State, side| s.heads * head::bytes(types.of(side), side, s.dim);
-    states.iter().map(|s| side(s, Side::Keys) + side(s, Side::Values)).sum()
+    states
+        .iter()
+        .map(|s| (side(s, Side::Keys) + side(s, Side::Values)) as u128 * pages(s.window) as u128)
+        .sum()
 }
 
 impl Kv {
-    /// Room for `pages` pages of every state. Memory is taken as pages are first written.
-    pub fn new(states: &[State], types: impl Into<KvTypes>, pages: usize) -> std::io::Result<Kv> {
+    /// Room for `pages` pages of the states of each window. Memory is taken as pages are first written.
+    pub fn new(
+        states: &[State],
+        types: impl Into<KvTypes>,
+        pages: impl Fn(Option<usize>) -> usize,
+    ) -> std::io::Result<Kv> {
         let types = types.into();
         assert!([types.k, types.v].iter().all(|t| KvTypes::CHOICE.contains(t)), "a cache of {types}");
+        let of = |window: Option<usize>| Pages { window, count: pages(window) };
+        let pools: Vec<Pages> = windows(states).into_iter().map(of).collect();
         let mut end = 0;
         let mut layers = Vec::with_capacity(states.len());
-        for s in states {
-            let bytes = |side| pages * s.heads * head::bytes(types.of(side), side, s.dim);
+        for &State { heads, dim, window } in states {
+            let pool = pools.iter().position(|p| p.window == window).expect("of the same states");
+            let bytes = |side| pools[pool].count * heads * head::bytes(types.of(side), side, dim);
             let values = end + bytes(Side::Keys);
-            layers.push(Layer { heads: s.heads, dim: s.dim, keys: end, values });
+            layers.push(Layer { heads, dim, pool, keys: end, values });
             end = values + bytes(Side::Values);
         }
-        Ok(Kv { memory: Buffer::zeroed(end)?, layers, types, pages })
+        Ok(Kv { memory: Buffer::zeroed(end)?, layers, types, pools })
     }
 
-    /// Pages there are.
-    pub fn pages(&self) -> usize {
-        self.pages
+    /// The pages there are, in the order of [`windows`].
+    pub fn pools(&self) -> &[Pages] {
+        &self.pools
+    }
+
+    /// Whether this is a cache for a graph of these states.
+    pub fn suits(&self, states: &[State]) -> bool {
+        let same = |(l, s): (&Layer, &State)| {
+            (l.heads, l.dim, self.pools[l.pool].window) == (s.heads, s.dim, s.window)
+        };
+        self.layers.len() == states.len() && self.layers.iter().zip(states).all(same)
+    }
+
+    /// Which of a sequence's page tables is that of `state`.
+    pub fn pool(&self, state: StateId) -> usize {
+        self.layers[state.0 as usize].pool
     }
 
     /// How numbers are kept.
@@ -149,7 +190,7 @@ impl Kv {
 
     fn span(&self, state: StateId, side: Side, page: u32, head: usize) -> std::ops::Range<usize> {
         let l = &self.layers[state.0 as usize];
-        assert!((page as usize) < self.pages && head < l.heads, "page {page}, head {head}");
+        assert!((page as usize) < self.pools[l.pool].count && head < l.heads, "page {page}, head {head}");
         let one = head::bytes(self.types.of(side), side, l.dim);
         let base = if side == Side::Keys { l.keys } else { l.values };
         let at = base + (page as usize * l.heads + head) * one;
@@ -162,16 +203,102 @@ impl Kv {
         Head::new(self.types.of(side), side, self.layers[state.0 as usize].dim, bytes)
     }
 
-    /// Writes the keys or values of one token and head, `(D)`. The token is `slot` of its page.
-    pub fn write(&mut self, state: StateId, side: Side, page: u32, head: usize, slot: usize, x: &[f32]) {
-        let span = self.span(state, side, page, head);
-        assert!(slot < PAGE && x.len() == self.layers[state.0 as usize].dim);
-        head::write(self.types.of(side), side, &mut self.memory.bytes_mut()[span], slot, x);
+    /// Numbers of working memory that [`Kv::append`] needs for each thread, for heads of `dim`.
+    pub fn working(dim: usize) -> usize {
+        write::working(dim)
     }
 
-    /// Reads what [`Kv::write`] wrote.
+    /// Writes this run's keys and values `(T, H, D)` of a layer, working in `memory`.
+    pub fn append(
+        &mut self,
+        pool: &Pool,
+        state: StateId,
+        seqs: &[Seq],
+        [k, v]: [&[f32]; 2],
+        memory: &mut [f32],
+    ) {
+        let &Layer { heads, dim, .. } = &self.layers[state.0 as usize];
+        let n = Kv::working(dim);
+        assert!(memory.len() >= pool.threads() * n);
+        let (all, memory) = (Writer::new(self), Shared(memory.as_mut_ptr()));
+        let task = |task: usize, thread: usize| {
+            let (side, head) = if task < heads { (Side::Keys, task) } else { (Side::Values, task - heads) };
+            let x = if side == Side::Keys { k } else { v };
+            for seq in seqs {
+                // SAFETY: tasks differ in side or head, and a thread runs one at a time.
+                unsafe { all.tokens(state, side, head, seq, x, memory.slice(thread * n, n)) };
+            }
+        };
+        match k.len() < FEW {
+            true => (0..2 * heads).for_each(|n| task(n, 0)),
+            false => pool.run(2 * heads, &task),
+        }
+    }
+
+    /// Reads what [`Kv::append`] wrote. Allocates.
     pub fn read(&self, state: StateId, side: Side, page: u32, head: usize, slot: usize, x: &mut [f32]) {
         self.head(state, side, page, head).read(slot, x);
+    }
+}
+
+/// Below so many numbers threads cost more than they save.
+const FEW: usize = 4096;
+
+/// The cache, to be written by several threads.
+struct Writer<'a> {
+    kv: &'a Kv,
+    memory: *mut u8,
+}
+// SAFETY: writing through it is unsafe, and who does keeps the places apart.
+unsafe impl Sync for Writer<'_> {}
+
+impl<'a> Writer<'a> {
+    fn new(kv: &'a mut Kv) -> Writer<'a> {
+        let memory = kv.memory.as_mut_ptr();
+        Writer { kv, memory }
+    }
+
+    /// Writes what `x (T, H, D)` has of a sequence for one head.
+    ///
+    /// # Safety
+    /// Nobody else uses this side and head of the state meanwhile.
+    unsafe fn tokens(
+        &self,
+        state: StateId,
+        side: Side,
+        head: usize,
+        seq: &Seq,
+        x: &[f32],
+        memory: &mut [f32],
+    ) {
+        let Layer { heads, dim, pool, .. } = self.kv.layers[state.0 as usize];
+        let (dtype, table) = (self.kv.types.of(side), seq.pages[pool]);
+        let mut row = seq.start;
+        let (mut at, end) = (seq.pos, seq.pos + seq.len);
+        while at < end {
+            let (page, slot) = (at / PAGE, at % PAGE);
+            let span = self.kv.span(state, side, table[page], head);
+            // SAFETY: within the memory; the caller keeps others from it.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(self.memory.add(span.start), span.len()) };
+            let mut to = HeadMut::new(dtype, side, dim, bytes);
+            if slot == 0 && head::centered(dtype, side) {
+                let before =
+                    page.checked_sub(1).map(|p| table[p]).filter(|p| ![GONE, table[page]].contains(p));
+                to.begin(before.map(|p| {
+                    let span = self.kv.span(state, side, p, head);
+                    // SAFETY: as above; it is another page.
+                    let bytes =
+                        unsafe { std::slice::from_raw_parts(self.memory.add(span.start), span.len()) };
+                    Head::new(dtype, side, dim, bytes)
+                }));
+            }
+            let whole = end.min((page + 1) * PAGE);
+            for slot in slot..slot + whole - at {
+                to.write(slot, &x[(row * heads + head) * dim..][..dim], memory);
+                row += 1;
+            }
+            at = whole;
+        }
     }
 }
 
@@ -185,8 +312,8 @@ mod tests {
         for k in KvTypes::CHOICE {
             for v in KvTypes::CHOICE {
                 let types = KvTypes { k, v };
-                let mut kv = Kv::new(&states, types, 3).unwrap();
-                assert_eq!(kv.memory.bytes().len(), 3 * page_bytes(&states, types));
+                let mut kv = Kv::new(&states, types, |_| 3).unwrap();
+                assert_eq!(kv.memory.bytes().len() as u128, bytes(&states, types, |_| 3));
                 let near = |dtype, x: &[f32], right: &[f32]| {
                     let d = x.iter().zip(right).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
                     let most = right.iter().fold(0.0f32, |m, x| m.max(x.abs()));
@@ -195,10 +322,15 @@ mod tests {
                     assert!(d <= allowed * most, "{types}: {x:?} is not {right:?}");
                 };
                 let right: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin()).collect();
-                let mut x = [0.0; 37];
+                let (mut x, pool) = ([0.0; 37], Pool::new(1));
+                let write = |kv: &mut Kv, state, at, k: &[f32], v: &[f32]| {
+                    let tables: [&[u32]; 2] = [&[0, 1, 2], &[0, 1, 2]];
+                    let seqs = [Seq { start: 0, len: 1, pos: at, pages: &tables }];
+                    kv.append(&pool, StateId(state), &seqs, [k, v], &mut vec![0.0; Kv::working(37)]);
+                };
                 for slot in [63, 0, 17, 16, 63] {
-                    kv.write(StateId(0), Side::Keys, 2, 1, slot, &[1.0, 2.0, 3.0]);
-                    kv.write(StateId(1), Side::Values, 0, 0, slot, &right);
+                    write(&mut kv, 0, 2 * PAGE + slot, &[0.0, 0.0, 0.0, 1.0, 2.0, 3.0], &[0.0; 6]);
+                    write(&mut kv, 1, slot, &[0.0; 37], &right);
                     kv.read(StateId(0), Side::Keys, 2, 1, slot, &mut x[..3]);
                     near(k, &x[..3], &[1.0, 2.0, 3.0]);
                     kv.read(StateId(1), Side::Values, 0, 0, slot, &mut x);

@@ -1,8 +1,9 @@
 //! A model at hand: its architecture, its weights where they lie, and the programs made of its graphs.
 
 use crate::memory::{self, Budget};
+use crate::pages::held;
 use crate::{Error, Result};
-use hob_cpu::kv::{PAGE, page_bytes};
+use hob_cpu::kv;
 use hob_cpu::packing::{self, Packing};
 use hob_cpu::{Cpu, KvTypes, Precision, Program, Tensor, Weights};
 use hob_graph::{Graph, Plan};
@@ -225,7 +226,8 @@ impl Model {
             }
             arena = arena.max(plan.arena);
             scratch = scratch.max(plan.scratch);
-            budget.state = page_bytes(&graph.states, self.options.kv) * reached.div_ceil(PAGE);
+            let state = kv::bytes(&graph.states, self.options.kv, |window| held(window, reached));
+            budget.state = usize::try_from(state).unwrap_or(usize::MAX);
             graphs += graph.heap_bytes();
         }
         budget.activations = arena + scratch;

@@ -1,10 +1,11 @@
 //! A conversation with a model: its tokens so far, their keys and values, and what comes next.
 
-use crate::pages::Pages;
+use crate::pages::{Table, held};
 use crate::{CHUNK, Error, Model, Result, Sampler};
 use hob_cpu::Kv;
 use hob_cpu::exec::{Memory, Watch};
-use hob_cpu::kv::{PAGE, page_bytes};
+use hob_cpu::kv;
+use hob_graph::graph::windows;
 use hob_graph::{Batch, Data, Seq};
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use std::sync::Arc;
 pub struct Session {
     model: Arc<Model>,
     kv: Kv,
-    free: Pages,
-    pages: Vec<u32>,
+    /// of each window that layers look back over
+    tables: Vec<Table>,
     ids: Vec<u32>,
     context: usize,
     memory: Memory,
@@ -35,24 +36,18 @@ impl Session {
     /// An empty session with room for `context` tokens. Memory for keys and values is taken as they come.
     pub fn new(model: &Arc<Model>, context: usize) -> Result<Session> {
         let states = &model.program(1, 1)?.graph.states;
-        let pages = context.div_ceil(PAGE);
         let types = model.options().kv;
-        let bytes = page_bytes(states, types) as u128 * pages as u128;
+        let bytes = kv::bytes(states, types, |window| held(window, context));
         let room = || Error::Room { context, bytes };
-        let (Ok(count), Ok(_)) = (u32::try_from(pages), isize::try_from(bytes)) else { return Err(room()) };
-        let kv = Kv::new(states, types, pages).map_err(|_| room())?;
+        if u32::try_from(context).is_err() || isize::try_from(bytes).is_err() {
+            return Err(room());
+        }
+        let kv = Kv::new(states, types, |window| held(window, context)).map_err(|_| room())?;
         let mut ids = Vec::new();
         ids.try_reserve_exact(context).map_err(|_| room())?;
-        Ok(Session {
-            model: model.clone(),
-            kv,
-            free: Pages::new(count),
-            pages: Vec::with_capacity(pages),
-            ids,
-            context,
-            memory: Memory::new(),
-            logits: Vec::new(),
-        })
+        let tables = windows(states).into_iter().map(|window| Table::new(window, context)).collect();
+        let (memory, logits) = (Memory::new(), Vec::new());
+        Ok(Session { model: model.clone(), kv, tables, ids, context, memory, logits })
     }
 
     /// Tokens in the cache.
@@ -70,13 +65,15 @@ impl Session {
         &self.logits
     }
 
-    /// Forgets all tokens but the first `len`.
-    pub fn rewind(&mut self, len: usize) {
+    /// Forgets all tokens but the first `len`, or all where layers have given back what the next token would look back
+    /// to. Returns how many are left.
+    pub fn rewind(&mut self, len: usize) -> usize {
+        let len = len.min(self.ids.len());
+        let len = if self.tables.iter().all(|t| t.reaches(len)) { len } else { 0 };
         self.ids.truncate(len);
-        while self.pages.len() > self.ids.len().div_ceil(PAGE) {
-            self.free.give(self.pages.pop().expect("counted"));
-        }
+        self.tables.iter_mut().for_each(|t| t.rewind(len));
         self.logits.clear();
+        len
     }
 
     /// Makes `ids` the session's tokens, reading only what does not begin as the cache already does. Returns how many
@@ -87,10 +84,10 @@ impl Session {
         }
         self.check(ids, ids.len())?;
         let same = self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
-        let same =
+        let mut same =
             if self.logits.is_empty() || same < self.ids.len() { same.min(ids.len() - 1) } else { same };
         if same < self.ids.len() {
-            self.rewind(same);
+            same = self.rewind(same);
         }
         let fresh = ids.len() - same;
         for chunk in ids[same..].chunks(CHUNK) {
@@ -138,16 +135,15 @@ impl Session {
 
     fn forward(&mut self, ids: &[u32], rows: usize, watch: Option<Watch>) -> Result<&[f32]> {
         let (t, pos) = (ids.len(), self.ids.len());
+        assert!(t <= CHUNK, "at most a chunk");
         self.check(ids, pos + t)?;
         let program = self.model.program(t, rows)?;
-        while self.pages.len() * PAGE < pos + t {
-            let page = self.free.take().expect("the context has pages for all its tokens");
-            self.pages.push(page);
-        }
+        self.tables.iter_mut().for_each(|table| table.grow(pos, pos + t));
+        let pages: Vec<&[u32]> = self.tables.iter().map(Table::pages).collect();
         let given: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
         let last = [t as i32 - 1];
         let inputs = [("ids", Data::I32(&given)), ("rows", Data::I32(&last))];
-        let seqs = [Seq { start: 0, len: t, pos, pages: &self.pages }];
+        let seqs = [Seq { start: 0, len: t, pos, pages: &pages }];
         let batch = Batch { inputs: &inputs, seqs: &seqs };
         let (memory, kv) = (&mut self.memory, Some(&mut self.kv));
         self.model.cpu().run_watched(&program, memory, kv, &batch, watch)?;

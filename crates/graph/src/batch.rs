@@ -9,9 +9,13 @@ pub struct Seq<'a> {
     pub len: usize,
     /// position of the first of them in the sequence: how many tokens are already in the cache
     pub pos: usize,
-    /// its cache pages in order, enough for `pos + len` tokens; empty in stateless graphs
-    pub pages: &'a [u32],
+    /// its cache pages in order, a table for each of [`crate::graph::windows`], with pages for `pos + len` tokens; those
+    /// no token of the run looks back to may be [`GONE`]. Empty in stateless graphs.
+    pub pages: &'a [&'a [u32]],
 }
+
+/// Stands for a page that was given back, as a window has moved past it.
+pub const GONE: u32 = u32::MAX;
 
 /// A tensor given at run time.
 #[derive(Clone, Copy, Debug)]

@@ -72,6 +72,18 @@ pub struct State {
     pub window: Option<usize>,
 }
 
+/// The windows of `states`, each once, in the order of their first use. States of one window share their pages: what one
+/// of them no longer looks back to, none does.
+pub fn windows(states: &[State]) -> Vec<Option<usize>> {
+    let mut windows = Vec::new();
+    for s in states {
+        if !windows.contains(&s.window) {
+            windows.push(s.window);
+        }
+    }
+    windows
+}
+
 /// Ops in an order that can be run: a node's operands come before it.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs)]

@@ -17,7 +17,7 @@ pub mod print;
 pub mod shape;
 pub mod x;
 
-pub use batch::{Batch, Data, Seq};
+pub use batch::{Batch, Data, GONE, Seq};
 pub use build::{Builder, Path};
 pub use grad::grad;
 pub use graph::{Graph, GraphError, Node, NodeId};

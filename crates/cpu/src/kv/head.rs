@@ -1,4 +1,4 @@
-//! One head of a page: where its numbers and scales lie, how they are written and read.
+//! One head of a page: where its numbers and scales lie, and how they are read.
 
 use super::{PAGE, Side};
 #[cfg(target_arch = "x86_64")]
@@ -17,7 +17,7 @@ pub(super) fn grouped(dtype: DType) -> bool {
 
 /// Rows and columns of a head: `(D, PAGE)` or `(PAGE, D)`. D is filled up to whole groups, and in values to whole
 /// vectors.
-fn size(dtype: DType, side: Side, dim: usize) -> (usize, usize) {
+pub(super) fn size(dtype: DType, side: Side, dim: usize) -> (usize, usize) {
     let whole = |n: usize| if grouped(dtype) { n.next_multiple_of(GROUP) } else { n };
     match side {
         Side::Keys => (whole(dim), PAGE),
@@ -25,10 +25,16 @@ fn size(dtype: DType, side: Side, dim: usize) -> (usize, usize) {
     }
 }
 
-/// Bytes of a head of a page.
+/// Whether a page has a center of its own, which its numbers are kept less: keys in 4 bits.
+pub(super) fn centered(dtype: DType, side: Side) -> bool {
+    dtype == DType::Q4_0 && side == Side::Keys
+}
+
+/// Bytes of a head of a page: numbers, scales, center.
 pub(super) fn bytes(dtype: DType, side: Side, dim: usize) -> usize {
     let (rows, columns) = size(dtype, side, dim);
-    rows * columns / dtype.block() * dtype.block_bytes()
+    let center = if centered(dtype, side) { 2 * rows } else { 0 };
+    rows * columns / dtype.block() * dtype.block_bytes() + center
 }
 
 /// One head of a page as it is kept.
@@ -45,13 +51,15 @@ pub struct Head<'a> {
     /// the numbers, row by row
     pub numbers: &'a [u8],
     scales: &'a [u8],
+    center: &'a [u8],
 }
 
 impl<'a> Head<'a> {
     pub(super) fn new(dtype: DType, side: Side, dim: usize, bytes: &'a [u8]) -> Head<'a> {
         let (rows, columns) = size(dtype, side, dim);
-        let (numbers, scales) = bytes.split_at(rows * row_bytes(dtype, columns));
-        Head { side, dtype, rows, columns, numbers, scales }
+        let (numbers, rest) = bytes.split_at(rows * row_bytes(dtype, columns));
+        let (scales, center) = rest.split_at(rest.len() - if centered(dtype, side) { 2 * rows } else { 0 });
+        Head { side, dtype, rows, columns, numbers, scales, center }
     }
 
     /// Bytes from row to row.
@@ -64,12 +72,12 @@ impl<'a> Head<'a> {
         grouped(self.dtype).then_some(self.scales)
     }
 
-    /// Whether groups are kept rotated.
-    pub fn rotated(&self) -> bool {
-        self.dtype == DType::Q4_0
+    /// What the numbers of every token are kept less, in f16 `(D)`; empty where that is nothing.
+    pub fn center(&self) -> &'a [u8] {
+        self.center
     }
 
-    /// All rows as f32; of 4 bits, as they are kept, rotated.
+    /// All rows as f32; of 4 bits, as they are kept: rotated, and less the center.
     pub fn decode(&self, to: &mut [f32]) {
         match self.dtype {
             DType::F32 => {
@@ -97,31 +105,30 @@ impl<'a> Head<'a> {
         Head { dtype: DType::F32, numbers, scales: &[], ..self }
     }
 
-    /// Numbers of the token at `slot`, `(D)`.
+    /// Numbers of the token at `slot`, `(D)`. Allocates.
     pub fn read(&self, slot: usize, x: &mut [f32]) {
-        let mut group = [0.0; GROUP];
-        for (g, x) in x.chunks_mut(GROUP).enumerate() {
-            let by = self.scales().map(|s| half_at(s, g * PAGE + slot));
-            let held = if by.is_some() { GROUP } else { x.len() };
-            for (i, y) in group[..held].iter_mut().enumerate() {
-                let (row, column) = place(self.side, slot, g * GROUP + i);
-                let at = row * self.columns + column;
-                *y = match self.dtype {
-                    DType::F32 => f32::from_le_bytes(self.numbers.as_chunks().0[at]),
-                    DType::F16 => half_at(self.numbers, at),
-                    DType::Q8_0 => self.numbers[at] as i8 as f32,
-                    _ => (self.numbers[at / 16 * 8 + at % 8] >> (at / 8 % 2 * 4) & 15) as f32 - 8.0,
-                } * by.unwrap_or(1.0);
-            }
-            if self.rotated() {
-                rotate(&mut group);
-            }
-            x.copy_from_slice(&group[..x.len()]);
+        let whole = if self.side == Side::Keys { self.rows } else { self.columns };
+        let number = |d: usize| {
+            let (row, column) = place(self.side, slot, d);
+            let at = row * self.columns + column;
+            let n = match self.dtype {
+                DType::F32 => f32::from_le_bytes(self.numbers.as_chunks().0[at]),
+                DType::F16 => half_at(self.numbers, at),
+                DType::Q8_0 => self.numbers[at] as i8 as f32,
+                _ => (self.numbers[at / 16 * 8 + at % 8] >> (at / 8 % 2 * 4) & 15) as f32 - 8.0,
+            };
+            let by = self.scales().map_or(1.0, |s| half_at(s, d / GROUP * PAGE + slot));
+            n * by + if self.center.is_empty() { 0.0 } else { half_at(self.center, d) }
+        };
+        let mut all: Vec<f32> = (0..whole).map(number).collect();
+        if self.dtype == DType::Q4_0 {
+            rotate(&mut all);
         }
+        x.copy_from_slice(&all[..x.len()]);
     }
 }
 
-fn row_bytes(dtype: DType, columns: usize) -> usize {
+pub(super) fn row_bytes(dtype: DType, columns: usize) -> usize {
     match dtype {
         DType::F32 => 4 * columns,
         DType::F16 => 2 * columns,
@@ -130,82 +137,35 @@ fn row_bytes(dtype: DType, columns: usize) -> usize {
     }
 }
 
-fn half_at(bytes: &[u8], at: usize) -> f32 {
+pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes(bytes.as_chunks().0[at]).to_f32()
 }
 
 /// Row and column of a token's number `d`.
-fn place(side: Side, slot: usize, d: usize) -> (usize, usize) {
+pub(super) fn place(side: Side, slot: usize, d: usize) -> (usize, usize) {
     if side == Side::Keys { (d, slot) } else { (slot, d) }
 }
 
-/// Turns every group of [`GROUP`] by the Hadamard matrix, which is its own inverse.
-pub fn rotate(x: &mut [f32]) {
-    for x in x.as_chunks_mut::<GROUP>().0 {
-        let mut half = 1;
-        while half < GROUP {
-            for at in (0..GROUP).step_by(2 * half) {
-                for i in at..at + half {
-                    (x[i], x[i + half]) = (x[i] + x[i + half], x[i] - x[i + half]);
+crate::isa::for_each_isa! {
+    /// Turns all numbers of a token by a Hadamard matrix, which is its own inverse. Where their count is no power of two,
+    /// parts that are.
+    pub fn rotate(x: &mut [f32]) {
+        let n = 1 << x.len().trailing_zeros();
+        for x in x.chunks_exact_mut(n) {
+            let mut half = 1;
+            while half < n {
+                for x in x.chunks_exact_mut(2 * half) {
+                    let (a, b) = x.split_at_mut(half);
+                    for i in 0..half {
+                        (a[i], b[i]) = (a[i] + b[i], a[i] - b[i]);
+                    }
                 }
+                half *= 2;
             }
-            half *= 2;
-        }
-        x.iter_mut().for_each(|x| *x *= 0.176_776_7); // 1 / √32
-    }
-}
-
-/// Writes a token's numbers, `(D)`.
-pub(super) fn write(dtype: DType, side: Side, to: &mut [u8], slot: usize, x: &[f32]) {
-    let (rows, columns) = size(dtype, side, x.len());
-    let (numbers, scales) = to.split_at_mut(rows * row_bytes(dtype, columns));
-    let (first, step) = if side == Side::Keys { (slot, columns) } else { (slot * columns, 1) };
-    match dtype {
-        DType::F32 => scatter(numbers, first, step, x.iter().map(|x| x.to_le_bytes())),
-        DType::F16 => write_f16(numbers, first, step, x),
-        dtype => {
-            for (g, x) in x.chunks(GROUP).enumerate() {
-                let mut group = [0.0; GROUP];
-                group[..x.len()].copy_from_slice(x);
-                let first = first + g * GROUP * step;
-                let by = match dtype {
-                    DType::Q8_0 => write_bytes(numbers, first, step, &group),
-                    _ => write_nibbles(numbers, first, step, &mut group),
-                };
-                scatter(scales, g * PAGE + slot, 1, std::iter::once(by.to_le_bytes()));
-            }
+            let by = 1.0 / (n as f32).sqrt();
+            x.iter_mut().for_each(|x| *x *= by);
         }
     }
-}
-
-/// A scale that an f16 holds, and its inverse: none of numbers too small to matter.
-fn scale_of(d: f32) -> (f16, f32) {
-    let d = f16::from_f32(d);
-    let inverse = if d.to_f32() == 0.0 { 0.0 } else { 1.0 / d.to_f32() };
-    (d, inverse)
-}
-
-fn write_bytes(to: &mut [u8], first: usize, step: usize, x: &[f32; GROUP]) -> f16 {
-    let most = x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    let (d, inverse) = scale_of(most / 127.0);
-    for (i, x) in x.iter().enumerate() {
-        to[first + i * step] = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
-    }
-    d
-}
-
-/// -8 to 7 times a scale, whose sign lets the largest become -8.
-fn write_nibbles(to: &mut [u8], first: usize, step: usize, x: &mut [f32; GROUP]) -> f16 {
-    rotate(x);
-    let most = x.iter().fold(0.0f32, |m, x| if x.abs() > m.abs() { *x } else { m });
-    let (d, inverse) = scale_of(most / -8.0);
-    for (i, x) in x.iter().enumerate() {
-        let n = (x * inverse).round_ties_even().clamp(-8.0, 7.0) as i8 + 8;
-        let at = first + i * step;
-        let (byte, shift) = (&mut to[at / 16 * 8 + at % 8], at / 8 % 2 * 4);
-        *byte = *byte & !(15 << shift) | (n as u8) << shift;
-    }
-    d
 }
 
 /// Halves as floats. The `half` crate's own is a call for every eight.
@@ -266,23 +226,5 @@ crate::isa::for_each_isa! {
                 }
             }
         }
-    }
-}
-
-/// Numbers rounded to halves; several at a time, as one alone costs a call.
-fn write_f16(to: &mut [u8], first: usize, step: usize, x: &[f32]) {
-    for (i, x) in x.chunks(32).enumerate() {
-        let mut halves = [f16::ZERO; 32];
-        halves[..x.len()].convert_from_f32_slice(x);
-        scatter(to, first + i * 32 * step, step, halves[..x.len()].iter().map(|h| h.to_le_bytes()));
-    }
-}
-
-/// Writes numbers of N bytes from number `first` on, `step` apart.
-#[inline(always)]
-fn scatter<const N: usize>(to: &mut [u8], first: usize, step: usize, x: impl Iterator<Item = [u8; N]>) {
-    for (i, x) in x.enumerate() {
-        let at = (first + i * step) * N;
-        to[at..at + N].copy_from_slice(&x);
     }
 }

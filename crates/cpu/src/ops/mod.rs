@@ -16,7 +16,7 @@ mod matmul;
 mod permute;
 mod rms_norm;
 mod rope;
-mod rows;
+pub(crate) mod rows;
 mod scatter_add;
 mod softmax;
 mod sum;

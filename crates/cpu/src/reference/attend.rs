@@ -2,7 +2,7 @@
 
 use super::{dot, probabilities};
 use crate::exec::Call;
-use crate::kv::{PAGE, Side};
+use crate::kv::{Kv, PAGE, Side};
 use hob_graph::{Attend, Seq, StateId};
 
 /// Whether the token at position `query` may see that at `key` of the same sequence. A window reaches as far ahead
@@ -31,7 +31,7 @@ pub(super) fn attend(c: &mut Call, how: Attend) {
     let (heads, dim, group) = (q.shape[1], q.shape[2], q.shape[1] / c.x(1).shape[1]);
     for s in c.batch.seqs {
         for head in 0..heads {
-            let first = if how.cache.is_some() { 0 } else { s.pos }; // position of keys[0]
+            let first = first(how, s); // position of keys[0]
             let keys = read(c, how, s, Side::Keys, head / group);
             let values = read(c, how, s, Side::Values, head / group);
             for i in 0..s.len {
@@ -55,23 +55,23 @@ pub(super) fn attend(c: &mut Call, how: Attend) {
 
 /// This run's keys and values go to the pages of their sequences.
 fn write(c: &mut Call, state: StateId) {
-    let (k, v) = (c.x(1), c.x(2));
-    let (heads, dim) = (k.shape[1], k.shape[2]);
-    let seqs = c.batch.seqs;
+    let (k, v) = (c.x(1).f32s(), c.x(2).f32s());
+    let dim = c.x(1).shape[2];
     let kv = c.kv.as_deref_mut().expect("a graph with cached attention is run with a cache");
-    for s in seqs {
-        for i in 0..s.len {
-            let (page, slot) = (s.pages[(s.pos + i) / PAGE], (s.pos + i) % PAGE);
-            for head in 0..heads {
-                let at = ((s.start + i) * heads + head) * dim;
-                kv.write(state, Side::Keys, page, head, slot, &k.f32s()[at..at + dim]);
-                kv.write(state, Side::Values, page, head, slot, &v.f32s()[at..at + dim]);
-            }
-        }
+    let mut memory = vec![0.0; c.cpu.pool.threads() * Kv::working(dim)];
+    kv.append(&c.cpu.pool, state, c.batch.seqs, [k, v], &mut memory);
+}
+
+/// The first position that any token of the run may see; pages before may be gone.
+fn first(how: Attend, s: &Seq) -> usize {
+    match (how.cache, how.window) {
+        (None, _) => s.pos,
+        (_, None) => 0,
+        (_, Some(w)) => (s.pos + 1).saturating_sub(w),
     }
 }
 
-/// Keys or values of one head: of the whole sequence from the cache, or of this run.
+/// Keys or values of one head: from the cache, of what may be seen of the sequence; or of this run.
 fn read(c: &Call, how: Attend, s: &Seq, side: Side, head: usize) -> Vec<Vec<f64>> {
     let x = c.x(if side == Side::Keys { 1 } else { 2 });
     let (heads, dim) = (x.shape[1], x.shape[2]);
@@ -80,10 +80,11 @@ fn read(c: &Call, how: Attend, s: &Seq, side: Side, head: usize) -> Vec<Vec<f64>
         return (0..s.len).map(|i| x.f32s()[row(i)..][..dim].iter().map(|&x| x as f64).collect()).collect();
     };
     let kv = c.kv.as_deref().expect("a graph with cached attention is run with a cache");
+    let table = s.pages[kv.pool(state)];
     let token = |p: usize| {
         let mut x = vec![0.0; dim];
-        kv.read(state, side, s.pages[p / PAGE], head, p % PAGE, &mut x);
+        kv.read(state, side, table[p / PAGE], head, p % PAGE, &mut x);
         x.iter().map(|&x| x as f64).collect()
     };
-    (0..s.pos + s.len).map(token).collect()
+    (first(how, s)..s.pos + s.len).map(token).collect()
 }

@@ -7,7 +7,8 @@ mod panel;
 mod x86;
 
 use crate::exec::{Call, Cpu};
-use crate::kv::{GROUP, Kv, PAGE, Side, rotate};
+use crate::kv::{GROUP, Kv, PAGE, Side, decode_f16, rotate};
+use crate::ops::rows::Shared;
 use crate::{math, reference};
 use hob_graph::{Attend, DType, Graph, Node, Op, Seq, StateId};
 use std::ops::Range;
@@ -51,10 +52,10 @@ impl Shape {
         self.dim.next_multiple_of(GROUP)
     }
 
-    /// Floats a thread works in: a page of keys and of values, and per row its query, sum, scores twice, and three
-    /// numbers.
+    /// Floats a thread works in: a page of keys and of values, a center, and per row its query, sum, scores twice, and
+    /// three numbers.
     fn per_thread(&self) -> usize {
-        2 * PAGE * self.wide() + self.rows() * (2 * self.wide() + 2 * PAGE + 3)
+        (2 * PAGE + 1) * self.wide() + self.rows() * (2 * self.wide() + 2 * PAGE + 3)
     }
 
     /// Parts of a context for each of `tasks` tasks, at most.
@@ -87,18 +88,18 @@ pub fn run(c: &mut Call) {
     let s = Shape::of(c.graph, c.node);
     let [q, k, v] = [c.x(0).f32s(), c.x(1).f32s(), c.x(2).f32s()];
     let kv = c.kv.as_deref_mut().expect("a graph with cached attention runs with a cache");
-    append(kv, state, s, c.batch.seqs, k, v);
+    let pool = &c.cpu.pool;
+    // SAFETY: the plan's scratch is aligned and as large as `scratch` says; any bits are an f32.
+    let scratch = unsafe { c.scratch.align_to_mut::<f32>().1 };
+    let (working, parts) = scratch.split_at_mut(pool.threads() * s.per_thread());
+    kv.append(pool, state, c.batch.seqs, [k, v], working);
     let kv: &Kv = kv;
 
-    let pool = &c.cpu.pool;
     let tiles: usize = c.batch.seqs.iter().map(|seq| seq.len.div_ceil(s.tile)).sum();
     let longest = c.batch.seqs.iter().map(|seq| seq.pos + seq.len).max().unwrap_or(0).div_ceil(PAGE);
     let few = c.node.shape[0] <= SPLIT_TOKENS;
     let splits = if few { s.splits(pool.threads(), tiles * s.kv_heads).min((longest / 2).max(1)) } else { 1 };
 
-    // SAFETY: the plan's scratch is aligned and as large as `scratch` says; any bits are an f32.
-    let scratch = unsafe { c.scratch.align_to_mut::<f32>().1 };
-    let (working, parts) = scratch.split_at_mut(pool.threads() * s.per_thread());
     let (working, parts, out) =
         (Shared(working.as_mut_ptr()), Shared(parts.as_mut_ptr()), Shared(c.out.as_mut_ptr()));
     pool.run(tiles * s.kv_heads * splits, &|task, thread| {
@@ -132,37 +133,6 @@ pub fn run(c: &mut Call) {
     }
 }
 
-/// A pointer that threads write through, each to its own part.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: only `slice` gives access, and its callers keep the parts apart.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    /// The range lies in the buffer and no other slice of it is alive.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn slice(&self, at: usize, len: usize) -> &mut [f32] {
-        // SAFETY: as the caller promises.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
-    }
-}
-
-/// Writes this run's keys and values to the cache.
-fn append(kv: &mut Kv, state: StateId, s: Shape, seqs: &[Seq], k: &[f32], v: &[f32]) {
-    for seq in seqs {
-        for i in 0..seq.len {
-            let (row, at) = (seq.start + i, seq.pos + i);
-            let (page, slot) = (seq.pages[at / PAGE], at % PAGE);
-            for h in 0..s.kv_heads {
-                let x = (row * s.kv_heads + h) * s.dim..(row * s.kv_heads + h + 1) * s.dim;
-                kv.write(state, Side::Keys, page, h, slot, &k[x.clone()]);
-                kv.write(state, Side::Values, page, h, slot, &v[x]);
-            }
-        }
-    }
-}
-
 /// The sequence and its first token of tile `n`, counted over all sequences.
 fn find_tile<'a>(seqs: &'a [Seq<'a>], tile: usize, mut n: usize) -> (&'a Seq<'a>, usize) {
     for seq in seqs {
@@ -184,6 +154,7 @@ struct Task<'a> {
     rows: usize,
     keys: &'a mut [f32],
     values: &'a mut [f32],
+    center: &'a mut [f32],
     queries: &'a mut [f32],
     sums: &'a mut [f32],
     scores: &'a mut [f32],
@@ -198,13 +169,30 @@ impl<'a> Task<'a> {
         let rows = s.tile.min(seq.len - first) * s.group();
         let (keys, rest) = memory.split_at_mut(PAGE * s.wide());
         let (values, rest) = rest.split_at_mut(PAGE * s.wide());
+        let (center, rest) = rest.split_at_mut(s.wide());
         let (queries, rest) = rest.split_at_mut(s.rows() * s.wide());
         let (sums, rest) = rest.split_at_mut(s.rows() * s.wide());
         let (scores, rest) = rest.split_at_mut(s.rows() * PAGE);
         let (scaled, rest) = rest.split_at_mut(s.rows() * PAGE);
         let (largest, rest) = rest.split_at_mut(s.rows());
         let (weight, keep) = rest.split_at_mut(s.rows());
-        Task { s, how, seq, first, rows, keys, values, queries, sums, scores, scaled, largest, weight, keep }
+        Task {
+            s,
+            how,
+            seq,
+            first,
+            rows,
+            keys,
+            values,
+            center,
+            queries,
+            sums,
+            scores,
+            scaled,
+            largest,
+            weight,
+            keep,
+        }
     }
 
     /// Takes the queries, scaled, and as keys in `dtype` want them; clears the sums.
@@ -238,7 +226,8 @@ impl<'a> Task<'a> {
     fn attend(&mut self, kv: &Kv, state: StateId, head: usize, pages: Range<usize>) {
         let wide = self.s.wide();
         let direct = panel::direct() && self.rows <= panel::SHARED;
-        let at = |side, page: usize| kv.head(state, side, self.seq.pages[page], head);
+        let table = self.seq.pages[kv.pool(state)];
+        let at = |side, page: usize| kv.head(state, side, table[page], head);
         for page in pages.clone() {
             let sees = |r: usize| {
                 let seen = visible(self.how, self.seq, self.seq.pos + self.first + r / self.s.group());
@@ -263,6 +252,14 @@ impl<'a> Task<'a> {
 
             let scores = &mut self.scores[rows.start * PAGE..rows.end * PAGE];
             scores.fill(0.0);
+            if !keys.center().is_empty() {
+                // What all keys of the page are kept less: the same for all scores of a row.
+                decode_f16(keys.center(), self.center);
+                let queries = self.queries[rows.start * wide..].chunks(wide);
+                for (query, scores) in queries.zip(scores.chunks_mut(PAGE)) {
+                    scores.fill(dot(query, self.center));
+                }
+            }
             panel::scores(&self.queries[rows.start * wide..], wide, seeing, keys, next_keys, scores);
             for (r, scores) in rows.clone().zip(scores.as_chunks_mut::<PAGE>().0) {
                 let seen = sees(r);
@@ -292,7 +289,7 @@ impl<'a> Task<'a> {
             );
         }
         if kv.types().v == DType::Q4_0 {
-            rotate(&mut self.sums[..self.rows * wide]); // sums of turned values are turned back
+            self.sums[..self.rows * wide].chunks_exact_mut(wide).for_each(rotate); // turned values are turned back
         }
     }
 
@@ -347,6 +344,18 @@ macro_rules! for_each_width {
             others($($arg),*)
         }
     };
+}
+
+crate::isa::for_each_isa! {
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let mut sums = [0.0f32; GROUP];
+        for (a, b) in a.as_chunks::<GROUP>().0.iter().zip(b.as_chunks::<GROUP>().0) {
+            for i in 0..GROUP {
+                sums[i] = crate::isa::fma::<FMA>(a[i], b[i], sums[i]);
+            }
+        }
+        sums.iter().sum()
+    }
 }
 
 for_each_width! {
