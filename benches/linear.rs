@@ -65,7 +65,7 @@ fn main() {
             for &tokens in tokens {
                 let name = format!("{dtype} {precision:?} {n}x{k} T={tokens} ");
                 if filter.is_none_or(|f| name.contains(f.as_str())) {
-                    measure(&how, precision, dtype, Size { tokens, k, n }, &name);
+                    measure(&how, precision, dtype, Size { tokens, k, n, finer: false }, &name);
                 }
             }
         }
@@ -81,7 +81,7 @@ struct How<'a> {
 
 fn measure(how: &How, precision: Precision, dtype: DType, size: Size, name: &str) {
     let &How { pool, isa, memory, packed } = how;
-    let Size { tokens, k, n } = size;
+    let Size { tokens, k, n, .. } = size;
     let bytes = dtype.bytes(n * k).expect("whole blocks");
     let copies = (memory / bytes).max(1);
     let mut weights = Buffer::zeroed(copies * bytes).expect("memory for weights");
@@ -103,7 +103,7 @@ fn measure(how: &How, precision: Precision, dtype: DType, size: Size, name: &str
     while begin.elapsed() < TIME || i < 2 * copies.min(8) {
         let w = &weights.bytes()[i % copies * bytes..][..bytes];
         let packed = (room > 0).then(|| &anew.bytes()[i % copies * room..][..room]);
-        let linear = Linear { pool, precision, isa, x: &x, k, dtype, w, packed, bias: None };
+        let linear = Linear { pool, precision, finer: false, isa, x: &x, k, dtype, w, packed, bias: None };
         let start = Instant::now();
         linear.run(&mut y, scratch.bytes_mut());
         best = best.min(start.elapsed().as_secs_f64());

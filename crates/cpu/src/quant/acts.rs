@@ -37,26 +37,27 @@ pub(crate) struct ActsMut<'a> {
 /// Below this, activations are taken for zeros: the inverse of their scale would be no number.
 const SMALLEST: f32 = 1e-30;
 
-/// Quantizes the rows of `x`, each of `k` values, as one tile of `tile` tokens.
-pub(crate) fn quantize(x: &[f32], k: usize, tile: usize, to: ActsMut) {
+/// Quantizes the rows of `x`, each of `k` values, as one tile of `tile` tokens; and, where `rest` is given, what that
+/// leaves over as another tile.
+pub(crate) fn quantize(x: &[f32], k: usize, tile: usize, to: ActsMut, rest: Option<ActsMut>) {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         // SAFETY: the processor has what the function is compiled for.
-        return unsafe { quantize_avx2(x, k, tile, to) };
+        return unsafe { quantize_avx2(x, k, tile, to, rest) };
     }
     #[cfg(target_arch = "aarch64")]
     if isa() >= Isa::Neon {
         // SAFETY: the processor has NEON.
-        return quantize_by(x, k, tile, to, |x| unsafe { super::arm::group(x, SMALLEST) });
+        return quantize_by(x, k, tile, to, rest, |x| unsafe { super::arm::group(x, SMALLEST) });
     }
-    quantize_by(x, k, tile, to, group)
+    quantize_by(x, k, tile, to, rest, group)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_avx2(x: &[f32], k: usize, tile: usize, to: ActsMut) {
+fn quantize_avx2(x: &[f32], k: usize, tile: usize, to: ActsMut, rest: Option<ActsMut>) {
     // SAFETY: this function is compiled for what `group` demands.
-    quantize_by(x, k, tile, to, |x| unsafe { super::x86::group(x, SMALLEST) })
+    quantize_by(x, k, tile, to, rest, |x| unsafe { super::x86::group(x, SMALLEST) })
 }
 
 /// What quantizing `x` leaves over: `x - d · q`.
@@ -73,27 +74,49 @@ fn quantize_by(
     x: &[f32],
     k: usize,
     tile: usize,
-    to: ActsMut,
+    mut to: ActsMut,
+    mut rest: Option<ActsMut>,
     group: impl Fn(&[f32; GROUP]) -> (f32, [i8; GROUP], [i32; 2]),
 ) {
     if x.len() < tile * k {
-        to.q.fill(0);
-        to.d.fill(0.0);
-        to.sums.fill(0.0);
-        to.half_sums.fill(0.0);
+        to.clear();
+        rest.iter_mut().for_each(ActsMut::clear);
     }
     for (a, row) in x.chunks_exact(k).enumerate() {
         for (g, x) in row.as_chunks::<GROUP>().0.iter().enumerate() {
             let (d, q, halves) = group(x);
-            let words = to.q[g * GROUP * tile..][..GROUP * tile].as_chunks_mut::<4>().0;
-            for (i, q) in q.as_chunks::<4>().0.iter().enumerate() {
-                words[i * tile + a] = *q;
+            to.put(tile, a, g, d, &q, halves);
+            if let Some(rest) = &mut rest {
+                let mut left = *x;
+                for i in 0..GROUP {
+                    left[i] -= d * q[i] as f32;
+                }
+                let (d, q, halves) = group(&left);
+                rest.put(tile, a, g, d, &q, halves);
             }
-            to.d[g * tile + a] = d;
-            to.sums[g * tile + a] = d * (halves[0] + halves[1]) as f32;
-            to.half_sums[2 * g * tile + a] = d * halves[0] as f32;
-            to.half_sums[(2 * g + 1) * tile + a] = d * halves[1] as f32;
         }
+    }
+}
+
+impl ActsMut<'_> {
+    fn clear(&mut self) {
+        self.q.fill(0);
+        self.d.fill(0.0);
+        self.sums.fill(0.0);
+        self.half_sums.fill(0.0);
+    }
+
+    /// Group `g` of token `a` of the tile.
+    #[inline(always)]
+    fn put(&mut self, tile: usize, a: usize, g: usize, d: f32, q: &[i8; GROUP], halves: [i32; 2]) {
+        let words = self.q[g * GROUP * tile..][..GROUP * tile].as_chunks_mut::<4>().0;
+        for (i, q) in q.as_chunks::<4>().0.iter().enumerate() {
+            words[i * tile + a] = *q;
+        }
+        self.d[g * tile + a] = d;
+        self.sums[g * tile + a] = d * (halves[0] + halves[1]) as f32;
+        self.half_sums[2 * g * tile + a] = d * halves[0] as f32;
+        self.half_sums[(2 * g + 1) * tile + a] = d * halves[1] as f32;
     }
 }
 

@@ -31,7 +31,6 @@ mod x86_packed;
 
 use crate::isa::Isa;
 use acts::Acts;
-pub(crate) use acts::residual;
 use hob_dtype::DType;
 
 /// The most tokens [`Kernels::rows`] takes at once.

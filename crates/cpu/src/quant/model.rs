@@ -158,7 +158,7 @@ fn products(kernels: &Kernels, w: &[u8], x: &[f32], k: usize, by_tiles: bool) ->
             sums: &mut sums[i * n..][..n],
             half_sums: &mut half_sums[2 * i * n..][..2 * n],
         };
-        acts::quantize(x, k, tile, to);
+        acts::quantize(x, k, tile, to, None);
     }
     let x = Acts { tokens, tile, groups, q: &q, d: &d, sums: &sums, half_sums: &half_sums };
     let mut y = vec![f32::NAN; tokens * ROWS];

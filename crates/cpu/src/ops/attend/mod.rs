@@ -3,6 +3,7 @@
 //! rows the cache is read as it is kept, each number converted once for all of them; with many a page is decoded first.
 
 mod panel;
+mod weigh;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -12,6 +13,7 @@ use crate::ops::rows::Shared;
 use crate::{math, reference};
 use hob_graph::{Attend, DType, Graph, Node, Op, Seq, StateId};
 use std::ops::Range;
+use weigh::Known;
 
 /// Query rows (tokens × heads of a group) a task holds at most, unless one token has more.
 const ROWS: usize = 64;
@@ -261,20 +263,22 @@ impl<'a> Task<'a> {
                 }
             }
             panel::scores(&self.queries[rows.start * wide..], wide, seeing, keys, next_keys, scores);
-            for (r, scores) in rows.clone().zip(scores.as_chunks_mut::<PAGE>().0) {
-                let seen = sees(r);
-                if let Some(cap) = self.how.softcap {
-                    soften(scores, cap);
-                }
-                if seen != (0..PAGE) {
+            if let Some(cap) = self.how.softcap {
+                soften(scores, cap);
+            }
+            if sees(rows.start) != (0..PAGE) || sees(rows.end - 1) != (0..PAGE) {
+                for (r, scores) in rows.clone().zip(scores.as_chunks_mut::<PAGE>().0) {
+                    let seen = sees(r);
                     scores[..seen.start].fill(f32::NEG_INFINITY);
                     scores[seen.end..].fill(f32::NEG_INFINITY);
                 }
-                let (best, sum) = weigh(scores, self.largest[r]);
-                self.keep[r] = (self.largest[r] - best).exp(); // 0 for the first page, as the largest was -inf
-                self.largest[r] = best;
-                self.weight[r] = self.weight[r] * self.keep[r] + sum;
             }
+            let known = Known {
+                largest: &mut self.largest[rows.clone()],
+                weight: &mut self.weight[rows.clone()],
+                keep: &mut self.keep[rows.clone()],
+            };
+            weigh::weigh(scores, known);
             let seen = sees(rows.start).start..sees(rows.end - 1).end;
             panel::sums(
                 scores,
@@ -360,29 +364,8 @@ crate::isa::for_each_isa! {
 
 for_each_width! {
     /// Scores become cap · tanh(score / cap).
-    fn soften(scores: &mut [f32; PAGE], cap: f32) {
+    fn soften(scores: &mut [f32], cap: f32) {
         let inverse = 1.0 / cap;
         scores.iter_mut().for_each(|s| *s = cap * math::tanh(*s * inverse));
-    }
-}
-
-for_each_width! {
-    /// Scores become e^(score - best), where best is the largest of them and `so_far`; returns that and their sum.
-    fn weigh(scores: &mut [f32; PAGE], so_far: f32) -> (f32, f32) {
-        let mut bests = [so_far; 16];
-        for part in scores.chunks_exact(16) {
-            for j in 0..16 {
-                bests[j] = if part[j] > bests[j] { part[j] } else { bests[j] };
-            }
-        }
-        let best = bests.iter().fold(so_far, |m, x| m.max(*x));
-        let mut sums = [0.0f32; 16];
-        for part in scores.chunks_exact_mut(16) {
-            for j in 0..16 {
-                part[j] = math::exp(part[j] - best);
-                sums[j] += part[j];
-            }
-        }
-        (best, sums.iter().sum())
     }
 }

@@ -62,6 +62,16 @@ pub trait Lanes: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// `self · b`
     unsafe fn times(self, b: Self) -> Self;
+    /// `self + b`
+    unsafe fn plus(self, b: Self) -> Self;
+    /// The larger of each two.
+    unsafe fn most(self, b: Self) -> Self;
+    /// The largest of all.
+    unsafe fn largest(self) -> f32;
+    /// All added up.
+    unsafe fn sum(self) -> f32;
+    /// e^x of numbers up to 0 within 2 units in the last place; 0 below -87.3.
+    unsafe fn exp(self) -> Self;
     /// Reads f16.
     unsafe fn load_f16(p: *const u8) -> Self;
     /// Reads signed bytes.
@@ -216,7 +226,7 @@ unsafe fn block<L: Lanes, F: Form, const R: usize, const W: usize>(
 
 /// Vectors of any processor.
 #[derive(Clone, Copy)]
-struct Plain([f32; LANES]);
+pub struct Plain([f32; LANES]);
 
 impl Lanes for Plain {
     fn block(_: usize) -> (usize, usize) {
@@ -247,6 +257,28 @@ impl Lanes for Plain {
     unsafe fn times(mut self, b: Self) -> Self {
         self.0.iter_mut().zip(b.0).for_each(|(x, b)| *x *= b);
         self
+    }
+    #[inline(always)]
+    unsafe fn plus(mut self, b: Self) -> Self {
+        self.0.iter_mut().zip(b.0).for_each(|(x, b)| *x += b);
+        self
+    }
+    #[inline(always)]
+    unsafe fn most(mut self, b: Self) -> Self {
+        self.0.iter_mut().zip(b.0).for_each(|(x, b)| *x = if b > *x { b } else { *x });
+        self
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        self.0.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x))
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        self.0.iter().sum()
+    }
+    #[inline(always)]
+    unsafe fn exp(self) -> Self {
+        Plain(self.0.map(crate::math::exp))
     }
     unsafe fn load_f16(p: *const u8) -> Self {
         // SAFETY: the caller has so many numbers there.

@@ -1,6 +1,7 @@
 //! Vectors of AVX2 and AVX-512 for [`super::panel`].
 
 use super::panel::{Bytes, Floats, Halves, LANES, Lanes, Nibbles, Panel, blocks};
+use super::weigh::{Known, rows_of};
 use hob_graph::DType;
 use std::arch::x86_64::*;
 
@@ -31,6 +32,50 @@ pub unsafe fn avx512(p: &Panel, c: *mut f32) {
             DType::Q8_0 => blocks::<One, Bytes>(p, c),
             _ => blocks::<One, Nibbles>(p, c),
         }
+    }
+}
+
+/// # Safety
+/// As of [`rows_of`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn weigh_avx2(scores: &mut [f32], known: Known) {
+    // SAFETY: as the caller promises, and the function is compiled for it.
+    unsafe { rows_of::<Two>(scores, known) }
+}
+
+/// # Safety
+/// As of [`rows_of`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub unsafe fn weigh_avx512(scores: &mut [f32], known: Known) {
+    // SAFETY: as the caller promises, and the function is compiled for it.
+    unsafe { rows_of::<One>(scores, known) }
+}
+
+/// What e^x is made of, as [`crate::math::exp`] has it: adding `ROUND` leaves the nearest whole number in the low bits.
+const LEAST: f32 = -87.3;
+const ROUND: f32 = 12_582_912.0;
+const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+const POLYNOMIAL: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_5e-2, 1.666_666_5e-1, 0.5];
+
+/// See [`Lanes::exp`]. A function, as a closure would not be compiled for these vectors.
+#[inline(always)]
+unsafe fn exp8(x: __m256) -> __m256 {
+    // SAFETY: the caller is compiled for it.
+    unsafe {
+        let shifted = _mm256_fmadd_ps(x, _mm256_set1_ps(std::f32::consts::LOG2_E), _mm256_set1_ps(ROUND));
+        let n = _mm256_sub_ps(shifted, _mm256_set1_ps(ROUND));
+        let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN2[0]), x);
+        let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN2[1]), r);
+        let mut p = _mm256_set1_ps(POLYNOMIAL[0]);
+        for c in &POLYNOMIAL[1..] {
+            p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(*c));
+        }
+        let p = _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), _mm256_add_ps(r, _mm256_set1_ps(1.0)));
+        // n is added to the exponent.
+        let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+        let y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n));
+        _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(LEAST)), y)
     }
 }
 
@@ -67,6 +112,36 @@ impl Lanes for Two {
     #[inline(always)]
     unsafe fn times(self, b: Self) -> Self {
         unsafe { Two(_mm256_mul_ps(self.0, b.0), _mm256_mul_ps(self.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn plus(self, b: Self) -> Self {
+        unsafe { Two(_mm256_add_ps(self.0, b.0), _mm256_add_ps(self.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn most(self, b: Self) -> Self {
+        unsafe { Two(_mm256_max_ps(self.0, b.0), _mm256_max_ps(self.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        unsafe {
+            let x = _mm256_max_ps(self.0, self.1);
+            let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        unsafe {
+            let x = _mm256_add_ps(self.0, self.1);
+            let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn exp(self) -> Self {
+        unsafe { Two(exp8(self.0), exp8(self.1)) }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> Self {
@@ -129,6 +204,41 @@ impl Lanes for One {
     #[inline(always)]
     unsafe fn times(self, b: Self) -> Self {
         unsafe { One(_mm512_mul_ps(self.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn plus(self, b: Self) -> Self {
+        unsafe { One(_mm512_add_ps(self.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn most(self, b: Self) -> Self {
+        unsafe { One(_mm512_max_ps(self.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        unsafe { _mm512_reduce_max_ps(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn exp(self) -> Self {
+        unsafe {
+            let x = self.0;
+            let shifted = _mm512_fmadd_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E), _mm512_set1_ps(ROUND));
+            let n = _mm512_sub_ps(shifted, _mm512_set1_ps(ROUND));
+            let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(LN2[0]), x);
+            let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(LN2[1]), r);
+            let mut p = _mm512_set1_ps(POLYNOMIAL[0]);
+            for c in &POLYNOMIAL[1..] {
+                p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
+            }
+            let p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0)));
+            // n is added to the exponent; what is no number is not less than the least.
+            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
+            let wanted = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(LEAST));
+            One(_mm512_castsi512_ps(_mm512_maskz_add_epi32(wanted, _mm512_castps_si512(p), n)))
+        }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> Self {

@@ -100,7 +100,7 @@ fn products<'w, W: Stored>(
 ) where
     W::Number: 'w,
 {
-    let Size { tokens, k, n } = size;
+    let Size { tokens, k, n, .. } = size;
     let (panel, block) = panel(size);
     let panels = n.div_ceil(panel);
     // Tokens are split too where there are few rows; each part decodes for itself.

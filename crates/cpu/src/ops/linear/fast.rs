@@ -22,16 +22,28 @@ fn panel(kernels: &Kernels, k: usize) -> (usize, usize) {
     (kernels.panel_rows * k, kernels.panel_rows * kernels.scales * k / GROUP)
 }
 
+/// Whether panels meet tiles, rather than that weights are streamed.
+fn by_tiles(kernels: &Kernels, tokens: usize, packed: bool) -> bool {
+    match kernels.direct {
+        Some(direct) if packed => tokens > direct.most,
+        _ => tokens >= kernels.many,
+    }
+}
+
 /// Bytes of working memory, whether or not the weights are laid out anew.
 pub(super) fn scratch(pool: &Pool, kernels: &Kernels, size: Size) -> usize {
-    let (q, d) = panel(kernels, size.k);
-    let panels = match size.tokens >= kernels.many {
-        true => pool.threads() * (carved::<u8>(q) + 2 * carved::<f32>(d)),
-        false => 0,
+    let needed = |packed| match by_tiles(kernels, size.tokens, packed) {
+        false if size.finer => twice_scratch(pool, kernels, size),
+        tiles => {
+            let (q, d) = panel(kernels, size.k);
+            let panels = if tiles { pool.threads() * (carved::<u8>(q) + 2 * carved::<f32>(d)) } else { 0 };
+            let padded = if size.tokens == 1 { 1 } else { size.tokens.next_multiple_of(kernels.tile_tokens) };
+            let rows = if size.finer { 2 * padded } else { padded };
+            let scales = rows * (size.k / GROUP);
+            64 + carved::<i8>(rows * size.k) + 2 * carved::<f32>(scales) + carved::<f32>(2 * scales) + panels
+        }
     };
-    let padded = if size.tokens == 1 { 1 } else { size.tokens.next_multiple_of(kernels.tile_tokens) };
-    let scales = padded * (size.k / GROUP);
-    64 + carved::<i8>(padded * size.k) + 2 * carved::<f32>(scales) + carved::<f32>(2 * scales) + panels
+    needed(false).max(needed(true))
 }
 
 pub(super) fn run(
@@ -42,20 +54,48 @@ pub(super) fn run(
     out: Shared<f32>,
     scratch: &mut [u8],
 ) {
-    let mut memory = Carver::new(scratch);
     let laid_out = kernels.direct.zip(l.packed);
-    if let Some((direct, panels)) = laid_out.filter(|(direct, _)| size.tokens <= direct.most) {
-        let tile = if size.tokens == 1 { 1 } else { kernels.tile_tokens };
-        let x = quantize(l, size, tile, &mut memory);
-        return few(l, &direct, panels, size, &x, out);
+    let many = by_tiles(kernels, size.tokens, laid_out.is_some());
+    if size.finer && !many {
+        return twice(l, kernels, size, row_bytes, out, scratch);
     }
-    let many = size.tokens >= kernels.many;
-    let tile = if many { kernels.tile_tokens } else { 1 };
-    let x = quantize(l, size, tile, &mut memory);
-    match many {
-        true => tiles(l, kernels, size, row_bytes, &x, out, &mut memory),
-        false => rows(l, kernels, size, row_bytes, &x, out),
+    let mut memory = Carver::new(scratch);
+    match laid_out {
+        _ if many => {
+            let x = quantize(l, size, kernels.tile_tokens, &mut memory);
+            tiles(l, kernels, size, row_bytes, &x, out, &mut memory);
+        }
+        Some((direct, panels)) => {
+            let tile = if size.tokens == 1 { 1 } else { kernels.tile_tokens };
+            few(l, &direct, panels, size, &quantize(l, size, tile, &mut memory), out);
+        }
+        None => rows(l, kernels, size, row_bytes, &quantize(l, size, 1, &mut memory), out),
     }
+}
+
+/// Few tokens whose activations are quantized twice: what is left over follows as if it were as many more tokens, so
+/// weights are still read and unpacked once.
+fn twice(l: &Linear, kernels: &Kernels, size: Size, row_bytes: usize, out: Shared<f32>, scratch: &mut [u8]) {
+    let (mut memory, all) = (Carver::new(scratch), size.tokens * size.n);
+    let (x, y) = (memory.take::<f32>(2 * l.x.len()), memory.take::<f32>(2 * all));
+    let (first, left) = x.split_at_mut(l.x.len());
+    first.copy_from_slice(l.x);
+    acts::residual(first, left);
+    let both = Linear { x, bias: None, finer: false, ..*l };
+    let as_many = Size { tokens: 2 * size.tokens, finer: false, ..size };
+    run(&both, kernels, as_many, row_bytes, Shared(y.as_mut_ptr()), memory.0);
+    // SAFETY: the result has a place for each token and row, and nobody else writes it now.
+    let sums = unsafe { out.slice(0, all) };
+    let (first, left) = y.split_at(all);
+    sums.iter_mut().zip(first).zip(left).for_each(|((y, a), b)| *y = a + b);
+    add_bias(l, size, 0, size.n, out);
+}
+
+/// The activations `(2 · T, K)`, the results `(2 · T, N)`, and what these need.
+fn twice_scratch(pool: &Pool, kernels: &Kernels, size: Size) -> usize {
+    let both = Size { tokens: 2 * size.tokens, finer: false, ..size };
+    let parts = carved::<f32>(both.tokens * size.k) + carved::<f32>(both.tokens * size.n);
+    64 + parts + scratch(pool, kernels, both)
 }
 
 /// Few tokens and weights laid out anew: they are streamed once, each panel meeting all tokens while it is in cache.
@@ -101,14 +141,15 @@ fn tasks(l: &Linear, bytes: usize, most: usize) -> usize {
     (bytes / share).clamp(1, most)
 }
 
-/// The activations in 8 bits.
+/// The activations in 8 bits; in finer steps, what these leave over follows as as many more tiles.
 fn quantize<'a>(l: &Linear, size: Size, tile: usize, memory: &mut Carver<'a>) -> Acts<'a> {
     let (k, groups) = (size.k, size.k / GROUP);
     let tiles = size.tokens.div_ceil(tile);
-    let q: &mut [i8] = memory.take(tiles * tile * k);
-    let d: &mut [f32] = memory.take(tiles * tile * groups);
-    let sums: &mut [f32] = memory.take(tiles * tile * groups);
-    let half_sums: &mut [f32] = memory.take(2 * tiles * tile * groups);
+    let all = if size.finer { 2 * tiles } else { tiles };
+    let q: &mut [i8] = memory.take(all * tile * k);
+    let d: &mut [f32] = memory.take(all * tile * groups);
+    let sums: &mut [f32] = memory.take(all * tile * groups);
+    let half_sums: &mut [f32] = memory.take(2 * all * tile * groups);
     let to = (
         Shared(q.as_mut_ptr()),
         Shared(d.as_mut_ptr()),
@@ -119,7 +160,7 @@ fn quantize<'a>(l: &Linear, size: Size, tile: usize, memory: &mut Carver<'a>) ->
         for i in range {
             let (n, x) = (tile * groups, &l.x[i * tile * k..((i + 1) * tile * k).min(l.x.len())]);
             // SAFETY: the slices have room for all tiles, and each tile is quantized by one task.
-            let to = unsafe {
+            let tile_of = |i: usize| unsafe {
                 ActsMut {
                     q: to.0.slice(i * tile * k, tile * k),
                     d: to.1.slice(i * n, n),
@@ -127,7 +168,7 @@ fn quantize<'a>(l: &Linear, size: Size, tile: usize, memory: &mut Carver<'a>) ->
                     half_sums: to.3.slice(2 * i * n, 2 * n),
                 }
             };
-            acts::quantize(x, k, tile, to);
+            acts::quantize(x, k, tile, tile_of(i), size.finer.then(|| tile_of(tiles + i)));
         }
     });
     Acts { tokens: size.tokens, tile, groups, q, d, sums, half_sums }
@@ -207,24 +248,28 @@ fn tiles(
                         y.copy_from_slice(&bias[from..from + wanted]);
                     }
                 }
-                if wanted == rows {
-                    // SAFETY: the processor has the instruction set, and these rows and tokens belong to this task.
-                    unsafe { (kernels.tile)(&panel, x, part, Out { at: out.0.add(at), stride: size.n }) };
-                } else {
-                    // A whole panel is computed aside, and what is wanted of it is taken.
-                    let mut aside = [0f32; ASIDE];
-                    let (whole, accumulate) = (Out { at: aside.as_mut_ptr(), stride: rows }, part.accumulate);
-                    part.accumulate = false;
-                    assert!(rows * step <= ASIDE);
-                    // SAFETY: the processor has the instruction set, and `aside` has room for the panel.
-                    unsafe { (kernels.tile)(&panel, x, part, whole) };
-                    for t in 0..tokens {
-                        // SAFETY: these rows and tokens of the result belong to this task.
-                        let y = unsafe { out.slice(at + t * size.n, wanted) };
-                        for (y, a) in y.iter_mut().zip(&aside[t * rows..]) {
-                            *y = if accumulate { *y + a } else { *a };
+                // The activations, and what they leave over.
+                for tile in [Some(tile), size.finer.then_some(tiles + tile)].into_iter().flatten() {
+                    part.tile = tile;
+                    if wanted == rows {
+                        // SAFETY: the processor has the instruction set, and these rows and tokens belong to this task.
+                        unsafe { (kernels.tile)(&panel, x, part, Out { at: out.0.add(at), stride: size.n }) };
+                    } else {
+                        // A whole panel is computed aside, and what is wanted of it is taken.
+                        let mut aside = [0f32; ASIDE];
+                        let whole = Out { at: aside.as_mut_ptr(), stride: rows };
+                        assert!(rows * step <= ASIDE);
+                        // SAFETY: the processor has the instruction set, and `aside` has room for the panel.
+                        unsafe { (kernels.tile)(&panel, x, Part { accumulate: false, ..part }, whole) };
+                        for t in 0..tokens {
+                            // SAFETY: these rows and tokens of the result belong to this task.
+                            let y = unsafe { out.slice(at + t * size.n, wanted) };
+                            for (y, a) in y.iter_mut().zip(&aside[t * rows..]) {
+                                *y = if part.accumulate { *y + a } else { *a };
+                            }
                         }
                     }
+                    part.accumulate = true;
                 }
             }
         }

@@ -3,6 +3,11 @@
 //! [`exact`] decodes weights to f32. [`fast`] quantizes the activations to 8 bits in groups of 32 and multiplies whole
 //! numbers, for the formats that [`crate::quant`] knows; others go the exact way.
 //!
+//! Keys and values are computed in finer steps. What the cache keeps is read by every later token, so the rounding of the
+//! activations it is made from counts more than any other; and these products are the smallest of a layer. Their
+//! activations are quantized twice, `x ≈ d · q + e · r`, where r are 8 bits of what q leaves over; both meet the weights
+//! while these are at hand.
+//!
 //! | weights | with [`Precision::Fast`] |
 //! |---|---|
 //! | Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K … Q6_K, IQ4_NL, IQ4_XS, MXFP4 | whole numbers, unpacked in vectors |
@@ -12,7 +17,6 @@
 
 mod exact;
 mod fast;
-mod finer;
 pub(crate) mod float;
 #[cfg(test)]
 mod tests;
@@ -29,6 +33,8 @@ pub struct Linear<'a> {
     pub pool: &'a Pool,
     /// how activations meet quantized weights
     pub precision: Precision,
+    /// whether activations are quantized twice
+    pub finer: bool,
     /// instructions to use, which the processor must have
     pub isa: Isa,
     /// `(T, K)`
@@ -54,6 +60,8 @@ pub struct Size {
     pub k: usize,
     /// N
     pub n: usize,
+    /// whether activations are quantized twice
+    pub finer: bool,
 }
 
 /// Runs the node of `c`.
@@ -61,9 +69,10 @@ pub fn run(c: &mut Call) {
     let (x, w) = (c.x(0), c.x(1));
     let bias = (c.arity() > 2).then(|| c.x(2).f32s());
     let cpu = c.cpu;
-    let linear = Linear {
+    Linear {
         pool: &cpu.pool,
         precision: cpu.precision,
+        finer: makes_keys_or_values(c.graph, c.id),
         isa: isa(),
         x: x.f32s(),
         k: x.shape.last(),
@@ -71,11 +80,26 @@ pub fn run(c: &mut Call) {
         w: w.bytes,
         packed: w.packed,
         bias,
-    };
-    match finer::wanted(cpu, c.graph, c.id, w.dtype) {
-        true => finer::run(&linear, c.out, c.scratch),
-        false => linear.run(c.out, c.scratch),
     }
+    .run(c.out, c.scratch);
+}
+
+/// How far behind a product its use as keys or values is looked for: the rest of a layer's attention.
+const REACH: usize = 40;
+
+/// Follows the result of node `id` through what only turns or scales it.
+fn makes_keys_or_values(graph: &Graph, id: NodeId) -> bool {
+    let mut at = id;
+    for i in at.index() + 1..graph.nodes.len().min(at.index() + REACH) {
+        let next = &graph.nodes[i];
+        match (next.op, next.inputs.iter().position(|&x| x == at)) {
+            (_, None) => {}
+            (Op::Reshape | Op::Rope { .. } | Op::RmsNorm { .. }, Some(0)) => at = NodeId(i as u32),
+            (Op::Attend(_), Some(k)) => return k > 0,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Bytes of working memory of a node.
@@ -86,6 +110,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
         tokens: graph.node(node.inputs[0]).shape.rows(),
         k: graph.node(node.inputs[0]).shape.last(),
         n: node.shape.last(),
+        finer: makes_keys_or_values(graph, id),
     };
     while w.op == Op::Reshape {
         w = graph.node(w.inputs[0]);
@@ -94,10 +119,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
         Op::Weight(id) => graph.weights[id.0 as usize].dtype,
         _ => DType::F32,
     };
-    match finer::wanted(cpu, graph, id, stored) {
-        true => finer::scratch(&cpu.pool, isa(), stored, size),
-        false => scratch_bytes(&cpu.pool, cpu.precision, isa(), stored, size),
-    }
+    scratch_bytes(&cpu.pool, cpu.precision, isa(), stored, size)
 }
 
 /// Bytes of working memory of a product.
@@ -129,7 +151,8 @@ impl Linear<'_> {
             return out.iter_mut().enumerate().for_each(|(i, y)| *y = self.bias.map_or(0.0, |b| b[i % n]));
         }
         let row_bytes = self.dtype.bytes(self.k).expect("rows are whole blocks");
-        let size = Size { tokens: self.x.len() / self.k, k: self.k, n: self.w.len() / row_bytes };
+        let (tokens, n) = (self.x.len() / self.k, self.w.len() / row_bytes);
+        let size = Size { tokens, k: self.k, n, finer: self.finer };
         assert_eq!((self.x.len(), self.w.len()), (size.tokens * size.k, size.n * row_bytes));
         assert_eq!(out.len(), size.tokens * size.n);
         assert!(self.bias.is_none_or(|b| b.len() == size.n));

@@ -22,7 +22,7 @@ fn rounded(x: &[f32], k: usize) -> Vec<f32> {
     let mut y = Vec::new();
     for row in x.chunks_exact(k) {
         let to = ActsMut { q: &mut q, d: &mut d, sums: &mut sums, half_sums: &mut half_sums };
-        acts::quantize(row, k, 1, to);
+        acts::quantize(row, k, 1, to, None);
         y.extend((0..k).map(|i| q[i] as f32 * d[i / 32]));
     }
     y
@@ -30,7 +30,7 @@ fn rounded(x: &[f32], k: usize) -> Vec<f32> {
 
 impl Case {
     fn check(&self, x: &[f32], w: &[u8]) {
-        let Size { tokens, k, n } = self.size;
+        let Size { tokens, k, n, .. } = self.size;
         let bias: Vec<f32> = (0..n).map(|i| i as f32 - 3.0).collect();
         let pool = Pool::new(self.threads);
         let packed = packed_bytes(self.dtype, n, k).filter(|_| self.packed).map(|bytes| {
@@ -41,6 +41,7 @@ impl Case {
         let linear = Linear {
             pool: &pool,
             precision: self.precision,
+            finer: false,
             isa: self.isa,
             x,
             k,
@@ -104,7 +105,7 @@ fn whole_numbers_agree_with_f64() {
         for isa in sets() {
             for (i, (tokens, quarters, n)) in SIZES.into_iter().enumerate() {
                 let k = if dtype.block() == 256 { quarters.div_ceil(4) * 256 } else { quarters * 32 };
-                let size = Size { tokens, k, n };
+                let size = Size { tokens, k, n, finer: false };
                 let (threads, biased) = (1 + i % 3, i % 2 == 0);
                 let case =
                     Case { precision: Precision::Fast, isa, dtype, threads, size, biased, packed: false };
@@ -123,7 +124,7 @@ fn weights_laid_out_anew_agree_with_f64() {
             for (i, tokens) in [1, 2, 3, 4, 5, 6, 7, 8, 11, 13, 24, 70].into_iter().enumerate() {
                 let n = [16, 48, 80][i % 3];
                 let k = if i == 8 { 4096 + 512 } else { [dtype.block().max(160), 768][i % 2] };
-                let size = Size { tokens, k, n };
+                let size = Size { tokens, k, n, finer: false };
                 let (threads, biased) = (1 + i % 3, i % 2 == 0);
                 let case =
                     Case { precision: Precision::Fast, isa, dtype, threads, size, biased, packed: true };
@@ -138,7 +139,7 @@ fn rows_longer_than_a_panel_are_added_up() {
     for dtype in [DType::Q4_1, DType::Q8_0, DType::Q6_K] {
         for isa in sets() {
             let (tokens, k, n) = (17, 4096 + 512, 9);
-            let size = Size { tokens, k, n };
+            let size = Size { tokens, k, n, finer: false };
             for biased in [false, true] {
                 let case =
                     Case { precision: Precision::Fast, isa, dtype, threads: 2, size, biased, packed: false };
@@ -163,7 +164,7 @@ fn sums_of_the_largest_numbers_do_not_overflow() {
                     }
                     set_scale(dtype, block, 127);
                 }
-                let size = Size { tokens, k, n };
+                let size = Size { tokens, k, n, finer: false };
                 for packed in [false, true] {
                     let (precision, threads, biased) = (Precision::Fast, 1, false);
                     let case = Case { precision, isa, dtype, threads, size, biased, packed };
@@ -193,7 +194,7 @@ fn decoded_weights_agree_with_f64() {
                         .collect(),
                     _ => weights(dtype, n * k, 6),
                 };
-                let size = Size { tokens, k, n };
+                let size = Size { tokens, k, n, finer: false };
                 let (threads, biased) = (1 + i % 3, i % 2 == 0);
                 let precision =
                     if i % 2 == 0 || dtype.is_quantized() { Precision::Exact } else { Precision::Fast };
@@ -209,9 +210,63 @@ fn nothing_times_anything_is_the_bias() {
     let pool = Pool::new(1);
     let bias = [1.0, 2.0];
     let (precision, isa, dtype) = (Precision::Fast, isa(), DType::F32);
-    let linear =
-        Linear { pool: &pool, precision, isa, x: &[], k: 0, dtype, w: &[], packed: None, bias: Some(&bias) };
+    let linear = Linear {
+        pool: &pool,
+        precision,
+        finer: false,
+        isa,
+        x: &[],
+        k: 0,
+        dtype,
+        w: &[],
+        packed: None,
+        bias: Some(&bias),
+    };
     let mut y = [0.0; 6];
     linear.run(&mut y, &mut []);
     assert_eq!(y, [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
+}
+
+/// Two bytes of activation round a hundred times finer than one: with few tokens and many, from the file's blocks and
+/// laid out anew, with rows that are no whole panel.
+#[test]
+fn twice_quantized_is_nearly_exact() {
+    let pool = Pool::new(2);
+    let mut next = random(5);
+    let mut uniform = || next() as f32 / (1u32 << 30) as f32 - 1.0;
+    for (tokens, n) in [(1, 32), (5, 24), (13, 32), (37, 41), (70, 24)] {
+        let k = 512;
+        let x: Vec<f32> = (0..tokens * k).map(|_| uniform()).collect();
+        let values: Vec<f32> = (0..n * k).map(|_| uniform()).collect();
+        let bias: Vec<f32> = (0..n).map(|_| uniform()).collect();
+        for (dtype, isa) in
+            [DType::Q4_0, DType::Q4_1, DType::Q8_0].into_iter().flat_map(|d| Isa::ALL.map(|i| (d, i)))
+        {
+            if isa > crate::isa::isa() {
+                continue;
+            }
+            let mut w = vec![0; dtype.bytes(values.len()).unwrap()];
+            dtype.encode(&values, &mut w);
+            let anew = packed_bytes(dtype, n, k).map(|bytes| {
+                let mut to = vec![0; bytes];
+                pack(dtype, k, &w, &mut to);
+                to
+            });
+            let by = |precision, finer, packed| {
+                let size = Size { tokens, k, n, finer };
+                let mut out = vec![0.0; tokens * n];
+                let mut memory = vec![0; scratch_bytes(&pool, precision, isa, dtype, size)];
+                let (pool, w, bias) = (&pool, &w[..], Some(&bias[..]));
+                let linear = Linear { pool, precision, finer, isa, x: &x, k, dtype, w, packed, bias };
+                linear.run(&mut out, &mut memory);
+                out
+            };
+            let exact = by(Precision::Exact, false, None);
+            let worst = |y: &[f32]| y.iter().zip(&exact).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+            for packed in [None, anew.as_deref()] {
+                let [once, twice] = [false, true].map(|finer| worst(&by(Precision::Fast, finer, packed)));
+                assert!(twice < once / 50.0, "{dtype} {isa:?}, {tokens} tokens: {twice} and {once}");
+            }
+        }
+    }
 }
