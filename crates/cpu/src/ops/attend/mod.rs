@@ -98,7 +98,11 @@ pub fn run(c: &mut Call) {
     let kv: &Kv = kv;
 
     let tiles: usize = c.batch.seqs.iter().map(|seq| seq.len.div_ceil(s.tile)).sum();
-    let longest = c.batch.seqs.iter().map(|seq| seq.pos + seq.len).max().unwrap_or(0).div_ceil(PAGE);
+    let seen = |seq: &Seq| {
+        let all = seq.pos + seq.len;
+        how.window.map_or(all, |w| all.min(w + seq.len))
+    };
+    let longest = c.batch.seqs.iter().map(seen).max().unwrap_or(0).div_ceil(PAGE);
     let few = c.node.shape[0] <= SPLIT_TOKENS;
     let splits = if few { s.splits(pool.threads(), tiles * s.kv_heads).min((longest / 2).max(1)) } else { 1 };
 

@@ -41,12 +41,18 @@ pub struct Panel<'a> {
     pub scale: Option<&'a [u8]>,
     /// from row to row of `c`
     pub c_step: usize,
-    /// what is read after `b`, to be fetched while this is computed; as long as `b` or empty
+    /// what is read after `b`, as long as that, to be fetched in order while this is computed; or empty
     pub next: &'a [u8],
 }
 
 /// Numbers of a vector; on smaller machines it is several registers.
 pub const LANES: usize = 16;
+
+/// Bytes that memory is fetched by.
+const LINE: usize = 64;
+
+/// How far ahead what is needed soon is asked for, in bytes.
+const NEAR: usize = 1024;
 
 /// [`LANES`] numbers at a time.
 pub trait Lanes: Copy {
@@ -78,8 +84,8 @@ pub trait Lanes: Copy {
     unsafe fn load_i8(p: *const u8) -> Self;
     /// Reads 4 bits each, less 8: the low ones of 8 bytes, then the high ones.
     unsafe fn load_i4(p: *const u8) -> Self;
-    /// Asks for a line of memory.
-    unsafe fn fetch(p: *const u8);
+    /// Asks for a line of memory that is needed soon, or later.
+    fn fetch<const SOON: bool>(p: *const u8);
 }
 
 /// How numbers of a page are read.
@@ -124,7 +130,6 @@ pub fn run(p: &Panel, c: &mut [f32]) {
     assert!(p.width.is_multiple_of(LANES) && (p.depth - 1) * p.b_step + row <= p.b.len());
     assert!((p.rows - 1) * p.a_step + p.depth <= p.a.len() && (p.rows - 1) * p.c_step + p.width <= c.len());
     assert!(p.keep.is_none_or(|k| k.len() >= p.rows) && p.scale.is_none_or(|s| s.len() >= 2 * p.width));
-    assert!(p.next.is_empty() || p.next.len() == p.b.len());
     // SAFETY: the slices are as long as the assertions say, and the processor has what is called.
     unsafe {
         #[cfg(target_arch = "x86_64")]
@@ -183,16 +188,31 @@ unsafe fn block<L: Lanes, F: Form, const R: usize, const W: usize>(
         let a: [*const f32; R] = std::array::from_fn(|r| p.a.as_ptr().add((row + r) * p.a_step));
         let first = vector * F::BYTES;
         let b = p.b.as_ptr().add(first);
+        // The first rows fetch, each block its part.
         let fetch = row == 0 && !p.next.is_empty();
-        let next = if fetch { p.next.as_ptr() } else { p.b.as_ptr() }.add(first);
+        let next = p.next.as_ptr().wrapping_add(vector * p.depth * F::BYTES);
         let mut sums = [[L::splat(0.0); W]; R];
         for i in 0..p.depth {
             let at = i * p.b_step;
             if fetch {
-                L::fetch(next.add(at));
-                if W * F::BYTES > 64 {
-                    L::fetch(next.add(at + 64));
+                for line in 0..(W * F::BYTES).div_ceil(LINE) {
+                    L::fetch::<false>(next.wrapping_add(i * W * F::BYTES + line * LINE));
+                    L::fetch::<true>(b.wrapping_add(at + NEAR + line * LINE));
                 }
+            }
+            // Either order multiplies each with each; fewer registers are taken by what is first.
+            if R < 2 * W {
+                let mut x = [L::splat(0.0); R];
+                for r in 0..R {
+                    x[r] = L::splat(*a[r].add(i));
+                }
+                for w in 0..W {
+                    let number = F::load::<L>(b.add(at + w * F::BYTES));
+                    for r in 0..R {
+                        sums[r][w] = sums[r][w].add_product(x[r], number);
+                    }
+                }
+                continue;
             }
             let mut numbers = [L::splat(0.0); W];
             for w in 0..W {
@@ -295,7 +315,7 @@ impl Lanes for Plain {
         Plain(std::array::from_fn(|i| ((bytes[i % 8] >> (i / 8 * 4) & 15) as f32) - 8.0))
     }
     #[inline(always)]
-    unsafe fn fetch(_: *const u8) {}
+    fn fetch<const SOON: bool>(_: *const u8) {}
 }
 
 /// Rows of queries against a head's keys: adds `queries (R, D) · keys (D, PAGE)` to `scores (R, PAGE)`.
@@ -304,10 +324,11 @@ pub fn scores(queries: &[f32], step: usize, rows: usize, keys: Head, next: &[u8]
     let part = |from: usize, depth, scale| {
         let b_step = keys.row_bytes();
         let here = from * b_step..(from + depth) * b_step;
+        let share = |d: usize| next.len() * d / keys.rows;
         Panel {
             a: &queries[from..],
             a_step: step,
-            b: &keys.numbers[here.clone()],
+            b: &keys.numbers[here],
             b_step,
             dtype: keys.dtype,
             depth,
@@ -316,7 +337,7 @@ pub fn scores(queries: &[f32], step: usize, rows: usize, keys: Head, next: &[u8]
             keep: None,
             scale,
             c_step: PAGE,
-            next: next.get(here).unwrap_or(&[]),
+            next: &next[share(from)..share(from + depth)],
         }
     };
     match keys.scales() {
@@ -347,10 +368,11 @@ pub fn sums(
     let part = |from: usize, width| {
         let first = seen.start * b_step + from * b_step / values.columns;
         let here = first..(seen.end - 1) * b_step + (from + width) * b_step / values.columns;
+        let share = |column: usize| next.len() * column / values.columns;
         Panel {
             a: &[],
             a_step: PAGE,
-            b: &values.numbers[here.clone()],
+            b: &values.numbers[here],
             b_step,
             dtype: values.dtype,
             depth: seen.len(),
@@ -359,7 +381,7 @@ pub fn sums(
             keep: Some(keep),
             scale: None,
             c_step: step,
-            next: next.get(here).unwrap_or(&[]),
+            next: &next[share(from)..share(from + width)],
         }
     };
     let Some(scales) = values.scales() else {

@@ -87,8 +87,8 @@ struct Two(__m256, __m256);
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for Two {
     #[inline(always)]
-    fn block(_: usize) -> (usize, usize) {
-        (6, 1) // 12 of 16 registers are sums
+    fn block(rows: usize) -> (usize, usize) {
+        if rows <= 3 { (3, 2) } else { (6, 1) } // at most 12 of 16 registers are sums
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -167,8 +167,11 @@ impl Lanes for Two {
         }
     }
     #[inline(always)]
-    unsafe fn fetch(p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    fn fetch<const SOON: bool>(p: *const u8) {
+        match SOON {
+            true => unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) },
+            false => unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) },
+        }
     }
 }
 
@@ -260,7 +263,10 @@ impl Lanes for One {
         }
     }
     #[inline(always)]
-    unsafe fn fetch(p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    fn fetch<const SOON: bool>(p: *const u8) {
+        match SOON {
+            true => unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) },
+            false => unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) },
+        }
     }
 }
