@@ -28,11 +28,8 @@ fn main() {
         .and_then(|n| n.parse().ok())
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let memory = value("--memory").and_then(|n| n.parse().ok()).unwrap_or(MEMORY) << 20;
-    let isa = match value("--isa").map(String::as_str) {
-        Some("avx2") => Isa::Avx2,
-        Some("portable") => Isa::Portable,
-        _ => isa(),
-    };
+    let named = |name: &String| Isa::ALL.into_iter().find(|i| i.name() == name && i.available());
+    let isa = value("--isa").and_then(named).unwrap_or_else(isa);
     let shape = value("--shape")
         .and_then(|s| s.split_once('x'))
         .and_then(|(n, k)| Some((n.parse().ok()?, k.parse().ok()?)));

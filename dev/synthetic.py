@@ -3,10 +3,10 @@
 
   dev/synthetic.py 1b q4_k_m out.gguf --tokenizer SmolLM2-135M-Instruct.Q4_1.gguf
 
-The shapes are those of Llama 3.2 1B and Llama 3.1 8B; which tensors of Q4_K_M have more bits is as llama.cpp's recipe
-has it. The tokenizer is another GGUF's, filled up with unused tokens. Weights have a deviation of about 0.02 and repeat
-from a store of random blocks: speed does not depend on them, and no more memory is used than twice the largest tensor.
-Needs pip's gguf.
+The shapes are those of SmolLM2 135M (whose widths suit q8_0), Llama 3.2 1B and Llama 3.1 8B, all with a context
+of 131,072 tokens; which tensors of Q4_K_M have more bits is as llama.cpp's recipe has it. The tokenizer is another
+GGUF's, filled up with unused tokens. Weights have a deviation of about 0.02 and repeat from a store of random blocks:
+speed does not depend on them, and no more memory is used than twice the largest tensor. Needs pip's gguf.
 """
 import argparse
 
@@ -14,10 +14,10 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as T
 
-VOCAB = 128256
-SHAPES = {  # width, inner width, heads, heads of keys and values, layers, whether the output is the embedding
-    "1b": (2048, 8192, 32, 8, 16, True),
-    "8b": (4096, 14336, 32, 8, 32, False),
+SHAPES = {  # width, inner width, heads, heads of keys and values, layers, tokens, whether the output is the embedding
+    "135m": (576, 1536, 9, 3, 30, 49152, True),
+    "1b": (2048, 8192, 32, 8, 16, 128256, True),
+    "8b": (4096, 14336, 32, 8, 32, 128256, False),
 }
 # of a kind: the format of most tensors, that of the output matrix, the number GGUF has for the kind
 KINDS = {"q4_k_m": (T.Q4_K, T.Q6_K, 15), "q4_0": (T.Q4_0, T.Q6_K, 2), "q8_0": (T.Q8_0, T.Q8_0, 7)}
@@ -50,12 +50,12 @@ def store(t):
 
 def tensors(shape, kind):
     """Name, format and dimensions of each tensor."""
-    width, inner, heads, kv_heads, layers, tied = SHAPES[shape]
+    width, inner, heads, kv_heads, layers, vocab, tied = SHAPES[shape]
     most, output, _ = KINDS[kind]
     keys = kv_heads * (width // heads)
-    yield "token_embd.weight", output if tied else most, (VOCAB, width)
+    yield "token_embd.weight", output if tied else most, (vocab, width)
     if not tied:
-        yield "output.weight", output, (VOCAB, width)
+        yield "output.weight", output, (vocab, width)
     yield "output_norm.weight", T.F32, (width,)
     yield "rope_freqs.weight", T.F32, (width // heads // 2,)
     for i in range(layers):
@@ -77,14 +77,16 @@ def packed(t, dims):
     if t == T.F32:
         return dims, np.dtype("<f4")
     block, size = gguf.GGML_QUANT_SIZES[t]
+    if dims[-1] % block:
+        raise SystemExit(f"rows of {dims[-1]} are no whole blocks of {t.name}")
     return (*dims[:-1], dims[-1] // block * size), np.dtype(np.uint8)
 
 
 def write(shape, kind, out, tokenizer):
-    width, inner, heads, kv_heads, layers, _ = SHAPES[shape]
+    width, inner, heads, kv_heads, layers, vocab, _ = SHAPES[shape]
     w = gguf.GGUFWriter(out, "llama")
     w.add_name(f"Synthetic Llama {shape} {kind}")
-    w.add_vocab_size(VOCAB)
+    w.add_vocab_size(vocab)
     w.add_context_length(131072)
     w.add_embedding_length(width)
     w.add_feed_forward_length(inner)
@@ -101,7 +103,7 @@ def write(shape, kind, out, tokenizer):
     def of(name):
         return fields[f"tokenizer.ggml.{name}"].contents()
 
-    unused = VOCAB - len(of("tokens"))
+    unused = vocab - len(of("tokens"))
     w.add_tokenizer_model(of("model"))
     w.add_tokenizer_pre(of("pre"))
     w.add_token_list(of("tokens") + [f"<unused{i}>" for i in range(unused)])

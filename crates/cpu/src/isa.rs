@@ -2,15 +2,17 @@
 
 use std::sync::OnceLock;
 
-/// An instruction set kernels are compiled for. Of those of an architecture a later one includes the earlier ones, so
-/// on x86 `isa() >= Isa::Avx2` asks whether AVX2 may be used.
+/// An instruction set kernels are compiled for. Of those of an architecture a later one is the faster, and includes what is
+/// common to those before it: on x86 `isa() >= Isa::Avx2` asks whether AVX2 may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// what every processor of the target has
     Portable,
     /// x86-64 with AVX2, FMA and F16C
     Avx2,
-    /// the above with AVX-512 F, BW, DQ, VL and VNNI
+    /// the above with VNNI for vectors of 256 bits, as many processors have it that lack AVX-512
+    AvxVnni,
+    /// AVX2 with AVX-512 F, BW, DQ, VL and VNNI
     Avx512,
     /// 64-bit Arm, with kernels written for its vectors
     Neon,
@@ -26,7 +28,7 @@ pub const LIMIT: &str = "HOB_ISA";
 impl Isa {
     /// All of this architecture, the lesser ones first.
     #[cfg(target_arch = "x86_64")]
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
     /// All of this architecture, the lesser ones first.
     #[cfg(target_arch = "aarch64")]
     pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Dotprod, Isa::I8mm];
@@ -39,6 +41,7 @@ impl Isa {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::Neon => "neon",
             Isa::Dotprod => "dotprod",
@@ -47,10 +50,14 @@ impl Isa {
     }
 }
 
-/// The best instruction set of this processor, or the lesser one that [`LIMIT`] names.
+/// The best instruction set of this processor, of those up to the one that [`LIMIT`] names.
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
-    *ISA.get_or_init(|| limit().ok().flatten().map_or(detect(), |limit| detect().min(limit)))
+    *ISA.get_or_init(|| {
+        let limit = limit().ok().flatten();
+        let fits = |isa: &Isa| isa.available() && limit.is_none_or(|limit| *isa <= limit);
+        Isa::ALL.into_iter().rev().find(fits).unwrap_or(Isa::Portable)
+    })
 }
 
 /// The instruction set that [`LIMIT`] names, `None` where it is not set. The error is a name that is no set's.
@@ -60,36 +67,48 @@ pub fn limit() -> Result<Option<Isa>, String> {
     Isa::ALL.into_iter().find(|isa| isa.name() == name).map(Some).ok_or(name)
 }
 
-#[cfg(target_arch = "x86_64")]
-fn detect() -> Isa {
-    let avx2 = is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c");
-    let avx512 = is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vnni");
-    match (avx2, avx512) {
-        (true, true) => Isa::Avx512,
-        (true, false) => Isa::Avx2,
-        _ => Isa::Portable,
+impl Isa {
+    /// Whether this processor has it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn available(self) -> bool {
+        let avx2 = || {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        };
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 => avx2(),
+            Isa::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
+            Isa::Avx512 => {
+                avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            _ => false,
+        }
     }
-}
 
-#[cfg(target_arch = "aarch64")]
-fn detect() -> Isa {
-    use std::arch::is_aarch64_feature_detected;
-    match (is_aarch64_feature_detected!("dotprod"), is_aarch64_feature_detected!("i8mm")) {
-        (true, true) => Isa::I8mm,
-        (true, false) => Isa::Dotprod,
-        _ => Isa::Neon,
+    /// Whether this processor has it.
+    #[cfg(target_arch = "aarch64")]
+    pub fn available(self) -> bool {
+        use std::arch::is_aarch64_feature_detected;
+        match self {
+            Isa::Portable | Isa::Neon => true,
+            Isa::Dotprod => is_aarch64_feature_detected!("dotprod"),
+            Isa::I8mm => is_aarch64_feature_detected!("dotprod") && is_aarch64_feature_detected!("i8mm"),
+            _ => false,
+        }
     }
-}
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn detect() -> Isa {
-    Isa::Portable
+    /// Whether this processor has it.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    pub fn available(self) -> bool {
+        self == Isa::Portable
+    }
 }
 
 /// `a · b + c`, in one instruction where `FMA` says that the code is compiled for it: elsewhere `mul_add` would be a
@@ -138,7 +157,7 @@ mod tests {
 
     #[test]
     fn sets_are_ordered_and_a_function_finds_its_own() {
-        assert!(Isa::ALL.is_sorted() && Isa::ALL.contains(&isa()));
+        assert!(Isa::ALL.is_sorted() && Isa::ALL.contains(&isa()) && isa().available());
         assert_eq!(isa(), isa());
         assert_eq!(dot(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 32.0);
     }

@@ -12,6 +12,8 @@ mod arm;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 pub(crate) mod format;
 mod grids;
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -137,6 +139,7 @@ fn direct(dtype: DType, isa: Isa) -> Option<Direct> {
     use format::*;
     packed::with_packed!(dtype, F => match isa {
         Isa::Avx512 => Some(avx512::direct::<F>()),
+        Isa::AvxVnni => Some(avxvnni::direct::<F>()),
         Isa::Avx2 => Some(avx2::direct::<F>()),
         _ => None,
     })?
@@ -151,6 +154,7 @@ fn direct(_: DType, _: Isa) -> Option<Direct> {
 fn of<F: x86::Unpack>(isa: Isa) -> Kernels {
     match isa {
         Isa::Avx512 => avx512::kernels::<F>(),
+        Isa::AvxVnni => avxvnni::kernels::<F>(),
         Isa::Avx2 => avx2::kernels::<F>(),
         _ => portable::kernels::<F>(),
     }

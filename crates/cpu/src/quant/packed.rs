@@ -214,10 +214,68 @@ fn pack_as<F: super::Packs>(k: usize, w: &[u8], to: &mut [u8]) {
     }
 }
 
+/// Number `c` of row `r` in a group's planes: what [`put`] wrote, less the offset of formats that have one.
+fn get<F: Packed>(planes: &[u8], r: usize, c: usize) -> f32 {
+    let (word, byte) = (c / 4, 4 * r + c % 4);
+    if F::BITS == 8 {
+        return planes[word * 4 * ROWS + byte] as i8 as f32;
+    }
+    let (low, high) = planes.split_at(16 * ROWS);
+    let low = low[word % 4 * 4 * ROWS + byte] >> (word / 4 * 4) & 15;
+    let high = match F::BITS {
+        5 => high[byte] >> word & 1,
+        6 => high[word % 2 * 4 * ROWS + byte] >> (word / 2 * 2) & 3,
+        _ => 0,
+    };
+    (low | high << 4) as f32 - if F::MIN { 0.0 } else { F::OFFSET as f32 }
+}
+
+/// Decodes row `row` of weights laid out anew to `to (K)`, the same numbers as the file's blocks give.
+pub(crate) fn decode_row(dtype: DType, panels: &[u8], row: usize, to: &mut [f32]) {
+    with_packed!(dtype, F => decode_row_as::<F>(panels, row, to)).expect("a format that is laid out anew");
+}
+
+fn decode_row_as<F: Packed>(panels: &[u8], row: usize, to: &mut [f32]) {
+    let bytes = to.len() / 32 / F::GROUPS * unit::<F>();
+    let (panel, r) = (&panels[row / ROWS * bytes..][..bytes], row % ROWS);
+    for (unit, to) in panel.chunks_exact(unit::<F>()).zip(to.chunks_exact_mut(32 * F::GROUPS)) {
+        let (first, groups) = unit.split_at(head::<F>());
+        let half = |list: usize| half::f16::from_le_bytes(two(first, list * 2 * ROWS + 2 * r)).to_f32();
+        let (d, least) = (half(0), if F::MIN { half(1) } else { 0.0 });
+        for (group, to) in groups.chunks_exact(group::<F>()).zip(to.as_chunks_mut::<32>().0) {
+            let (pairs, planes) = group.split_at(pairs::<F>());
+            for (c, to) in to.iter_mut().enumerate() {
+                let u = get::<F>(planes, r, c);
+                *to = match (F::GROUPS, F::SPLIT) {
+                    (1, _) => d * u + least,
+                    (_, true) => d * (pairs[c / 16 * ROWS + r] as i8) as f32 * u,
+                    (_, false) => d * pairs[r] as f32 * u - least * pairs[ROWS + r] as f32,
+                };
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::quant::tests::{random, weights};
+
+    #[test]
+    fn a_row_of_a_panel_is_that_of_the_file() {
+        for (dtype, _) in crate::quant::tests::FORMATS {
+            let (n, k) = (3 * ROWS, 2 * dtype.block().max(32));
+            let Some(bytes) = bytes(dtype, n, k) else { continue };
+            let (w, mut panels) = (weights(dtype, n * k, 5), vec![0; bytes]);
+            pack(dtype, k, &w, &mut panels);
+            let (mut right, mut ours) = (vec![0.0; n * k], vec![f32::NAN; k]);
+            dtype.decode(&w, &mut right);
+            for (row, right) in right.chunks_exact(k).enumerate() {
+                decode_row(dtype, &panels, row, &mut ours);
+                assert!(ours == right, "{dtype}, row {row}");
+            }
+        }
+    }
 
     fn same_as_portable<F: super::super::Packs>(dtype: DType) {
         for units in [1, 3] {

@@ -160,29 +160,35 @@ unsafe fn columns<const A: usize>(q: *const i8, i: usize, t: usize) -> i32 {
 
 /// See [`super::Direct::run`], of tiles of `A` tokens, `T` of which are wanted. One token leaves registers for four
 /// panels at a time, which share its columns; and a core that reads four streams waits less.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn direct<F: Packs, const T: usize, const A: usize>(
-    w: &[u8],
-    x: &Acts,
-    tile: usize,
-    out: Out,
-) {
-    let bytes = x.groups / F::GROUPS * unit::<F>();
-    let (mut panel, end) = (0, w.len() / bytes);
-    while panel < end {
-        let (w, to) = (&w[panel * bytes..], Out { at: out.at.add(panel * ROWS), ..out });
-        panel += match (T, end - panel) {
-            (1, 4..) => panels::<F, T, A, 4>(w, x, tile, to),
-            (1, 2..) => panels::<F, T, A, 2>(w, x, tile, to),
-            _ => panels::<F, T, A, 1>(w, x, tile, to),
-        };
-    }
+macro_rules! direct {
+    ($name:ident, $features:literal, $panels:ident $(, $vnni:literal)?) => {
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name<F: Packs, const T: usize, const A: usize>(
+            w: &[u8],
+            x: &Acts,
+            tile: usize,
+            out: Out,
+        ) {
+            let bytes = x.groups / F::GROUPS * unit::<F>();
+            let (mut panel, end) = (0, w.len() / bytes);
+            while panel < end {
+                let (w, to) = (&w[panel * bytes..], Out { at: out.at.add(panel * ROWS), ..out });
+                panel += match (T, end - panel) {
+                    (1, 4..) => $panels::<F, T, A, 4 $(, $vnni)?>(w, x, tile, to),
+                    (1, 2..) => $panels::<F, T, A, 2 $(, $vnni)?>(w, x, tile, to),
+                    _ => $panels::<F, T, A, 1 $(, $vnni)?>(w, x, tile, to),
+                };
+            }
+        }
+    };
 }
+direct!(direct, "avx2,fma,f16c", panels, false);
+direct!(direct_vnni, "avx2,fma,f16c,avxvnni", panels, true);
+direct!(direct_512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", panels_512);
 
-/// The first `P` panels of `w`; returns `P`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn panels<F: Packs, const T: usize, const A: usize, const P: usize>(
+/// The first `P` panels of `w`; returns `P`. With `VNNI` four products of bytes are summed in one instruction.
+#[inline(always)]
+unsafe fn panels<F: Packs, const T: usize, const A: usize, const P: usize, const VNNI: bool>(
     w: &[u8],
     x: &Acts,
     tile: usize,
@@ -217,10 +223,19 @@ unsafe fn panels<F: Packs, const T: usize, const A: usize, const P: usize>(
                     let mut w = [_mm256_setzero_si256(); P];
                     for p in 0..P {
                         w[p] = word::<F>(at[p].add(pairs::<F>() + 32 * v), i);
+                        if VNNI && F::BITS == 8 {
+                            w[p] = _mm256_xor_si256(w[p], _mm256_set1_epi8(-128));
+                        }
                     }
                     for t in 0..T {
                         let x = _mm256_set1_epi32(columns::<A>(q, i, t));
                         for p in 0..P {
+                            if VNNI {
+                                let fresh = i % (8 / scales) == 0;
+                                let sum = if fresh { _mm256_setzero_si256() } else { dots[p][t] };
+                                dots[p][t] = _mm256_dpbusd_avx_epi32(sum, w[p], x);
+                                continue;
+                            }
                             let product = match F::BITS {
                                 8 => _mm256_maddubs_epi16(_mm256_abs_epi8(w[p]), _mm256_sign_epi8(x, w[p])),
                                 _ => _mm256_maddubs_epi16(w[p], x),
@@ -263,7 +278,7 @@ unsafe fn panels<F: Packs, const T: usize, const A: usize, const P: usize>(
                                 };
                             } else {
                                 let offset = _mm256_set1_ps(F::OFFSET as f32);
-                                let product = if F::BITS == 8 {
+                                let product = if F::BITS == 8 && !VNNI {
                                     product
                                 } else {
                                     _mm256_fnmadd_ps(offset, sum, product)
@@ -287,27 +302,7 @@ unsafe fn panels<F: Packs, const T: usize, const A: usize, const P: usize>(
     P
 }
 
-/// As [`direct`], with VNNI.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) unsafe fn direct_512<F: Packs, const T: usize, const A: usize>(
-    w: &[u8],
-    x: &Acts,
-    tile: usize,
-    out: Out,
-) {
-    let bytes = x.groups / F::GROUPS * unit::<F>();
-    let (mut panel, end) = (0, w.len() / bytes);
-    while panel < end {
-        let (w, to) = (&w[panel * bytes..], Out { at: out.at.add(panel * ROWS), ..out });
-        panel += match (T, end - panel) {
-            (1, 4..) => panels_512::<F, T, A, 4>(w, x, tile, to),
-            (1, 2..) => panels_512::<F, T, A, 2>(w, x, tile, to),
-            _ => panels_512::<F, T, A, 1>(w, x, tile, to),
-        };
-    }
-}
-
-/// The first `P` panels of `w`; returns `P`.
+/// As [`panels`], sixteen rows in a vector.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn panels_512<F: Packs, const T: usize, const A: usize, const P: usize>(

@@ -116,7 +116,7 @@ pub fn tile<W: Stored>(isa: Isa, x: Rows<f32>, w: Rows<W::Number>, len: usize) -
             }
             return y;
         }
-        if isa == Isa::Avx2 {
+        if isa >= Isa::Avx2 {
             // SAFETY: callers name an instruction set that the processor has.
             unsafe {
                 match x.count {

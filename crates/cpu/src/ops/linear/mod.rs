@@ -156,7 +156,7 @@ impl Linear<'_> {
         assert_eq!((self.x.len(), self.w.len()), (size.tokens * size.k, size.n * row_bytes));
         assert_eq!(out.len(), size.tokens * size.n);
         assert!(self.bias.is_none_or(|b| b.len() == size.n));
-        assert!(self.isa <= isa());
+        assert!(self.isa.available());
         assert!(self.packed.is_none_or(|p| packed_bytes(self.dtype, size.n, size.k) == Some(p.len())));
         let out = Shared(out.as_mut_ptr());
         match (self.precision, quant::kernels(self.dtype, self.isa)) {
