@@ -98,6 +98,22 @@ fn a_long_prompt_is_planned_as_well() {
     }
 }
 
+/// A context filled to its end holds what was planned: keys and values in fewer bits, windows that give pages back, an
+/// answer long enough that the weights were laid out meanwhile.
+#[test]
+fn a_full_context_keeps_to_its_plan() {
+    let world = World::new();
+    for (model, kv, ctx) in [(SMOLLM2, "q8_0", 3000), (SMOLLM2, "q4_0", 1000), (GEMMA3, "f16", 2500)] {
+        let prompt = vec!["river"; ctx - 41].join(" ");
+        let (kv, size) = (format!("--kv={kv}"), format!("--ctx={ctx}"));
+        let run = spent(&mut greedy(&world, &path(model), &prompt, &["--raw", "--json", &kv, &size]));
+        let said: Value = serde_json::from_str(run.run.ok()).unwrap();
+        assert_eq!(said["stop"], "context", "{said}");
+        let read = said["prompt_tokens"].as_u64().unwrap() as usize;
+        report(&run, read, ctx + 1 - read); // the last token needs no place
+    }
+}
+
 #[test]
 fn the_same_text_however_it_is_asked_for() {
     let world = World::new();

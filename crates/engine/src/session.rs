@@ -99,7 +99,10 @@ impl Session {
         Ok(self.ids.len() - same)
     }
 
-    /// Appends `ids`, at most a chunk, and computes the logits after the last of them.
+    /// Appends `ids`, at most a [`CHUNK`], and computes the logits after the last of them.
+    ///
+    /// # Panics
+    /// When there are more.
     pub fn feed(&mut self, ids: &[u32]) -> Result<()> {
         self.feed_watched(ids, None)
     }
@@ -117,7 +120,10 @@ impl Session {
         out
     }
 
-    /// Appends `ids`, at most a chunk, and returns the logits after each of them, `(T, V)`.
+    /// Appends `ids`, at most a [`CHUNK`], and returns the logits after each of them, `(T, V)`.
+    ///
+    /// # Panics
+    /// When there are more.
     pub fn feed_all(&mut self, ids: &[u32]) -> Result<&[f32]> {
         self.forward(ids, ids.len(), None)
     }
