@@ -36,20 +36,7 @@ pub(super) fn direct<F: Packs>() -> Direct {
     Direct { most: 2 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, true> }
 }
 
-/// See [`Direct::run`].
-unsafe fn run<F: Packs>(w: &[u8], x: &Acts, tile: usize, tokens: usize, out: Out) {
-    // SAFETY: as the caller says; the constants are the tokens wanted and those of a tile.
-    unsafe {
-        match (tokens, x.tile) {
-            (1, 1) => x86_packed::direct::<F, 1, 1>(w, x, tile, out),
-            (1, _) => x86_packed::direct::<F, 1, TILE>(w, x, tile, out),
-            (2, _) => x86_packed::direct::<F, 2, TILE>(w, x, tile, out),
-            (3, _) => x86_packed::direct::<F, 3, TILE>(w, x, tile, out),
-            _ => x86_packed::direct::<F, TILE, TILE>(w, x, tile, out),
-        }
-    }
-}
-
+x86_packed::run_by_tokens!(direct: 1 2 3);
 rows_and_unpack!("avx2,fma,f16c", true);
 
 /// Eight sums of four products; of formats of 8 bits the offset is taken first, as 255 · 127 · 2 is no i16.

@@ -29,22 +29,7 @@ pub(super) fn direct<F: Packs>() -> Direct {
     Direct { most: 4 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, false> }
 }
 
-/// See [`Direct::run`].
-unsafe fn run<F: Packs>(w: &[u8], x: &Acts, tile: usize, tokens: usize, out: Out) {
-    // SAFETY: as the caller says; the constants are the tokens wanted and those of a tile.
-    unsafe {
-        match (tokens, x.tile) {
-            (1, 1) => x86_packed::direct_512::<F, 1, 1>(w, x, tile, out),
-            (1, _) => x86_packed::direct_512::<F, 1, TILE>(w, x, tile, out),
-            (2, _) => x86_packed::direct_512::<F, 2, TILE>(w, x, tile, out),
-            (3, _) => x86_packed::direct_512::<F, 3, TILE>(w, x, tile, out),
-            (4, _) => x86_packed::direct_512::<F, 4, TILE>(w, x, tile, out),
-            (5, _) => x86_packed::direct_512::<F, 5, TILE>(w, x, tile, out),
-            _ => x86_packed::direct_512::<F, TILE, TILE>(w, x, tile, out),
-        }
-    }
-}
-
+x86_packed::run_by_tokens!(direct_512: 1 2 3 4 5);
 rows_and_unpack!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", false);
 
 /// Eight sums of four products.

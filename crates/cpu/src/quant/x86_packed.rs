@@ -186,6 +186,24 @@ direct!(direct, "avx2,fma,f16c", panels, false);
 direct!(direct_vnni, "avx2,fma,f16c,avxvnni", panels, true);
 direct!(direct_512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", panels_512);
 
+/// Writes `run` (see [`super::Direct::run`]) of an instruction set with tiles of `TILE` tokens: the number of tokens wanted
+/// becomes a constant.
+macro_rules! run_by_tokens {
+    ($direct:ident: $($few:literal)*) => {
+        unsafe fn run<F: Packs>(w: &[u8], x: &Acts, tile: usize, tokens: usize, out: Out) {
+            // SAFETY: as the caller says.
+            unsafe {
+                match (tokens, x.tile) {
+                    (1, 1) => x86_packed::$direct::<F, 1, 1>(w, x, tile, out),
+                    $(($few, _) => x86_packed::$direct::<F, $few, TILE>(w, x, tile, out),)*
+                    _ => x86_packed::$direct::<F, TILE, TILE>(w, x, tile, out),
+                }
+            }
+        }
+    };
+}
+pub(super) use run_by_tokens;
+
 /// The first `P` panels of `w`; returns `P`. With `VNNI` four products of bytes are summed in one instruction.
 #[inline(always)]
 unsafe fn panels<F: Packs, const T: usize, const A: usize, const P: usize, const VNNI: bool>(
