@@ -9,6 +9,7 @@ use crate::ceiling::free;
 use crate::ops::linear::packed_bytes;
 use crate::weights::{Buffer, Tensor, Weights};
 use crate::{Cpu, Precision};
+use hob_graph::graph::Weight;
 use hob_graph::{Graph, Op};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -19,6 +20,10 @@ const ROWS: usize = crate::quant::packed::ROWS;
 
 /// Bytes of a weight that lie twice in memory while it is laid out.
 pub const PART: usize = 1 << 20;
+
+/// Bytes of a weight that is taken out of the file before others leave it: Linux maps up to 2 MiB around a page that
+/// is read, a hundred times the size of a norm.
+const SMALL: usize = 128 << 10;
 
 /// Bytes of memory that stay free.
 const RESERVE: usize = 512 << 20;
@@ -41,6 +46,8 @@ pub struct Packing {
     todo: Vec<Todo>,
     /// the first weight that is not laid out
     at: usize,
+    /// weights that stay as they are, and are so small that pages of the file around them are more
+    small: Vec<String>,
 }
 
 // SAFETY: `start` points into `memory`, which lives as long; `step` alone writes, to parts no weight has yet.
@@ -106,7 +113,9 @@ impl Packing {
         let mut memory = Buffer::zeroed(end)?;
         memory.prefer_huge_pages();
         let start = memory.as_mut_ptr();
-        Ok(Some(Packing { memory: Arc::new(memory), start, todo, at: 0 }))
+        let stays = |w: &&Weight| w.bytes() <= SMALL && todo.iter().all(|t| t.name != w.name);
+        let small = graph.weights.iter().filter(stays).map(|w| w.name.clone()).collect();
+        Ok(Some(Packing { memory: Arc::new(memory), start, todo, at: 0, small }))
     }
 
     /// Bytes of the new layout, all weights together.
@@ -118,6 +127,9 @@ impl Packing {
     ///
     /// A run between two halves of a weight would read what was dropped already; hence whole ones.
     pub fn step(&mut self, cpu: &Cpu, weights: &Weights, bytes: usize) -> bool {
+        for tensor in self.small.drain(..).filter_map(|name| weights.get(&name)) {
+            let _ = tensor.take_out(); // without memory for it, it stays where it is
+        }
         let end = self.todo.get(self.at).map_or(0, |t| t.to.start.saturating_add(bytes));
         while let Some(todo) = self.todo.get(self.at).filter(|t| t.to.start < end) {
             if let Some(tensor) = weights.get(&todo.name) {
@@ -225,7 +237,8 @@ mod tests {
         let packed = ["a", "b", "c"].map(|name| weights.get(name).unwrap().packed().is_some());
         assert_eq!(packed, [true, true, false]);
         let forgotten = [&a, &b, &c].map(|w| w.1.lock().unwrap().iter().map(|r| r.len()).sum::<usize>());
-        assert_eq!(forgotten, [a.0.len(), b.0.len(), 0]);
+        assert_eq!(forgotten, [a.0.len(), b.0.len(), c.0.len()], "the last as it is small");
+        assert_eq!(weights.get("c").unwrap().bytes(), c.0);
         let size = before.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         for (x, y) in run().iter().zip(&before) {
             assert!((x - y).abs() <= 2e-2 * size, "{x} and {y}"); // the second layer rounds the first's result anew

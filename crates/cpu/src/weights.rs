@@ -118,13 +118,15 @@ pub struct Tensor {
     /// how it is stored
     pub dtype: DType,
     bytes: Bytes,
+    /// a copy, once it was taken out of what it shared
+    copy: OnceLock<Buffer>,
     /// laid out anew, once that is done
     packed: OnceLock<(Arc<Buffer>, Range<usize>)>,
 }
 
 impl Tensor {
     fn new(dtype: DType, bytes: Bytes) -> Tensor {
-        Tensor { dtype, bytes, packed: OnceLock::new() }
+        Tensor { dtype, bytes, copy: OnceLock::new(), packed: OnceLock::new() }
     }
 
     /// A part of something shared, such as a mapped file. Panics when the range lies outside.
@@ -146,6 +148,7 @@ impl Tensor {
     /// The bytes as stored.
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
+            _ if self.copy.get().is_some() => self.copy.get().map_or(&[], Buffer::bytes),
             Bytes::Shared(owner, range) => &(**owner).as_ref()[range.clone()],
             Bytes::Own(b) => b.bytes(),
         }
@@ -159,6 +162,15 @@ impl Tensor {
     /// Gives the weight its new layout; only the first time counts.
     pub(crate) fn set_packed(&self, buffer: Arc<Buffer>, range: Range<usize>) {
         let _ = self.packed.set((buffer, range));
+    }
+
+    /// Takes the bytes out of what they share into memory of their own. Fails where the system grants none.
+    pub(crate) fn take_out(&self) -> std::io::Result<()> {
+        let mut copy = Buffer::zeroed(self.bytes().len())?;
+        copy.bytes_mut().copy_from_slice(self.bytes());
+        let _ = self.copy.set(copy);
+        self.forget(0..self.bytes().len());
+        Ok(())
     }
 
     /// Told that a part of the bytes as stored is not needed soon.

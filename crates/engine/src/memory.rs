@@ -1,5 +1,6 @@
 //! Memory as planned and as measured.
 
+use hob_graph::graph::Weight;
 use hob_graph::{Graph, Op};
 use std::fmt;
 
@@ -50,6 +51,11 @@ impl fmt::Display for Budget {
 pub fn unread(graph: &Graph, tokens: usize) -> usize {
     /// What Linux maps around a page that is asked for.
     const AROUND: usize = 64 << 10;
+    gathered(graph).map(|w| w.bytes().saturating_sub(tokens.saturating_mul(AROUND))).sum()
+}
+
+/// Weights of which only rows are read.
+pub fn gathered(graph: &Graph) -> impl Iterator<Item = &Weight> {
     let reads = |w: usize, op: fn(&Op) -> bool| {
         let reads = |node: &hob_graph::Node| {
             op(&node.op)
@@ -57,11 +63,8 @@ pub fn unread(graph: &Graph, tokens: usize) -> usize {
         };
         graph.nodes.iter().any(reads)
     };
-    let unread = |(i, w): (usize, &hob_graph::graph::Weight)| {
-        let gathered = reads(i, |op| *op == Op::Gather) && !reads(i, |op| *op != Op::Gather);
-        if gathered { w.bytes().saturating_sub(tokens.saturating_mul(AROUND)) } else { 0 }
-    };
-    graph.weights.iter().enumerate().map(unread).sum()
+    let alone = move |i: usize| reads(i, |op| *op == Op::Gather) && !reads(i, |op| *op != Op::Gather);
+    graph.weights.iter().enumerate().filter(move |(i, _)| alone(*i)).map(|(_, w)| w)
 }
 
 /// Bytes of memory the process holds now; `None` where the system does not tell.

@@ -22,19 +22,34 @@ pub(crate) fn map(path: &Path) -> Result<Mmap> {
 /// Gives back the memory of whole pages within `bytes`, which must be part of a mapped file.
 pub(crate) fn forget(bytes: &[u8]) {
     #[cfg(unix)]
-    {
-        // SAFETY: asks for a number.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(4096) as usize;
-        let from = (bytes.as_ptr() as usize).next_multiple_of(page);
-        let to = (bytes.as_ptr() as usize + bytes.len()) / page * page;
-        if from < to {
-            // SAFETY: whole pages of a read-only mapping of a file, which are read again from the file. The advice may
-            // be refused, which costs memory only.
-            unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
-        }
-    }
+    advise(bytes, libc::MADV_DONTNEED);
     #[cfg(not(unix))]
     let _ = bytes;
+}
+
+/// Asks that reading a few bytes of `bytes`, part of a mapped file, brings in no more than the pages around them: Linux
+/// maps 2 MiB at once where it has cached a file so, and reads ahead.
+pub(crate) fn sparse(bytes: &[u8]) {
+    #[cfg(target_os = "linux")]
+    advise(bytes, libc::MADV_NOHUGEPAGE);
+    #[cfg(unix)]
+    advise(bytes, libc::MADV_RANDOM);
+    #[cfg(not(unix))]
+    let _ = bytes;
+}
+
+/// Advises the system on the whole pages within `bytes` of a mapped file, by advice that changes no byte of them.
+#[cfg(unix)]
+fn advise(bytes: &[u8], advice: libc::c_int) {
+    // SAFETY: asks for a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(4096) as usize;
+    let from = (bytes.as_ptr() as usize).next_multiple_of(page);
+    let to = (bytes.as_ptr() as usize + bytes.len()) / page * page;
+    if from < to {
+        // SAFETY: whole pages of a read-only mapping of a file: what is dropped is read again from the file. The advice may
+        // be refused, which costs memory or time only.
+        unsafe { libc::madvise(from as *mut libc::c_void, to - from, advice) };
+    }
 }
 
 /// Reads a companion file of at most `limit` bytes; `None` when it does not exist.
