@@ -92,6 +92,7 @@ macro_rules! with_packed {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 pub(crate) use with_packed;
 
 fn two(b: &[u8], at: usize) -> [u8; 2] {

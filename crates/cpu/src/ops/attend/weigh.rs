@@ -1,6 +1,7 @@
 //! Scores become weights: the online softmax over a page of a few rows.
 
 use super::panel::{LANES, Lanes, Plain};
+#[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
 use crate::kv::PAGE;
 
