@@ -55,7 +55,7 @@ pub fn unread(graph: &Graph, tokens: usize) -> usize {
 }
 
 /// Weights of which only rows are read.
-pub fn gathered(graph: &Graph) -> impl Iterator<Item = &Weight> {
+fn gathered(graph: &Graph) -> impl Iterator<Item = &Weight> {
     let reads = |w: usize, op: fn(&Op) -> bool| {
         let reads = |node: &hob_graph::Node| {
             op(&node.op)

@@ -107,10 +107,7 @@ impl Model {
     /// Makes a model of an open checkpoint. Checks that every weight is there with the right dimensions; reads none.
     pub fn new(checkpoint: Arc<Checkpoint>, options: Options) -> Result<Model> {
         let language = Model::language(&checkpoint)?;
-        let graph = bound(&checkpoint, &*language, 1, 1)?;
-        for weight in memory::gathered(&graph) {
-            checkpoint.sparse(&checkpoint.tensors[&weight.name]);
-        }
+        bound(&checkpoint, &*language, 1, 1)?;
         let mut weights = Weights::default();
         for (name, tensor) in &checkpoint.tensors {
             let owner = Stored { checkpoint: checkpoint.clone(), tensor: tensor.clone() };

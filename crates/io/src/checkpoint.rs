@@ -137,11 +137,6 @@ impl Checkpoint {
         crate::map::forget(bytes);
     }
 
-    /// Tells the system that only a few rows of a tensor are read.
-    pub fn sparse(&self, tensor: &Tensor) {
-        crate::map::sparse(self.bytes(tensor));
-    }
-
     /// The GGUF model beneath, when it is one.
     pub fn gguf(&self) -> Option<&Gguf> {
         if let Weights::Gguf(gguf) = &self.weights { Some(gguf) } else { None }

@@ -27,17 +27,6 @@ pub(crate) fn forget(bytes: &[u8]) {
     let _ = bytes;
 }
 
-/// Asks that reading a few bytes of `bytes`, part of a mapped file, brings in no more than the pages around them: Linux
-/// maps 2 MiB at once where it has cached a file so, and reads ahead.
-pub(crate) fn sparse(bytes: &[u8]) {
-    #[cfg(target_os = "linux")]
-    advise(bytes, libc::MADV_NOHUGEPAGE);
-    #[cfg(unix)]
-    advise(bytes, libc::MADV_RANDOM);
-    #[cfg(not(unix))]
-    let _ = bytes;
-}
-
 /// Advises the system on the whole pages within `bytes` of a mapped file, by advice that changes no byte of them.
 #[cfg(unix)]
 fn advise(bytes: &[u8], advice: libc::c_int) {
