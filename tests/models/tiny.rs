@@ -1,7 +1,7 @@
 //! Random tiny models of every architecture, each through the same runner.
 
 use crate::golden::{Arrays, facts, folder, ids, largest_difference};
-use hob_engine::{Model, Options, Precision, Session};
+use hob_engine::{Group, Model, Options, Precision, Session};
 use hob_graph::DType;
 use hob_io::Checkpoint;
 use std::sync::Arc;
@@ -89,6 +89,34 @@ fn a_prompt_in_parts_or_token_by_token_is_the_same() {
         let d = largest_difference(&whole, &logits(&halves, &ids, &[12, 12]));
         let size = whole.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         assert!(d < 5e-3 * size, "{name} with a cache in f16: {d} of {size}");
+    }
+}
+
+/// Sequences of different lengths, windows among them, that share each step's weights.
+#[test]
+fn sequences_of_a_group_are_as_those_alone() {
+    for name in TINY {
+        let ids = ids(&facts(&format!("tiny/{name}"))["ids"]);
+        let model = open(name, exact());
+        let mut group = Group::new(&model, 3, ids.len() + 2).unwrap();
+        for again in [false, true] {
+            let starts = [5, 20, 1];
+            for (i, &n) in starts.iter().enumerate() {
+                group.feed(i, &ids[..n]).unwrap();
+            }
+            for step in 0..3 {
+                group.step(&starts.map(|n| ids[n + step])).unwrap();
+            }
+            assert_eq!(group.lengths(), [8, 23, 4]);
+            for (i, &n) in group.lengths().to_vec().iter().enumerate() {
+                let mut alone = Session::new(&model, n).unwrap();
+                alone.feed(&ids[..n]).unwrap();
+                let d = largest_difference(alone.logits(), group.logits(i));
+                assert!(d < 1e-4, "{name}, sequence {i}, again {again}: {d}");
+            }
+            group.clear();
+        }
+        assert!(group.feed(1, &vec![ids[0]; ids.len() + 3]).is_err() && group.lengths() == [0; 3]);
     }
 }
 

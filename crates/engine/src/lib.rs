@@ -2,19 +2,26 @@
 //!
 //! The engine speaks token ids; text, stopping words and measures are the caller's.
 
+mod cache;
+mod cost;
 mod error;
+mod group;
 pub mod memory;
 mod model;
+mod outline;
 mod pages;
 pub mod sample;
 mod session;
 pub mod tune;
 
+pub use cost::{Cost, cost};
 pub use error::{Error, Result};
+pub use group::Group;
 pub use hob_cpu::ceiling::in_int8;
 pub use hob_cpu::{Ceilings, KvTypes, Pool, Precision, isa};
 pub use hob_graph::{DType, Graph, NodeId, Op};
 pub use memory::Budget;
-pub use model::{CHUNK, Model, Options, bound};
+pub use model::{CHUNK, Model, Options};
+pub use outline::{Footprint, Outline};
 pub use sample::{Sampler, Sampling};
 pub use session::{Generate, Session, Stop};

@@ -22,9 +22,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// All together.
+    /// All together; more than any machine has where it is more than a `usize` counts.
     pub fn total(&self) -> usize {
-        self.process + self.model + self.weights + self.copies + self.state + self.activations
+        let parts = [self.process, self.model, self.weights, self.copies, self.state, self.activations];
+        parts.into_iter().fold(0, usize::saturating_add)
     }
 }
 
@@ -46,12 +47,18 @@ impl fmt::Display for Budget {
     }
 }
 
-/// Bytes of the weights of `graph` that a run of `tokens` tokens leaves in the file: of an embedding that is nothing else
-/// too, only the tokens' rows are read, with the pages around them that the system maps along.
-pub fn unread(graph: &Graph, tokens: usize) -> usize {
+/// Bytes of the weights of `graph` of which a run reads rows alone, those of its tokens: an embedding that is nothing
+/// else too.
+pub fn read_by_rows(graph: &Graph) -> usize {
+    gathered(graph).map(Weight::bytes).sum()
+}
+
+/// Of `rows` bytes of weights that are read by rows, those that a run of `tokens` tokens leaves in the file: it reads
+/// the tokens' rows, with the pages around them that the system maps along.
+pub fn unread(rows: usize, tokens: usize) -> usize {
     /// What Linux maps around a page that is asked for.
     const AROUND: usize = 64 << 10;
-    gathered(graph).map(|w| w.bytes().saturating_sub(tokens.saturating_mul(AROUND))).sum()
+    rows.saturating_sub(tokens.saturating_mul(AROUND))
 }
 
 /// Weights of which only rows are read.
@@ -149,7 +156,7 @@ mod tests {
             let mut graph = g.finish().unwrap();
             let shapes = |name: &str| if name == "embed" { vec![4096, 1024] } else { vec![8, 1024] };
             graph.bind(|name| Some((DType::F32, shapes(name)))).unwrap();
-            assert_eq!(super::unread(&graph, 3), expected);
+            assert_eq!(super::unread(super::read_by_rows(&graph), 3), expected);
         }
     }
 

@@ -1,14 +1,10 @@
 //! A model at hand: its architecture, its weights where they lie, and the programs made of its graphs.
 
-use crate::memory::{self, Budget};
-use crate::pages::held;
-use crate::{Error, Result};
-use hob_cpu::kv;
-use hob_cpu::packing::{self, Packing};
+use crate::{Footprint, Outline, Result};
+use hob_cpu::packing::Packing;
 use hob_cpu::{Cpu, KvTypes, Precision, Program, Tensor, Weights};
 use hob_graph::{Graph, Plan};
 use hob_io::Checkpoint;
-use hob_models::Language;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -44,7 +40,7 @@ impl Default for Options {
 pub struct Model {
     /// the files
     pub checkpoint: Arc<Checkpoint>,
-    language: Box<dyn Language>,
+    outline: Outline,
     weights: Weights,
     cpu: Cpu,
     options: Options,
@@ -75,39 +71,10 @@ impl AsRef<[u8]> for Stored {
     }
 }
 
-/// The graph of `language` for `tokens` tokens and `rows` rows of logits, bound to how `checkpoint` stores its
-/// weights. Reads no weight.
-pub fn bound(checkpoint: &Checkpoint, language: &dyn Language, tokens: usize, rows: usize) -> Result<Graph> {
-    let fail = |source| Error::Graph { model: checkpoint.path.display().to_string(), source };
-    let mut graph = language.graph(tokens, rows).map_err(fail)?;
-    bind(checkpoint, &mut graph)?;
-    Ok(graph)
-}
-
-fn bind(checkpoint: &Checkpoint, graph: &mut Graph) -> Result<()> {
-    let stored = |name: &str| checkpoint.tensors.get(name).map(|t| (t.dtype, t.shape.clone()));
-    graph.bind(stored).map_err(|source| Error::Graph { model: checkpoint.path.display().to_string(), source })
-}
-
 impl Model {
-    /// The architecture of a checkpoint, or why Hob does not run it.
-    pub fn language(checkpoint: &Checkpoint) -> Result<Box<dyn Language>> {
-        // Each layer has weights of its own; a graph of more layers would only cost memory before it fails.
-        let (layers, tensors) = (&checkpoint.config["num_hidden_layers"], checkpoint.tensors.len());
-        if layers.as_u64().is_some_and(|n| n > tensors as u64) {
-            let model = checkpoint.path.display();
-            return Err(Error::Ask(format!(
-                "{model} cannot be run: it has {tensors} tensors for {layers} layers"
-            )));
-        }
-        hob_models::language(&checkpoint.config)
-            .map_err(|source| Error::Config { model: checkpoint.path.display().to_string(), source })
-    }
-
     /// Makes a model of an open checkpoint. Checks that every weight is there with the right dimensions; reads none.
     pub fn new(checkpoint: Arc<Checkpoint>, options: Options) -> Result<Model> {
-        let language = Model::language(&checkpoint)?;
-        bound(&checkpoint, &*language, 1, 1)?;
+        let outline = Outline::of(&checkpoint)?;
         let mut weights = Weights::default();
         for (name, tensor) in &checkpoint.tensors {
             let owner = Stored { checkpoint: checkpoint.clone(), tensor: tensor.clone() };
@@ -117,17 +84,17 @@ impl Model {
         cpu.check = options.check;
         let settled = AtomicBool::new(options.mapped || options.check);
         let (programs, packing) = (Mutex::default(), Mutex::default());
-        Ok(Model { checkpoint, language, weights, cpu, options, programs, packing, settled })
+        Ok(Model { checkpoint, outline, weights, cpu, options, programs, packing, settled })
     }
 
     /// Tokens the model knows.
     pub fn vocab_size(&self) -> usize {
-        self.language.vocab_size()
+        self.outline.vocab_size()
     }
 
     /// Tokens a sequence may hold at most.
     pub fn context(&self) -> usize {
-        self.language.context()
+        self.outline.context()
     }
 
     /// How the model is run.
@@ -152,18 +119,15 @@ impl Model {
 
     /// The graph for `tokens` tokens with logits for `rows` of them.
     pub fn graph(&self, tokens: usize, rows: usize) -> Result<Graph> {
-        bound(&self.checkpoint, &*self.language, tokens, rows)
+        self.outline.graph(tokens, rows)
     }
 
-    /// The graph of `tokens` tokens of whole sequences with its `loss`; see [`Language::training_graph`].
+    /// The graph of `tokens` tokens of whole sequences with its `loss`.
     pub fn training_graph(&self, tokens: usize) -> Result<Graph> {
-        let fail = |source| Error::Graph { model: self.checkpoint.path.display().to_string(), source };
-        let mut graph = self.language.training_graph(tokens).map_err(fail)?;
-        bind(&self.checkpoint, &mut graph)?;
-        Ok(graph)
+        self.outline.training_graph(tokens)
     }
 
-    /// That graph and its plan, without reading a weight.
+    /// The graph for `tokens` tokens and its plan, without reading a weight.
     pub fn plan(&self, tokens: usize, rows: usize) -> Result<(Graph, Plan)> {
         let graph = self.graph(tokens, rows)?;
         let plan = Plan::new(&graph, &self.cpu);
@@ -206,35 +170,8 @@ impl Model {
         Ok(true)
     }
 
-    /// What a run holds that reads a prompt of `prompt` tokens and reaches `reached` tokens of context, beside a
-    /// process of `process` bytes whose tokenizer holds `tokenizer` bytes.
-    pub fn budget(&self, prompt: usize, reached: usize, process: usize, tokenizer: usize) -> Result<Budget> {
-        let mut budget = Budget { process, ..Budget::default() };
-        let mut sizes = vec![1, prompt.clamp(1, CHUNK)];
-        if prompt > CHUNK && !prompt.is_multiple_of(CHUNK) {
-            sizes.push(prompt % CHUNK);
-        }
-        sizes.dedup();
-        let mut graphs = 0;
-        let (mut arena, mut scratch) = (0, 0);
-        for &tokens in &sizes {
-            let (graph, plan) = self.plan(tokens, 1)?;
-            (budget.weights, budget.copies) = plan.weight_bytes(&graph);
-            budget.weights -= memory::unread(&graph, reached);
-            if !self.options.mapped {
-                budget.weights += packing::growth(&self.cpu, &graph);
-            }
-            arena = arena.max(plan.arena);
-            scratch = scratch.max(plan.scratch);
-            let state = kv::bytes(&graph.states, self.options.kv, |window| held(window, reached));
-            budget.state = usize::try_from(state).unwrap_or(usize::MAX);
-            graphs += graph.heap_bytes();
-        }
-        budget.activations = arena + scratch;
-        if !self.options.mapped && self.options.precision == Precision::Fast {
-            budget.activations += packing::PART;
-        }
-        budget.model = tokenizer + self.checkpoint.header_bytes() as usize + graphs;
-        Ok(budget)
+    /// What runs hold that read prompts of up to `prompt` tokens, for so many sequences at a time.
+    pub fn footprint(&self, prompt: usize, sequences: usize) -> Result<Footprint> {
+        self.outline.footprint(&self.cpu, &self.options, prompt, sequences)
     }
 }

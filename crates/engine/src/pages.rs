@@ -12,9 +12,9 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// `n` free pages. Low numbers go first, so that memory is touched from one end.
-    pub fn new(n: u32) -> Pages {
-        Pages { fresh: 0..n, given: Vec::new() }
+    /// Free pages. Low numbers go first, so that memory is touched from one end.
+    pub fn new(fresh: std::ops::Range<u32>) -> Pages {
+        Pages { fresh, given: Vec::new() }
     }
 
     /// A page, or `None` when all are taken.
@@ -46,10 +46,16 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table for up to `tokens` tokens.
-    pub fn new(window: Option<usize>, tokens: usize) -> Table {
-        let pages = u32::try_from(held(window, tokens)).expect("the cache has room for them");
-        Table { window, free: Pages::new(pages), pages: Vec::with_capacity(tokens.div_ceil(PAGE)), first: 0 }
+    /// An empty table for up to `tokens` tokens, the `line`th of its kind: it hands out the pages that follow those of
+    /// the tables before it.
+    pub fn new(window: Option<usize>, tokens: usize, line: usize) -> Table {
+        let page = |line| u32::try_from(held(window, tokens) * line).expect("the cache has room for them");
+        Table {
+            window,
+            free: Pages::new(page(line)..page(line + 1)),
+            pages: Vec::with_capacity(tokens.div_ceil(PAGE)),
+            first: 0,
+        }
     }
 
     /// The pages in order.
@@ -97,7 +103,7 @@ mod tests {
 
     #[test]
     fn every_page_goes_out_once() {
-        let mut pages = Pages::new(3);
+        let mut pages = Pages::new(0..3);
         let taken: Vec<_> = std::iter::from_fn(|| pages.take()).collect();
         assert_eq!(taken, [0, 1, 2]);
         pages.give(1);
@@ -114,7 +120,7 @@ mod tests {
         };
         for window in [None, Some(1), Some(2), Some(64), Some(65), Some(512), Some(700), Some(100_000)] {
             let context = 6000;
-            let mut table = Table::new(window, context);
+            let mut table = Table::new(window, context, 0);
             let mut at = 0;
             for _ in 0..2000 {
                 if below(10) == 0 {
@@ -144,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_short_way_back_needs_no_reading() {
-        let mut table = Table::new(Some(512), 32_768);
+        let mut table = Table::new(Some(512), 32_768, 0);
         for at in (0..8192).step_by(CHUNK) {
             table.grow(at, at + CHUNK);
         }

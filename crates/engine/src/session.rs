@@ -1,23 +1,15 @@
 //! A conversation with a model: its tokens so far, their keys and values, and what comes next.
 
-use crate::pages::{Table, held};
+use crate::cache::{Cache, Part};
 use crate::{CHUNK, Error, Model, Result, Sampler};
-use hob_cpu::Kv;
-use hob_cpu::exec::{Memory, Watch};
-use hob_cpu::kv;
-use hob_graph::graph::windows;
-use hob_graph::{Batch, Data, Seq};
+use hob_cpu::exec::Watch;
 use std::sync::Arc;
 
 /// One sequence and its cache.
 pub struct Session {
     model: Arc<Model>,
-    kv: Kv,
-    /// of each window that layers look back over
-    tables: Vec<Table>,
+    cache: Cache,
     ids: Vec<u32>,
-    context: usize,
-    memory: Memory,
     logits: Vec<f32>,
 }
 
@@ -35,19 +27,8 @@ pub enum Stop {
 impl Session {
     /// An empty session with room for `context` tokens. Memory for keys and values is taken as they come.
     pub fn new(model: &Arc<Model>, context: usize) -> Result<Session> {
-        let states = &model.program(1, 1)?.graph.states;
-        let types = model.options().kv;
-        let bytes = kv::bytes(states, types, |window| held(window, context));
-        let room = || Error::Room { context, bytes };
-        if u32::try_from(context).is_err() || isize::try_from(bytes).is_err() {
-            return Err(room());
-        }
-        let kv = Kv::new(states, types, |window| held(window, context)).map_err(|_| room())?;
-        let mut ids = Vec::new();
-        ids.try_reserve_exact(context).map_err(|_| room())?;
-        let tables = windows(states).into_iter().map(|window| Table::new(window, context)).collect();
-        let (memory, logits) = (Memory::new(), Vec::new());
-        Ok(Session { model: model.clone(), kv, tables, ids, context, memory, logits })
+        let cache = Cache::new(model, 1, context)?;
+        Ok(Session { model: model.clone(), cache, ids: Vec::with_capacity(context), logits: Vec::new() })
     }
 
     /// Tokens in the cache.
@@ -57,7 +38,7 @@ impl Session {
 
     /// Tokens the session has room for.
     pub fn context(&self) -> usize {
-        self.context
+        self.cache.context()
     }
 
     /// Logits `(V)` after the last token; empty before the first.
@@ -68,10 +49,8 @@ impl Session {
     /// Forgets all tokens but the first `len`, or all where layers have given back what the next token would look back
     /// to. Returns how many are left.
     pub fn rewind(&mut self, len: usize) -> usize {
-        let len = len.min(self.ids.len());
-        let len = if self.tables.iter().all(|t| t.reaches(len)) { len } else { 0 };
+        let len = self.cache.rewind(0, len.min(self.ids.len()));
         self.ids.truncate(len);
-        self.tables.iter_mut().for_each(|t| t.rewind(len));
         self.logits.clear();
         len
     }
@@ -82,7 +61,7 @@ impl Session {
         if ids.is_empty() {
             return Err(Error::Empty);
         }
-        self.check(ids, ids.len())?;
+        self.cache.check(&self.model, ids, ids.len())?;
         let same = self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
         let mut same =
             if self.logits.is_empty() || same < self.ids.len() { same.min(ids.len() - 1) } else { same };
@@ -128,33 +107,13 @@ impl Session {
         self.forward(ids, ids.len(), None)
     }
 
-    fn check(&self, ids: &[u32], total: usize) -> Result<()> {
-        if total > self.context {
-            return Err(Error::Context { tokens: total, context: self.context });
-        }
-        let vocab = self.model.vocab_size();
-        match ids.iter().find(|&&id| id as usize >= vocab) {
-            Some(&id) => Err(Error::Token { id, vocab }),
-            None => Ok(()),
-        }
-    }
-
     fn forward(&mut self, ids: &[u32], rows: usize, watch: Option<Watch>) -> Result<&[f32]> {
-        let (t, pos) = (ids.len(), self.ids.len());
-        assert!(t <= CHUNK, "at most a chunk");
-        self.check(ids, pos + t)?;
-        let program = self.model.program(t, rows)?;
-        self.tables.iter_mut().for_each(|table| table.grow(pos, pos + t));
-        let pages: Vec<&[u32]> = self.tables.iter().map(Table::pages).collect();
-        let given: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        let last = [t as i32 - 1];
-        let inputs = [("ids", Data::I32(&given)), ("rows", Data::I32(&last))];
-        let seqs = [Seq { start: 0, len: t, pos, pages: &pages }];
-        let batch = Batch { inputs: &inputs, seqs: &seqs };
-        let (memory, kv) = (&mut self.memory, Some(&mut self.kv));
-        self.model.cpu().run_watched(&program, memory, kv, &batch, watch)?;
+        let part = Part { line: 0, pos: self.ids.len(), ids };
+        // The graph of all rows has no input for them.
+        let last: Vec<i32> = (ids.len() as i32 - rows as i32..ids.len() as i32).collect();
+        let program = self.cache.run(&self.model, &[part], &last, watch)?;
         self.ids.extend_from_slice(ids);
-        Ok(program.output(&self.memory, "logits").expect("a language model has logits"))
+        Ok(self.cache.logits(&program))
     }
 
     /// Continues the session: at most `most` tokens, ended by any of `ends`.
@@ -201,7 +160,7 @@ impl Generate<'_> {
             return Ok(None);
         }
         if let Some(id) = self.pending.take() {
-            if self.session.ids.len() == self.session.context {
+            if self.session.ids.len() == self.session.context() {
                 self.stop = Some(Stop::Context);
                 return Ok(None);
             }

@@ -189,8 +189,8 @@ impl Loaded {
         }
         let tokenizer = self.words.tokenizer.heap_bytes();
         let reached = self.session.ids().len();
-        report.planned_bytes =
-            self.model.budget(self.longest, reached, self.process, tokenizer)?.total() as u64;
+        let footprint = self.model.footprint(self.longest, 1)?.beside(self.process, tokenizer);
+        report.planned_bytes = footprint.at(reached).total() as u64;
         report.peak_bytes = memory::peak().unwrap_or(0) as u64;
         Ok(report)
     }

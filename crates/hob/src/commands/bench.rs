@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use hob_engine::{CHUNK, KvTypes, Model, Options, Session};
+use hob_engine::{CHUNK, Group, KvTypes, Model, Options};
 use serde_json::json;
 
 use super::Global;
@@ -15,9 +15,11 @@ use crate::model::options;
 const EXAMPLES: &str = "Examples:
   hob bench starter                       pp128 and tg64
   hob bench starter pp512 tg32@512 --reps 3
+  hob bench starter tg32@512x8            eight conversations that advance together
 
 A test is ppN (N prompt tokens at once), tgN (N tokens one by one) or tgN@D (the same after D
-tokens of context). Each line says: hob, the test, tokens per second (the median).";
+tokens of context); xS after it has S sequences do so together. Each line says: hob, the test,
+tokens per second (the median; of S sequences all together).";
 
 /// Arguments of `hob bench`.
 #[derive(Args)]
@@ -25,8 +27,8 @@ tokens of context). Each line says: hob, the test, tokens per second (the median
 pub struct BenchArgs {
     /// A path, or a name from hob list
     pub model: String,
-    /// What to measure: ppN, tgN or tgN@D
-    #[arg(default_values_t = [Test::Prompt(128), Test::Generate { tokens: 64, depth: 0 }])]
+    /// What to measure: ppN, tgN, tgN@D or tgN@DxS
+    #[arg(default_values_t = [Test::Prompt(128), Test::Generate { tokens: 64, depth: 0, sequences: 1 }])]
     pub tests: Vec<Test>,
     /// Number of threads [default: one for each core]
     #[arg(long, value_parser = super::threads)]
@@ -56,6 +58,8 @@ pub enum Test {
         tokens: usize,
         /// How many tokens lie before.
         depth: usize,
+        /// How many sequences do so together.
+        sequences: usize,
     },
 }
 
@@ -63,17 +67,24 @@ impl FromStr for Test {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Test, String> {
-        let wrong = || format!("{text} is not a test; write pp128, tg64 or tg32@512");
+        let wrong = || format!("{text} is not a test; write pp128, tg64, tg32@512 or tg32@512x4");
         let number = |s: &str| s.parse().ok().filter(|n| (1..=1 << 24).contains(n)).ok_or_else(wrong);
         if let Some(n) = text.strip_prefix("pp") {
             return Ok(Test::Prompt(number(n)?));
         }
         let rest = text.strip_prefix("tg").ok_or_else(wrong)?;
+        let (rest, sequences) = match rest.split_once('x') {
+            Some((rest, n)) => (rest, number(n)?),
+            None => (rest, 1),
+        };
+        if sequences > CHUNK {
+            return Err(format!("{text} is not a test; at most {CHUNK} sequences advance together"));
+        }
         let (tokens, depth) = match rest.split_once('@') {
             Some((tokens, depth)) => (tokens, number(depth)?),
             None => (rest, 0),
         };
-        Ok(Test::Generate { tokens: number(tokens)?, depth })
+        Ok(Test::Generate { tokens: number(tokens)?, depth, sequences })
     }
 }
 
@@ -81,19 +92,23 @@ impl std::fmt::Display for Test {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Test::Prompt(n) => write!(f, "pp{n}"),
-            Test::Generate { tokens, depth: 0 } => write!(f, "tg{tokens}"),
-            Test::Generate { tokens, depth } => write!(f, "tg{tokens}@{depth}"),
+            Test::Generate { tokens, depth, sequences } => {
+                write!(f, "tg{tokens}")?;
+                let at = if *depth > 0 { format!("@{depth}") } else { String::new() };
+                let by = if *sequences > 1 { format!("x{sequences}") } else { String::new() };
+                write!(f, "{at}{by}")
+            }
         }
     }
 }
 
 /// A loaded model as the bench drives it.
 pub trait Timed {
-    /// Empties the context.
-    fn clear(&mut self) -> Result<()>;
-    /// Runs that many tokens at once, after what is in the context.
+    /// Empties the context, for so many sequences.
+    fn clear(&mut self, sequences: usize) -> Result<()>;
+    /// Runs that many tokens at once, after what is in the context of each sequence.
     fn prompt(&mut self, tokens: usize) -> Result<()>;
-    /// Runs one token more.
+    /// Runs one token more of each.
     fn step(&mut self) -> Result<()>;
 }
 
@@ -101,7 +116,7 @@ pub trait Timed {
 pub fn depth(tests: &[Test]) -> usize {
     let one = |t: &Test| match t {
         Test::Prompt(n) => *n,
-        Test::Generate { tokens, depth } => tokens + depth,
+        Test::Generate { tokens, depth, .. } => tokens + depth,
     };
     tests.iter().map(one).max().unwrap_or(0).max(WARM_UP)
 }
@@ -111,7 +126,7 @@ const WARM_UP: usize = 8;
 
 /// Runs the tests and prints a line for each.
 pub fn measure(model: &mut dyn Timed, args: &BenchArgs) -> Result<()> {
-    model.clear()?;
+    model.clear(1)?;
     model.prompt(WARM_UP)?;
     for test in &args.tests {
         let mut seconds = Vec::new(); // per token
@@ -124,17 +139,17 @@ pub fn measure(model: &mut dyn Timed, args: &BenchArgs) -> Result<()> {
         match *test {
             Test::Prompt(n) => {
                 for _ in 0..args.reps {
-                    model.clear()?;
+                    model.clear(1)?;
                     time(n, &mut || model.prompt(n))?;
                 }
             }
-            Test::Generate { tokens, depth } => {
-                model.clear()?;
+            Test::Generate { tokens, depth, sequences } => {
+                model.clear(sequences)?;
                 if depth > 0 {
                     model.prompt(depth)?;
                 }
                 for _ in 0..tokens {
-                    time(1, &mut || model.step())?;
+                    time(sequences, &mut || model.step())?;
                 }
             }
         }
@@ -157,26 +172,32 @@ pub fn run(args: BenchArgs, _: &Global) -> Result<()> {
 
 /// The engine under the bench: tokens by chance, as the peers' harness has them.
 struct Bench {
-    session: Session,
+    model: Arc<Model>,
+    group: Group,
+    context: usize,
     ids: Vec<u32>,
 }
 
 impl Timed for Bench {
-    fn clear(&mut self) -> Result<()> {
-        self.session.rewind(0);
+    fn clear(&mut self, sequences: usize) -> Result<()> {
+        match self.group.lengths().len() == sequences {
+            true => self.group.clear(),
+            false => self.group = Group::new(&self.model, sequences, self.context)?,
+        }
         Ok(())
     }
 
     fn prompt(&mut self, tokens: usize) -> Result<()> {
-        let at = self.session.ids().len();
-        for chunk in self.ids[at..at + tokens].chunks(CHUNK) {
-            self.session.feed(chunk)?;
+        for i in 0..self.group.lengths().len() {
+            let at = self.group.lengths()[i];
+            self.group.feed(i, &self.ids[at..at + tokens])?;
         }
         Ok(())
     }
 
     fn step(&mut self) -> Result<()> {
-        self.prompt(1)
+        let next: Vec<u32> = self.group.lengths().iter().map(|&at| self.ids[at]).collect();
+        Ok(self.group.step(&next)?)
     }
 }
 
@@ -186,7 +207,8 @@ fn load(path: &std::path::Path, args: &BenchArgs, context: usize) -> Result<Box<
     let options = Options { mapped: args.mapped, kv: args.kv.unwrap_or_default(), ..usual };
     let model = Arc::new(Model::new(checkpoint, options)?);
     model.settle(1)?;
-    Ok(Box::new(Bench { session: Session::new(&model, context)?, ids: some_ids(&model, context) }))
+    let (group, ids) = (Group::new(&model, 1, context)?, some_ids(&model, context));
+    Ok(Box::new(Bench { model, group, context, ids }))
 }
 
 /// So many token ids by chance, for measuring.
@@ -202,10 +224,23 @@ mod tests {
 
     #[test]
     fn tests_read_as_they_print() {
-        for text in ["pp128", "tg64", "tg32@512"] {
+        for text in ["pp128", "tg64", "tg32@512", "tg32x4", "tg8@64x512"] {
             assert_eq!(text.parse::<Test>().unwrap().to_string(), text);
         }
-        for bad in ["", "pp", "pp0", "tg", "tg1@", "pp-1", "x", "pp99999999999999999999", "tg1@2@3"] {
+        for bad in [
+            "",
+            "pp",
+            "pp0",
+            "tg",
+            "tg1@",
+            "pp-1",
+            "x",
+            "pp99999999999999999999",
+            "tg1@2@3",
+            "tg1x",
+            "tg1x0",
+            "tg1x513",
+        ] {
             assert!(bad.parse::<Test>().is_err(), "{bad}");
         }
         assert_eq!(depth(&["pp4".parse().unwrap(), "tg32@512".parse().unwrap()]), 544);
@@ -216,8 +251,8 @@ mod tests {
         #[derive(Default)]
         struct Counter(Vec<String>);
         impl Timed for Counter {
-            fn clear(&mut self) -> Result<()> {
-                self.0.push("clear".into());
+            fn clear(&mut self, sequences: usize) -> Result<()> {
+                self.0.push(format!("clear {sequences}"));
                 Ok(())
             }
             fn prompt(&mut self, tokens: usize) -> Result<()> {
@@ -230,7 +265,7 @@ mod tests {
             }
         }
         let mut counter = Counter::default();
-        let tests = vec![Test::Prompt(16), Test::Generate { tokens: 2, depth: 5 }];
+        let tests = vec![Test::Prompt(16), Test::Generate { tokens: 2, depth: 5, sequences: 3 }];
         let args = BenchArgs {
             model: String::new(),
             tests,
@@ -241,7 +276,7 @@ mod tests {
             json: true,
         };
         measure(&mut counter, &args).unwrap();
-        let calls = "clear,prompt 8,clear,prompt 16,clear,prompt 16,clear,prompt 5,step,step";
+        let calls = "clear 1,prompt 8,clear 1,prompt 16,clear 1,prompt 16,clear 3,prompt 5,step,step";
         assert_eq!(counter.0.join(","), calls);
     }
 }

@@ -93,7 +93,7 @@ enum What {
         /// A path, or a name from hob list
         model: String,
         /// What to run: ppN, tgN or tgN@D, as hob bench has them
-        #[arg(default_values_t = [Test::Prompt(128), Test::Generate { tokens: 32, depth: 0 }])]
+        #[arg(default_values_t = [Test::Prompt(128), Test::Generate { tokens: 32, depth: 0, sequences: 1 }])]
         tests: Vec<Test>,
         /// Number of threads [default: one for each core]
         #[arg(long, value_parser = super::threads)]
@@ -198,6 +198,7 @@ fn plan(path: &Path, ctx: usize, kv: KvTypes) -> Result<()> {
     let (graph, step) = model.plan(1, 1)?;
     println!("generating a token: {} steps, arena {} bytes\n", step.steps.len(), step.arena);
     println!("{} layers keep keys and values; with {ctx} tokens of context:\n", graph.states.len());
-    print!("{}", model.budget(ctx, ctx, process, words.tokenizer.heap_bytes())?);
+    let footprint = model.footprint(ctx, 1)?.beside(process, words.tokenizer.heap_bytes());
+    print!("{}", footprint.at(ctx));
     Ok(())
 }

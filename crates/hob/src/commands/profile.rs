@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hob_engine::{CHUNK, Ceilings, Graph, Model, NodeId, Op, Options, Session, in_int8};
+use hob_engine::{CHUNK, Ceilings, Cost, Graph, Model, NodeId, Session, cost};
 use serde_json::{Value, json};
 
 use super::bench::{Test, depth, some_ids};
@@ -98,7 +98,7 @@ pub fn run(path: &Path, tests: &[Test], threads: Option<NonZeroUsize>, as_json: 
 fn watch(test: Test, model: &Model, session: &mut Session, ids: &[u32]) -> Result<Profile> {
     let (before, runs): (usize, Vec<usize>) = match test {
         Test::Prompt(n) => (0, ids[..n].chunks(CHUNK).map(<[u32]>::len).collect()),
-        Test::Generate { tokens, depth } => (depth, vec![1; tokens]),
+        Test::Generate { tokens, depth, .. } => (depth, vec![1; tokens]),
     };
     let mut sums: HashMap<String, Sum> = HashMap::new();
     let mut whole = Duration::ZERO;
@@ -112,8 +112,8 @@ fn watch(test: Test, model: &Model, session: &mut Session, ids: &[u32]) -> Resul
         for &n in &runs {
             let at = session.ids().len();
             let mut watch = |g: &Graph, id: NodeId, time| {
-                let (kind, sum) = count(g, id, at + n, time, model.options());
-                *sums.entry(kind).or_default() += sum;
+                let Cost { kind, bytes, int8, float } = cost(g, id, at + n, &model.options());
+                *sums.entry(kind).or_default() += Sum { calls: 1, time, bytes, int8, float };
             };
             session.feed_watched(&ids[at..at + n], watched.then_some(&mut watch))?;
         }
@@ -122,42 +122,6 @@ fn watch(test: Test, model: &Model, session: &mut Session, ids: &[u32]) -> Resul
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|(_, s)| std::cmp::Reverse(s.time));
     Ok(Profile { test, runs, whole, sums })
-}
-
-/// The kind of a node and what it did, with `reached` tokens of context.
-fn count(g: &Graph, id: NodeId, reached: usize, time: Duration, how: Options) -> (String, Sum) {
-    let node = g.node(id);
-    let shape = |k: usize| g.node(node.inputs[k]).shape;
-    let mut sum = Sum { calls: 1, time, ..Sum::default() };
-    let mut kind = node.op.name().to_string();
-    match node.op {
-        Op::Linear => {
-            let products = 2.0 * node.shape.count() as f64 * shape(1).last() as f64;
-            let weight = g.as_weight(node.inputs[1]).map(|w| &g.weights[w.0 as usize]);
-            if let Some(w) = weight {
-                kind = format!("linear {} ({}, {})", w.dtype, w.shape[0], w.shape[1]);
-                sum.bytes = w.bytes() as f64;
-            }
-            // What is computed twice, in finer steps, is counted once.
-            match weight.is_some_and(|w| in_int8(how.precision, w.dtype)) {
-                true => sum.int8 = products,
-                false => sum.float = products,
-            }
-        }
-        Op::Attend(attend) => {
-            let (t, d, kv) = (node.shape[0], node.shape[2], shape(1)[1]);
-            let seen = |i: usize| (reached - t + i + 1).min(attend.window.unwrap_or(usize::MAX));
-            let pairs: usize = (0..t).map(seen).sum();
-            sum.float = 4.0 * (pairs * node.shape[1] * d) as f64;
-            // Keys and values, each once.
-            sum.bytes = [how.kv.k, how.kv.v]
-                .map(|x| (seen(t - 1) * kv * d) as f64 * x.block_bytes() as f64 / x.block() as f64)
-                .iter()
-                .sum();
-        }
-        _ => {}
-    }
-    (kind, sum)
 }
 
 impl Profile {
@@ -270,7 +234,7 @@ mod tests {
     fn tables_fit_a_hundred_columns() {
         let sum = Sum { calls: 32, time: Duration::from_micros(123_456), bytes: 3e9, int8: 1e11, float: 0.0 };
         let sums = vec![("linear IQ4_XS (128256, 4096)".to_string(), sum)];
-        let test = Test::Generate { tokens: 1, depth: 0 };
+        let test = Test::Generate { tokens: 1, depth: 0, sequences: 1 };
         let profile = Profile { test, runs: vec![1], whole: Duration::from_millis(150), sums };
         let table = profile.table(&LIMITS);
         assert!(table.lines().all(|l| l.chars().count() <= 100), "{table}");

@@ -1,0 +1,52 @@
+//! What a node of a graph reads and multiplies at least, to hold its time against what the machine allows.
+
+use crate::{Options, in_int8};
+use hob_graph::{Graph, NodeId, Op};
+
+/// The work of a node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// what kind of node it is: its op, of linear layers with the weight's format and dimensions
+    pub kind: String,
+    /// bytes of weights, keys and values read
+    pub bytes: f64,
+    /// multiplications and additions in 8-bit whole numbers
+    pub int8: f64,
+    /// multiplications and additions in f32
+    pub float: f64,
+}
+
+/// The work of node `id`, with `reached` tokens of context when it is done. What is read once for all tokens is counted
+/// once; what is computed twice, in finer steps, is counted once too.
+pub fn cost(g: &Graph, id: NodeId, reached: usize, how: &Options) -> Cost {
+    let node = g.node(id);
+    let shape = |k: usize| g.node(node.inputs[k]).shape;
+    let mut cost = Cost { kind: node.op.name().to_string(), ..Cost::default() };
+    match node.op {
+        Op::Linear => {
+            let products = 2.0 * node.shape.count() as f64 * shape(1).last() as f64;
+            let weight = g.as_weight(node.inputs[1]).map(|w| &g.weights[w.0 as usize]);
+            if let Some(w) = weight {
+                cost.kind = format!("linear {} ({}, {})", w.dtype, w.shape[0], w.shape[1]);
+                cost.bytes = w.bytes() as f64;
+            }
+            match weight.is_some_and(|w| in_int8(how.precision, w.dtype)) {
+                true => cost.int8 = products,
+                false => cost.float = products,
+            }
+        }
+        Op::Attend(attend) => {
+            let (t, d, kv) = (node.shape[0], node.shape[2], shape(1)[1]);
+            let seen = |i: usize| (reached - t + i + 1).min(attend.window.unwrap_or(usize::MAX));
+            let pairs: usize = (0..t).map(seen).sum();
+            cost.float = 4.0 * (pairs * node.shape[1] * d) as f64;
+            // Keys and values, each once.
+            let bytes = |x: hob_graph::DType| {
+                (seen(t - 1) * kv * d) as f64 * x.block_bytes() as f64 / x.block() as f64
+            };
+            cost.bytes = bytes(how.kv.k) + bytes(how.kv.v);
+        }
+        _ => {}
+    }
+    cost
+}
