@@ -278,6 +278,7 @@ impl Cpu {
             if self.check {
                 against_reference(&mut call, id)?;
             }
+            program.let_go(id);
         }
         Ok(())
     }
@@ -327,6 +328,21 @@ impl Program {
         let old = &mut self.weights[id.0 as usize];
         assert!(old.dtype == tensor.dtype && old.bytes().len() == tensor.bytes().len());
         *old = Arc::new(tensor);
+    }
+
+    /// Lets streamed weights of node `id` leave memory, and has the next ones brought while other nodes run.
+    fn let_go(&self, id: NodeId) {
+        for input in &self.graph.node(id).inputs {
+            let Place::Weight(w) = self.plan.places[input.index()] else { continue };
+            let (used, at) = (&self.weights[w.0 as usize], w.0 as usize);
+            if used.is_streamed() {
+                used.forget(0..used.bytes().len());
+                let mut after = self.weights[at + 1..].iter().chain(&self.weights[..at]);
+                if let Some(next) = after.find(|w| w.is_streamed()) {
+                    next.fetch();
+                }
+            }
+        }
     }
 
     /// Whether a sequence has the pages that the run will read and write.

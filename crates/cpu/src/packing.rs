@@ -23,7 +23,7 @@ pub const PART: usize = 1 << 20;
 
 /// Bytes of a weight that is taken out of the file before others leave it: Linux maps up to 2 MiB around a page that
 /// is read, a hundred times the size of a norm.
-const SMALL: usize = 128 << 10;
+pub const SMALL: usize = 128 << 10;
 
 /// Bytes of memory that stay free.
 const RESERVE: usize = 512 << 20;
@@ -83,19 +83,23 @@ fn candidates(graph: &Graph) -> Vec<(&str, usize, usize, usize)> {
     fresh.into_iter().filter_map(of).collect()
 }
 
-/// How many more bytes the weights of `graph` take laid out anew on `cpu`.
-pub fn growth(cpu: &Cpu, graph: &Graph) -> usize {
-    if cpu.precision != Precision::Fast || cpu.reference {
-        return 0;
+/// Bytes of each weight of `graph` as `cpu` comes to hold it: laid out anew where that can be.
+pub fn held(cpu: &Cpu, graph: &Graph) -> Vec<usize> {
+    let mut held: Vec<usize> = graph.weights.iter().map(Weight::bytes).collect();
+    if cpu.precision == Precision::Fast && !cpu.reference {
+        for (name, _, _, bytes) in candidates(graph) {
+            if let Some(id) = graph.weight(name) {
+                held[id.0 as usize] = bytes;
+            }
+        }
     }
-    let stored = |name: &str| graph.weights.iter().find(|w| w.name == name).map_or(0, |w| w.bytes());
-    candidates(graph).iter().map(|(name, _, _, bytes)| bytes - stored(name)).sum()
+    held
 }
 
 impl Packing {
-    /// Makes room for the weights of `graph` that can be laid out; `None` where there are none, or the machine has too
-    /// little free memory. Fails where the system grants none.
-    pub fn new(cpu: &Cpu, graph: &Graph) -> std::io::Result<Option<Packing>> {
+    /// Makes room for the weights of `graph` that can be laid out and are not streamed; `None` where there are none, or the
+    /// machine has too little free memory. Fails where the system grants none.
+    pub fn new(cpu: &Cpu, graph: &Graph, weights: &Weights) -> std::io::Result<Option<Packing>> {
         if cpu.precision != Precision::Fast || cpu.reference {
             return Ok(None);
         }
@@ -105,7 +109,8 @@ impl Packing {
             end = to.end.next_multiple_of(64);
             Todo { name: name.to_string(), n, k, to }
         };
-        let todo: Vec<Todo> = candidates(graph).into_iter().map(place).collect();
+        let stays = |name: &str| weights.get(name).is_some_and(|w| !w.is_streamed());
+        let todo: Vec<Todo> = candidates(graph).into_iter().filter(|c| stays(c.0)).map(place).collect();
         // Panels cannot be dropped and read again as a mapped file can.
         if todo.is_empty() || end.saturating_add(RESERVE) > free() {
             return Ok(None);
@@ -215,11 +220,12 @@ mod tests {
         for (name, owner) in [("a", &a), ("b", &b), ("c", &c)] {
             weights.insert(name, Tensor::shared(DType::Q4_0, owner.clone(), 0..owner.0.len()));
         }
-        let Some(mut packing) = Packing::new(&cpu, &graph).unwrap() else {
+        let Some(mut packing) = Packing::new(&cpu, &graph, &weights).unwrap() else {
             assert!(packed_bytes(DType::Q4_0, 64, 256).is_none(), "there are kernels for it");
             return;
         };
-        assert_eq!((packing.bytes(), growth(&cpu, &graph)), (a.0.len() + b.0.len(), 0));
+        assert_eq!(packing.bytes(), a.0.len() + b.0.len());
+        assert_eq!(held(&cpu, &graph), [&a, &b, &c].map(|w| w.0.len()));
         let program = cpu.program(graph, &weights).unwrap();
         let x: Vec<f32> = (0..3 * 256).map(|i| (i % 37) as f32 / 37.0 - 0.5).collect();
         let run = || {
@@ -246,9 +252,42 @@ mod tests {
     }
 
     #[test]
+    fn streamed_weights_stay_in_the_file_and_leave_memory_after_each_use() {
+        let cpu = Cpu::new(2, Precision::Fast);
+        let graph = graph();
+        let mut weights = Weights::default();
+        let owners = ["a", "b", "c"].map(|name| {
+            let n = shape(name).iter().product();
+            let owner = Arc::new(Mapped(random_weights(DType::Q4_0, n, 4), Mutex::default()));
+            weights.insert(name, Tensor::shared(DType::Q4_0, owner.clone(), 0..owner.0.len()));
+            owner
+        });
+        ["a", "c"].iter().for_each(|name| weights.get(name).unwrap().stream());
+        if let Some(mut packing) = Packing::new(&cpu, &graph, &weights).unwrap() {
+            assert!(packing.step(&cpu, &weights, usize::MAX));
+        }
+        assert!(weights.get("a").unwrap().packed().is_none());
+        let program = cpu.program(graph, &weights).unwrap();
+        let x = vec![0.5; 3 * 256];
+        let inputs = [("x", Data::F32(&x[..]))];
+        let before = owners.each_ref().map(|w| w.1.lock().unwrap().len());
+        let mut memory = Memory::new();
+        for _ in 0..2 {
+            cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] }).unwrap();
+        }
+        for (i, (owner, streamed)) in owners.iter().zip([true, false, true]).enumerate() {
+            let forgotten = owner.1.lock().unwrap()[before[i]..].to_vec();
+            let expected = if streamed { vec![0..owner.0.len(); 2] } else { vec![] };
+            assert_eq!(forgotten, expected, "weight {i}");
+        }
+    }
+
+    #[test]
     fn exact_runs_keep_the_files_weights() {
         let cpu = Cpu::new(1, Precision::Exact);
-        assert!(Packing::new(&cpu, &graph()).unwrap().is_none());
-        assert_eq!(growth(&cpu, &graph()), 0);
+        let graph = graph();
+        assert!(Packing::new(&cpu, &graph, &Weights::default()).unwrap().is_none());
+        let stored: Vec<usize> = graph.weights.iter().map(Weight::bytes).collect();
+        assert_eq!(held(&cpu, &graph), stored);
     }
 }

@@ -3,6 +3,7 @@
 use hob_graph::DType;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Bytes at a multiple of 64. Large buffers are fresh pages of the system, which cost memory when first touched.
@@ -103,6 +104,9 @@ impl Buffer {
 pub trait Source: AsRef<[u8]> + Send + Sync {
     /// Told that a part is not needed soon: its memory may be given back, if it can be read again.
     fn forget(&self, _: Range<usize>) {}
+
+    /// Told that a part is needed soon: it may be brought from where it is slow to read.
+    fn fetch(&self, _: Range<usize>) {}
 }
 
 impl Source for Vec<u8> {}
@@ -122,11 +126,19 @@ pub struct Tensor {
     copy: OnceLock<Buffer>,
     /// laid out anew, once that is done
     packed: OnceLock<(Arc<Buffer>, Range<usize>)>,
+    /// leaves memory after each use, as there is too little for all weights
+    streamed: AtomicBool,
 }
 
 impl Tensor {
     fn new(dtype: DType, bytes: Bytes) -> Tensor {
-        Tensor { dtype, bytes, copy: OnceLock::new(), packed: OnceLock::new() }
+        Tensor {
+            dtype,
+            bytes,
+            copy: OnceLock::new(),
+            packed: OnceLock::new(),
+            streamed: AtomicBool::new(false),
+        }
     }
 
     /// A part of something shared, such as a mapped file. Panics when the range lies outside.
@@ -177,6 +189,23 @@ impl Tensor {
     pub(crate) fn forget(&self, part: Range<usize>) {
         if let Bytes::Shared(owner, range) = &self.bytes {
             owner.forget(range.start + part.start..range.start + part.end);
+        }
+    }
+
+    /// From now on the bytes leave memory after each use, and are read again where they lie.
+    pub fn stream(&self) {
+        self.streamed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they do.
+    pub fn is_streamed(&self) -> bool {
+        self.streamed.load(Ordering::Relaxed)
+    }
+
+    /// Told that the bytes as stored are needed soon.
+    pub(crate) fn fetch(&self) {
+        if let Bytes::Shared(owner, range) = &self.bytes {
+            owner.fetch(range.clone());
         }
     }
 

@@ -1,6 +1,5 @@
 //! Memory as planned and as measured.
 
-use hob_graph::graph::Weight;
 use hob_graph::{Graph, Op};
 use std::fmt;
 
@@ -47,10 +46,23 @@ impl fmt::Display for Budget {
     }
 }
 
-/// Bytes of the weights of `graph` of which a run reads rows alone, those of its tokens: an embedding that is nothing
-/// else too.
-pub fn read_by_rows(graph: &Graph) -> usize {
-    gathered(graph).map(Weight::bytes).sum()
+/// Of each weight of `graph`, whether a run reads rows alone, those of its tokens: of an embedding that is nothing else
+/// too.
+pub fn read_by_rows(graph: &Graph) -> Vec<bool> {
+    let reads = |w: usize, op: fn(&Op) -> bool| {
+        let reads = |node: &hob_graph::Node| {
+            op(&node.op)
+                && node.inputs.iter().any(|&x| graph.as_weight(x).is_some_and(|id| id.0 as usize == w))
+        };
+        graph.nodes.iter().any(reads)
+    };
+    // Few nodes gather; whether others read their tables is then looked for.
+    let alone = |i: usize| reads(i, |op| *op == Op::Gather) && !reads(i, |op| *op != Op::Gather);
+    let tables: Vec<usize> = (graph.nodes.iter().filter(|n| n.op == Op::Gather))
+        .filter_map(|n| graph.as_weight(n.inputs[0]))
+        .map(|id| id.0 as usize)
+        .collect();
+    (0..graph.weights.len()).map(|i| tables.contains(&i) && alone(i)).collect()
 }
 
 /// Of `rows` bytes of weights that are read by rows, those that a run of `tokens` tokens leaves in the file: it reads
@@ -61,17 +73,10 @@ pub fn unread(rows: usize, tokens: usize) -> usize {
     rows.saturating_sub(tokens.saturating_mul(AROUND))
 }
 
-/// Weights of which only rows are read.
-fn gathered(graph: &Graph) -> impl Iterator<Item = &Weight> {
-    let reads = |w: usize, op: fn(&Op) -> bool| {
-        let reads = |node: &hob_graph::Node| {
-            op(&node.op)
-                && node.inputs.iter().any(|&x| graph.as_weight(x).is_some_and(|id| id.0 as usize == w))
-        };
-        graph.nodes.iter().any(reads)
-    };
-    let alone = move |i: usize| reads(i, |op| *op == Op::Gather) && !reads(i, |op| *op != Op::Gather);
-    graph.weights.iter().enumerate().filter(move |(i, _)| alone(*i)).map(|(_, w)| w)
+/// Bytes of memory that may be taken now, by the system and by the process's group; little where the system does not
+/// tell.
+pub fn free() -> usize {
+    hob_cpu::ceiling::free()
 }
 
 /// Bytes of memory the process holds now; `None` where the system does not tell.
@@ -156,7 +161,10 @@ mod tests {
             let mut graph = g.finish().unwrap();
             let shapes = |name: &str| if name == "embed" { vec![4096, 1024] } else { vec![8, 1024] };
             graph.bind(|name| Some((DType::F32, shapes(name)))).unwrap();
-            assert_eq!(super::unread(super::read_by_rows(&graph), 3), expected);
+            let by_rows = super::read_by_rows(&graph);
+            let rows: usize =
+                graph.weights.iter().zip(by_rows).filter(|(_, b)| *b).map(|(w, _)| w.bytes()).sum();
+            assert_eq!(super::unread(rows, 3), expected);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A model at hand: its architecture, its weights where they lie, and the programs made of its graphs.
 
-use crate::{Footprint, Outline, Result};
+use crate::{Footprint, Outline, Residency, Result};
 use hob_cpu::packing::Packing;
 use hob_cpu::{Cpu, KvTypes, Precision, Program, Tensor, Weights};
 use hob_graph::{Graph, Plan};
@@ -62,6 +62,10 @@ struct Stored {
 impl hob_cpu::Source for Stored {
     fn forget(&self, part: std::ops::Range<usize>) {
         self.checkpoint.forget(&self.tensor, part);
+    }
+
+    fn fetch(&self, _: std::ops::Range<usize>) {
+        self.checkpoint.fetch(&self.tensor);
     }
 }
 
@@ -158,7 +162,7 @@ impl Model {
         if packing.is_none() {
             let program = self.program(1, 1)?;
             // Without memory for them, weights stay as they are.
-            *packing = Packing::new(&self.cpu, &program.graph).ok().flatten();
+            *packing = Packing::new(&self.cpu, &program.graph, &self.weights).ok().flatten();
         }
         if let Some(work) = &mut *packing
             && !work.step(&self.cpu, &self.weights, work.bytes().div_ceil(parts.max(1)))
@@ -168,6 +172,13 @@ impl Model {
         *packing = None;
         self.settled.store(true, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Lets the weights that `residency` does not keep leave memory after each use, before anything is run.
+    pub fn stream(&self, residency: &Residency) {
+        for tensor in residency.streamed.iter().filter_map(|name| self.weights.get(name)) {
+            tensor.stream();
+        }
     }
 
     /// What runs hold that read prompts of up to `prompt` tokens, for so many sequences at a time.

@@ -5,6 +5,8 @@ use crate::pages::held;
 use crate::{CHUNK, Error, Options, Result};
 use hob_cpu::{Cpu, KvTypes, Precision, kv, packing};
 use hob_graph::graph::State;
+use hob_graph::graph::Weight;
+use hob_graph::plan::Home;
 use hob_graph::{DType, Graph, Plan};
 use hob_io::Checkpoint;
 use hob_models::Language;
@@ -111,25 +113,50 @@ impl Outline {
         }
         sizes.dedup();
         let mut fixed = Budget { model: self.header, ..Budget::default() };
-        let (mut arena, mut scratch, mut states, mut rows) = (0, 0, Vec::new(), 0);
+        let (mut arena, mut scratch, mut states, mut weights) = (0, 0, Vec::new(), Vec::new());
         for &(tokens, asked) in &sizes {
             let graph = self.graph(tokens, asked)?;
             let plan = Plan::new(&graph, cpu);
-            (fixed.weights, fixed.copies) = plan.weight_bytes(&graph);
-            if !options.mapped {
-                fixed.weights += packing::growth(cpu, &graph);
-            }
+            fixed.copies = plan.weight_bytes(&graph).1;
             arena = arena.max(plan.arena);
             scratch = scratch.max(plan.scratch);
             fixed.model += graph.heap_bytes();
-            rows = memory::read_by_rows(&graph);
+            let stored = || graph.weights.iter().map(Weight::bytes).collect();
+            let held = if options.mapped { stored() } else { packing::held(cpu, &graph) };
+            let by_rows = memory::read_by_rows(&graph);
+            weights = (graph.weights.iter().zip(held).zip(by_rows).zip(&plan.homes))
+                .map(|(((w, bytes), by_rows), home)| Held {
+                    name: w.name.clone(),
+                    bytes,
+                    by_rows,
+                    stays: *home == Home::Decoded || w.bytes() <= packing::SMALL,
+                })
+                .collect();
             states = graph.states;
         }
         fixed.activations = arena + scratch;
         if !options.mapped && options.precision == Precision::Fast {
             fixed.activations += packing::PART;
         }
-        Ok(Footprint { fixed, states, kv: options.kv, sequences, rows })
+        Ok(Footprint { fixed, states, kv: options.kv, sequences, weights })
+    }
+}
+
+/// One weight as a run holds it.
+struct Held {
+    name: String,
+    bytes: usize,
+    /// of which a run reads the tokens' rows alone
+    by_rows: bool,
+    /// too small to be streamed, or needed as a copy anyway
+    stays: bool,
+}
+
+impl Held {
+    /// Its bytes, where it is one that can be read again for each token. Of one that is read by rows hardly anything is at
+    /// hand at a time.
+    fn streamable(&self) -> Option<usize> {
+        (!self.stays && !self.by_rows).then_some(self.bytes)
     }
 }
 
@@ -139,8 +166,18 @@ pub struct Footprint {
     states: Vec<State>,
     kv: KvTypes,
     sequences: usize,
-    /// bytes of weights of which only the tokens' rows are read
-    rows: usize,
+    weights: Vec<Held>,
+}
+
+/// Which weights stay in memory where there is too little for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Residency {
+    /// what is held
+    pub budget: Budget,
+    /// the weights that leave memory after each use
+    pub streamed: Vec<String>,
+    /// their bytes, which are read again for every token
+    pub streamed_bytes: usize,
 }
 
 impl Footprint {
@@ -153,9 +190,57 @@ impl Footprint {
 
     /// What is held when each sequence has reached `reached` tokens.
     pub fn at(&self, reached: usize) -> Budget {
-        let state = self.state_bytes(reached);
-        let weights = self.fixed.weights - memory::unread(self.rows, reached.saturating_mul(self.sequences));
-        Budget { state: usize::try_from(state).unwrap_or(usize::MAX), weights, ..self.fixed }
+        let by_rows: usize = self.weights.iter().filter(|w| w.by_rows).map(|w| w.bytes).sum();
+        let all: usize = self.weights.iter().map(|w| w.bytes).sum();
+        let weights = all - memory::unread(by_rows, reached.saturating_mul(self.sequences));
+        Budget { weights, ..self.without_weights(reached) }
+    }
+
+    fn without_weights(&self, reached: usize) -> Budget {
+        let state = usize::try_from(self.state_bytes(reached)).unwrap_or(usize::MAX);
+        Budget { state, ..self.fixed }
+    }
+
+    /// Bytes of weights that a token reads: all but those of which it reads a row alone.
+    pub fn read_bytes(&self) -> usize {
+        self.weights.iter().filter(|w| !w.by_rows).map(|w| w.bytes).sum()
+    }
+
+    /// The weights to keep in memory so that all is held in `bytes`, each sequence having reached `reached` tokens; the
+    /// others are read for each token from where they lie. `None` where even so it is too much: then
+    /// [`Footprint::least`] says what would do.
+    pub fn within(&self, bytes: usize, reached: usize) -> Option<Residency> {
+        let without = self.without_weights(reached);
+        let room = bytes.checked_sub(without.total())?;
+        // The largest of the streamed is at hand while it is used: all that are larger stay. Sizes are few, so each is
+        // tried, and the one taken that leaves the least to read.
+        let mut sizes: Vec<usize> = self.weights.iter().filter_map(Held::streamable).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let choice = |&largest: &usize| {
+            let stays = |w: &Held| w.stays || w.streamable().is_some_and(|n| n > largest);
+            let mut kept: usize = self.weights.iter().filter(|w| stays(w)).map(|w| w.bytes).sum();
+            let (mut streamed, mut streamed_bytes) = (Vec::new(), 0);
+            for w in self.weights.iter().filter(|w| !stays(w)) {
+                let bytes = w.streamable();
+                if bytes.is_some_and(|bytes| kept + bytes + largest <= room) {
+                    kept += w.bytes;
+                    continue;
+                }
+                streamed.push(w.name.clone());
+                streamed_bytes += bytes.unwrap_or(0);
+            }
+            let budget = Budget { weights: kept + largest, ..without };
+            (kept + largest <= room).then_some(Residency { budget, streamed, streamed_bytes })
+        };
+        sizes.iter().filter_map(choice).min_by_key(|r| r.streamed_bytes)
+    }
+
+    /// The least that a run is held in which reaches `reached` tokens, all other weights being streamed.
+    pub fn least(&self, reached: usize) -> usize {
+        let stays: usize = self.weights.iter().filter(|w| w.stays).map(|w| w.bytes).sum();
+        let large = self.weights.iter().filter_map(Held::streamable).max();
+        self.without_weights(reached).total().saturating_add(stays + large.unwrap_or(0))
     }
 
     /// Bytes of keys and values, all sequences together.
@@ -165,15 +250,78 @@ impl Footprint {
 
     /// The longest context, up to `most`, with which all is held in `bytes`; `None` where not even one token is.
     pub fn longest(&self, bytes: usize, most: usize) -> Option<usize> {
-        let fits = |reached: usize| self.at(reached).total() <= bytes;
-        if most == 0 || !fits(1) {
-            return None;
+        longest(most, |reached| self.at(reached).total() <= bytes)
+    }
+
+    /// The same, with weights streamed.
+    pub fn longest_streamed(&self, bytes: usize, most: usize) -> Option<usize> {
+        longest(most, |reached| self.least(reached) <= bytes)
+    }
+}
+
+/// The largest number up to `most` that fits, where each smaller one does too.
+fn longest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    if most == 0 || !fits(1) {
+        return None;
+    }
+    let (mut fine, mut over) = (1, most + 1); // the bytes grow with the context
+    while over - fine > 1 {
+        let middle = fine + (over - fine) / 2;
+        if fits(middle) { fine = middle } else { over = middle }
+    }
+    Some(fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two layers of three weights and a head, a norm that is always there, and an embedding read by rows.
+    fn footprint() -> Footprint {
+        let held = |name: &str, bytes, by_rows, stays| Held { name: name.into(), bytes, by_rows, stays };
+        let layer = |i: usize| {
+            ["q", "up", "down"]
+                .map(|n| held(&format!("{i}.{n}"), if n == "q" { 10 } else { 30 }, false, false))
+        };
+        let mut weights = vec![held("embed", 100, true, false)];
+        weights.extend((0..2).flat_map(layer));
+        weights.extend([held("norm", 1, false, true), held("head", 100, false, false)]);
+        let fixed = Budget { process: 50, activations: 9, ..Budget::default() };
+        let states = vec![State { heads: 1, dim: 32, window: None }];
+        Footprint { fixed, states, kv: KvTypes::default(), sequences: 1, weights }
+    }
+
+    #[test]
+    fn what_stays_in_memory_leaves_the_least_to_read() {
+        let f = footprint();
+        let beside = 59 + 64 * 32 * 2 * 2; // a page of keys and values
+        assert_eq!(f.without_weights(1).total(), beside);
+        assert_eq!((f.read_bytes(), f.least(64)), (241, beside + 101));
+        assert_eq!(f.within(beside + 100, 1), None);
+        let mut last = usize::MAX;
+        for room in 101..400 {
+            let r = f.within(beside + room, 64).unwrap();
+            assert!(r.budget.total() <= beside + room, "{room}: {r:?}");
+            assert!(r.streamed_bytes <= last, "{room}: more room, more to read");
+            assert!(!r.streamed.contains(&"norm".to_string()));
+            let kept = r.budget.weights;
+            assert!(kept + r.streamed_bytes >= 241 && kept <= room, "{room}: {r:?}");
+            last = r.streamed_bytes;
         }
-        let (mut fine, mut over) = (1, most + 1); // the bytes grow with the context
-        while over - fine > 1 {
-            let middle = fine + (over - fine) / 2;
-            if fits(middle) { fine = middle } else { over = middle }
-        }
-        Some(fine)
+        // The head stays as soon as it and the largest of the others fit: then the others take turns.
+        let r = f.within(beside + 131, 64).unwrap();
+        assert_eq!((r.streamed.len(), r.streamed_bytes), (7, 140));
+    }
+
+    #[test]
+    fn the_longest_context_is_the_last_that_fits() {
+        let f = footprint();
+        let all = |n: usize| f.at(n).total();
+        assert_eq!(f.longest(all(640), 100_000), Some(640));
+        assert_eq!(f.longest(all(640) - 1, 100_000), Some(576));
+        assert_eq!(f.longest(all(640), 600), Some(600));
+        assert_eq!(f.longest(all(1) - 1, 600), None);
+        assert_eq!(f.longest_streamed(f.least(640), 100_000), Some(640));
+        assert!(f.longest(usize::MAX, usize::MAX - 1).is_some(), "no context overflows");
     }
 }

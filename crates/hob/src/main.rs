@@ -12,6 +12,7 @@ mod model;
 mod naming;
 mod net;
 mod places;
+mod room;
 mod store;
 mod terminal;
 mod wheel;

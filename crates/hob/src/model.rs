@@ -5,16 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hob_engine::{KvTypes, Model, Options, Sampler, Sampling, Session, Stop, memory};
+use hob_engine::{Budget, KvTypes, Model, Options, Residency, Sampler, Sampling, Session, Stop, memory};
 use hob_io::chat::{self, Chat};
 use hob_io::{Checkpoint, Tokenizer};
 
 use crate::chat::{Answer, Message, Report};
 use crate::error::{Error, Result};
+use crate::room::Room;
 use crate::terminal;
 
 /// The context where the person asks for none: enough for a long talk, little enough for a small machine.
-const DEFAULT_CONTEXT: usize = 4096;
+pub const DEFAULT_CONTEXT: usize = 4096;
 
 /// Files and words of a model, without the engine.
 pub struct Words {
@@ -62,6 +63,8 @@ pub struct Load {
     pub sampling: Sampling,
     /// tokens of an answer at most
     pub max_tokens: Option<usize>,
+    /// bytes of memory to stay within; what is free when `None`
+    pub memory: Option<u64>,
 }
 
 /// A model that answers.
@@ -74,6 +77,8 @@ pub struct Loaded {
     /// the most tokens read at once, for the plan
     longest: usize,
     process: usize,
+    /// where there is too little memory for all weights
+    residency: Option<Residency>,
     load_ms: f64,
     noted: bool,
     /// weights being laid out while nothing is asked
@@ -100,7 +105,14 @@ impl Loaded {
             let (tokens, rows) = (words.tokenizer.vocab_size(), model.vocab_size());
             terminal::note(&format!("the tokenizer knows {tokens} tokens, the model {rows}"));
         }
-        let context = how.context.unwrap_or(DEFAULT_CONTEXT.min(model.context()));
+        let room = Room::find(&model, &how, process, words.tokenizer.heap_bytes())?;
+        if let Some(note) = &room.note {
+            terminal::note(note);
+        }
+        let context = room.context;
+        if let Some(residency) = &room.residency {
+            model.stream(residency);
+        }
         let session = Session::new(&model, context)?;
         if context > model.context() {
             terminal::note(&format!(
@@ -124,6 +136,7 @@ impl Loaded {
             how,
             longest: 0,
             process,
+            residency: room.residency,
             load_ms,
             noted: false,
             settling: None,
@@ -190,7 +203,12 @@ impl Loaded {
         let tokenizer = self.words.tokenizer.heap_bytes();
         let reached = self.session.ids().len();
         let footprint = self.model.footprint(self.longest, 1)?.beside(self.process, tokenizer);
-        report.planned_bytes = footprint.at(reached).total() as u64;
+        let budget = footprint.at(reached);
+        let budget = match &self.residency {
+            Some(r) => Budget { weights: r.budget.weights, ..budget },
+            None => budget,
+        };
+        report.planned_bytes = budget.total() as u64;
         report.peak_bytes = memory::peak().unwrap_or(0) as u64;
         Ok(report)
     }

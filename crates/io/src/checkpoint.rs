@@ -137,6 +137,11 @@ impl Checkpoint {
         crate::map::forget(bytes);
     }
 
+    /// Tells the system that a tensor's bytes are needed soon: it reads them from the disk while other work goes on.
+    pub fn fetch(&self, tensor: &Tensor) {
+        crate::map::fetch(self.bytes(tensor));
+    }
+
     /// The GGUF model beneath, when it is one.
     pub fn gguf(&self) -> Option<&Gguf> {
         if let Weights::Gguf(gguf) = &self.weights { Some(gguf) } else { None }

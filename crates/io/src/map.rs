@@ -27,6 +27,14 @@ pub(crate) fn forget(bytes: &[u8]) {
     let _ = bytes;
 }
 
+/// Has whole pages within `bytes`, which must be part of a mapped file, read soon.
+pub(crate) fn fetch(bytes: &[u8]) {
+    #[cfg(unix)]
+    advise(bytes, libc::MADV_WILLNEED);
+    #[cfg(not(unix))]
+    let _ = bytes;
+}
+
 /// Advises the system on the whole pages within `bytes` of a mapped file, by advice that changes no byte of them.
 #[cfg(unix)]
 fn advise(bytes: &[u8], advice: libc::c_int) {

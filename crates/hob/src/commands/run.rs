@@ -56,6 +56,10 @@ pub struct RunArgs {
     /// How keys and values are kept: f32, f16, q8_0 or q4_0, or k=TYPE,v=TYPE [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvTypes>,
+    /// Stay within that much memory: with a shorter context unless --ctx asks for one, or else with weights read from
+    /// the file again for each token [default: what is free]
+    #[arg(long, value_name = "SIZE", value_parser = crate::room::parse)]
+    pub memory: Option<u64>,
     /// Keep weights as the file has them, shared with other processes, rather than lay them out for speed
     #[arg(long)]
     pub mapped: bool,
@@ -249,6 +253,7 @@ fn load(path: &Path, args: &RunArgs) -> Result<Loaded> {
         context: number(args.ctx),
         sampling,
         max_tokens: number(args.max_tokens),
+        memory: args.memory,
     };
     Loaded::open(path, how)
 }

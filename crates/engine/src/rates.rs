@@ -1,0 +1,328 @@
+//! How fast this machine runs Hob's own kernels, and how long a model takes by that.
+//!
+//! A roofline of memory and arithmetic says what no kernel exceeds. What one reaches differs from format to format, so
+//! each is measured on weights of the size that models have: a few seconds once a machine, for estimates that hold.
+
+use crate::cost::{Cost, cost};
+use crate::{CHUNK, Options, Result};
+use hob_cpu::exec::{ExecError, Memory};
+use hob_cpu::kv::PAGE;
+use hob_cpu::packing::Packing;
+use hob_cpu::{Cpu, Kv, KvTypes, Program, Source, Tensor, Weights};
+use hob_graph::{Attend, Batch, Builder, DType, Data, Graph, GraphError, NodeId, Op, Seq};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The rates of linear layers with weights of one format.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinearRate {
+    /// the format
+    #[serde(serialize_with = "by_name", deserialize_with = "named")]
+    pub dtype: DType,
+    /// bytes of weights read in a second with one token, in 10⁹
+    pub read_gbps: f64,
+    /// multiplications and additions in a second with a chunk of tokens, in 10⁹
+    pub gops: f64,
+}
+
+/// What kernels reach on this machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// of linear layers, by the format of the weights
+    pub linear: Vec<LinearRate>,
+    /// bytes of keys and values read in a second with one token, in 10⁹
+    pub attend_gbps: f64,
+    /// multiplications and additions in a second of attention with a chunk of tokens, in 10⁹
+    pub attend_gflops: f64,
+    /// bytes that small ops read and write in a second, in 10⁹
+    pub small_gbps: f64,
+    /// seconds that a step of a plan takes however little it does
+    pub step: f64,
+}
+
+fn by_name<S: Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(dtype.name())
+}
+
+fn named<'de, D: Deserializer<'de>>(from: D) -> Result<DType, D::Error> {
+    let name = String::deserialize(from)?;
+    let known = DType::all().find(|d| d.name() == name);
+    known.ok_or_else(|| serde::de::Error::custom(format!("{name} is no number format")))
+}
+
+/// Bytes of weights that a format is measured with: more than the caches of a core, and laid out in little time.
+const WEIGHTS: usize = 96 << 20;
+
+/// Channels of the layers that are measured.
+const K: usize = 2048;
+
+/// Rows of a layer.
+const N: usize = 4096;
+
+/// Weights of no meaning: scales of moderate size in every format.
+struct Filler(Vec<u8>);
+
+impl AsRef<[u8]> for Filler {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Source for Filler {
+    fn forget(&self, _: std::ops::Range<usize>) {}
+}
+
+/// The formats that weights of linear layers come in.
+pub fn formats() -> Vec<DType> {
+    let others = [DType::I8, DType::I16, DType::I32, DType::I64, DType::F64, DType::Q8_1, DType::Q8_K];
+    DType::all().filter(|d| !others.contains(d)).collect()
+}
+
+impl Rates {
+    /// Measures layers of these formats on `cpu`, and all else; `progress` hears how many of how many parts are done, and
+    /// stops by `false`: then nothing is returned.
+    pub fn measure(
+        cpu: &Cpu,
+        formats: &[DType],
+        mut progress: impl FnMut(usize, usize) -> bool,
+    ) -> Result<Option<Rates>> {
+        let parts = formats.len() + 2;
+        let filler = Arc::new(Filler(vec![0x2a; WEIGHTS]));
+        let mut linear = Vec::new();
+        for (i, &dtype) in formats.iter().enumerate() {
+            if !progress(i, parts) {
+                return Ok(None);
+            }
+            linear.push(linear_rate(cpu, &filler, dtype)?);
+        }
+        if !progress(parts - 2, parts) {
+            return Ok(None);
+        }
+        let (attend_gbps, attend_gflops) = attend_rates(cpu)?;
+        if !progress(parts - 1, parts) {
+            return Ok(None);
+        }
+        let (small_gbps, step) = small_rates(cpu)?;
+        progress(parts, parts);
+        Ok(Some(Rates { linear, attend_gbps, attend_gflops, small_gbps, step }))
+    }
+
+    /// Whether all of these formats were measured.
+    pub fn know(&self, formats: &[DType]) -> bool {
+        formats.iter().all(|d| self.linear.iter().any(|l| l.dtype == *d))
+    }
+
+    /// Of linear layers with weights in `dtype`; the slowest that was measured, where that one was not.
+    pub fn of(&self, dtype: DType) -> Option<LinearRate> {
+        let slowest = || self.linear.iter().min_by(|a, b| a.read_gbps.total_cmp(&b.read_gbps));
+        self.linear.iter().find(|l| l.dtype == dtype).or_else(slowest).copied()
+    }
+
+    /// Seconds that a run of `graph` takes, with `reached` tokens of context when it is done.
+    pub fn seconds(&self, graph: &Graph, reached: usize, how: &Options) -> f64 {
+        let live = graph.live();
+        let leaf = |op: &Op| matches!(op, Op::Input(_) | Op::Weight(_) | Op::Const(_) | Op::Reshape);
+        let nodes = graph.nodes.iter().enumerate().filter(|(i, n)| live[*i] && !leaf(&n.op));
+        nodes.map(|(i, _)| self.node_seconds(graph, NodeId(i as u32), reached, how)).sum()
+    }
+
+    fn node_seconds(&self, graph: &Graph, id: NodeId, reached: usize, how: &Options) -> f64 {
+        let node = graph.node(id);
+        let Cost { bytes, int8, float, .. } = cost(graph, id, reached, how);
+        let giga = |n: f64, rate: f64| n / (rate.max(1e-3) * 1e9);
+        let work = match node.op {
+            Op::Linear => {
+                let weight = graph.as_weight(node.inputs[1]).map(|w| &graph.weights[w.0 as usize]);
+                let rate = weight.and_then(|w| self.of(w.dtype));
+                rate.map_or(0.0, |r| giga(bytes, r.read_gbps).max(giga(int8 + float, r.gops)))
+            }
+            Op::Attend(_) => giga(bytes, self.attend_gbps).max(giga(float, self.attend_gflops)),
+            Op::Gather => giga(8.0 * node.shape.count() as f64, self.small_gbps),
+            _ => {
+                let read: usize = node.inputs.iter().map(|&x| graph.node(x).shape.count()).sum();
+                giga(4.0 * (read + node.shape.count()) as f64, self.small_gbps)
+            }
+        };
+        work + self.step
+    }
+}
+
+/// A graph that multiplies `tokens` tokens with `count` weights in turn.
+fn layers(tokens: usize, count: usize, n: usize, k: usize, dtype: DType) -> Result<Graph, GraphError> {
+    let g = Builder::stateless(tokens);
+    let x = g.input("x", &[tokens, k], DType::F32);
+    for i in 0..count {
+        g.output(&format!("y{i}"), x.linear_by(g.weight(&format!("w{i}"), &[n, k])));
+    }
+    let mut graph = g.finish()?;
+    graph.bind(|_| Some((dtype, vec![n, k])))?;
+    Ok(graph)
+}
+
+fn built<T>(graph: Result<T, GraphError>) -> Result<T> {
+    graph.map_err(|source| crate::Error::Graph { model: "the measurement".into(), source })
+}
+
+/// The least seconds of some runs, after one that warms up.
+fn best(times: usize, mut run: impl FnMut() -> Result<(), ExecError>) -> Result<f64> {
+    run()?;
+    let mut best = f64::INFINITY;
+    for _ in 0..times {
+        let start = Instant::now();
+        run()?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn linear_rate(cpu: &Cpu, filler: &Arc<Filler>, dtype: DType) -> Result<LinearRate> {
+    let size = dtype.bytes(N * K).unwrap_or(usize::MAX);
+    let count = (WEIGHTS / size).max(1);
+    let mut weights = Weights::default();
+    for i in 0..count {
+        weights.insert(&format!("w{i}"), Tensor::shared(dtype, filler.clone(), i * size..(i + 1) * size));
+    }
+    let graph = built(layers(1, count, N, K, dtype))?;
+    if let Some(mut packing) = Packing::new(cpu, &graph, &weights).map_err(ExecError::Memory)? {
+        packing.step(cpu, &weights, usize::MAX);
+    }
+    let x = vec![0.1f32; CHUNK * K];
+    let mut memory = Memory::new();
+    let mut time = |times, graph: Graph| {
+        let program = cpu.program(graph, &weights)?;
+        let tokens = program.graph.inputs[0].shape[0];
+        let inputs = [("x", Data::F32(&x[..tokens * K]))];
+        let batch = Batch { inputs: &inputs, seqs: &[] };
+        best(times, || cpu.run(&program, &mut memory, None, &batch))
+    };
+    let one = time(3, graph)?;
+    // Formats without a kernel of their own take seconds for a chunk: a fourth of it says as much.
+    let (tokens, few) = (CHUNK / 4, count.min(2));
+    let chunk = time(2, built(layers(tokens, few, N, K, dtype))?)?;
+    Ok(LinearRate {
+        dtype,
+        read_gbps: (count * size) as f64 / one / 1e9,
+        gops: 2.0 * (few * tokens * N * K) as f64 / chunk / 1e9,
+    })
+}
+
+/// Attention as models have it: bytes of the cache read with one token, products with a chunk.
+fn attend_rates(cpu: &Cpu) -> Result<(f64, f64)> {
+    const LAYERS: usize = 16;
+    const DEPTH: usize = 2 * CHUNK;
+    let (heads, kv_heads, dim) = (32, 8, 64);
+    let graph = |tokens: usize| {
+        let g = Builder::new(tokens, tokens);
+        let q = g.input("q", &[tokens, heads, dim], DType::F32);
+        let k = g.input("k", &[tokens, kv_heads, dim], DType::F32);
+        let how = Attend { scale: 0.125, window: None, softcap: None, causal: true, cache: None };
+        for i in 0..LAYERS {
+            g.output(&format!("y{i}"), q.attend(k, k, how));
+        }
+        g.finish()
+    };
+    let pages = DEPTH / PAGE + 1;
+    let x: Vec<f32> = (0..CHUNK * heads * dim).map(|i| (i % 61) as f32 / 61.0 - 0.5).collect();
+    let table: Vec<u32> = (0..pages as u32).collect();
+    let states = built(graph(1))?.states;
+    let mut kv = Kv::new(&states, KvTypes::default(), |_| pages).map_err(ExecError::Memory)?;
+    let mut memory = Memory::new();
+    let mut run = |program: &Program, pos: usize| {
+        let tokens = program.graph.inputs[0].shape[0];
+        let inputs =
+            [("q", Data::F32(&x[..tokens * heads * dim])), ("k", Data::F32(&x[..tokens * kv_heads * dim]))];
+        let seqs = [Seq { start: 0, len: tokens, pos, pages: &[&table] }];
+        cpu.run(program, &mut memory, Some(&mut kv), &Batch { inputs: &inputs, seqs: &seqs })
+    };
+    let (one, chunk) = (cpu.program(built(graph(1))?, &Weights::default())?, built(graph(CHUNK))?);
+    let chunk = cpu.program(chunk, &Weights::default())?;
+    run(&chunk, 0)?;
+    let seconds_chunk = best(1, || run(&chunk, CHUNK))?;
+    let seconds_one = best(5, || run(&one, DEPTH))?;
+    let work = |program: &Program, reached| {
+        let id = program.graph.outputs[0].1;
+        cost(&program.graph, id, reached, &Options::default())
+    };
+    let gbps = LAYERS as f64 * work(&one, DEPTH + 1).bytes / seconds_one / 1e9;
+    let gflops = LAYERS as f64 * work(&chunk, DEPTH).float / seconds_chunk / 1e9;
+    Ok((gbps, gflops))
+}
+
+/// Bytes a second of an elementwise op on a chunk, and what a step costs that has hardly anything to do.
+fn small_rates(cpu: &Cpu) -> Result<(f64, f64)> {
+    const STEPS: usize = 200;
+    const SMALL: usize = 256;
+    let seconds = |rows: usize, steps: usize| {
+        let g = Builder::stateless(rows);
+        let mut x = g.input("x", &[rows, K], DType::F32);
+        for _ in 0..steps {
+            x = x + x;
+        }
+        g.output("y", x);
+        let program = cpu.program(built(g.finish())?, &Weights::default())?;
+        let x = vec![0.0f32; rows * K];
+        let mut memory = Memory::new();
+        let inputs = [("x", Data::F32(&x))];
+        best(5, || cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] }))
+    };
+    let (rows, steps) = (CHUNK / 2, 8);
+    let gbps = (steps * 3 * 4 * rows * K) as f64 / seconds(rows, steps)? / 1e9;
+    // A small linear layer wakes the other threads, which is what most steps of a model do.
+    let filler = Arc::new(Filler(vec![0x2a; 1 << 20]));
+    let mut weights = Weights::default();
+    let size = DType::Q8_0.bytes(SMALL * SMALL).unwrap_or(0);
+    for i in 0..STEPS {
+        weights.insert(&format!("w{i}"), Tensor::shared(DType::Q8_0, filler.clone(), 0..size));
+    }
+    let program = cpu.program(built(layers(1, STEPS, SMALL, SMALL, DType::Q8_0))?, &weights)?;
+    let x = [0.1f32; SMALL];
+    let inputs = [("x", Data::F32(&x))];
+    let mut memory = Memory::new();
+    let step = best(5, || cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] }))?;
+    Ok((gbps, step / STEPS as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rates() -> Rates {
+        let rate = |dtype, read_gbps, gops| LinearRate { dtype, read_gbps, gops };
+        Rates {
+            linear: vec![rate(DType::Q8_0, 10.0, 500.0), rate(DType::F32, 8.0, 100.0)],
+            attend_gbps: 5.0,
+            attend_gflops: 50.0,
+            small_gbps: 20.0,
+            step: 1e-6,
+        }
+    }
+
+    #[test]
+    fn a_layer_takes_as_long_as_its_nearest_limit() {
+        let how = Options { threads: 1, ..Options::default() };
+        let seconds = |tokens, dtype| rates().seconds(&layers(tokens, 3, N, K, dtype).unwrap(), tokens, &how);
+        let bytes = DType::Q8_0.bytes(N * K).unwrap() as f64;
+        let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-9, "{a} and {b}");
+        near(seconds(1, DType::Q8_0), 3.0 * (bytes / 10e9 + 1e-6));
+        near(seconds(512, DType::Q8_0), 3.0 * (2.0 * (512 * N * K) as f64 / 500e9 + 1e-6));
+        near(seconds(1, DType::F32), 3.0 * ((4 * N * K) as f64 / 8e9 + 1e-6));
+        // A format that was not measured is taken for the slowest.
+        near(seconds(1, DType::F16), 3.0 * ((2 * N * K) as f64 / 8e9 + 1e-6));
+    }
+
+    #[test]
+    fn rates_are_kept_by_the_names_of_formats() {
+        let text = serde_json::to_string(&rates()).unwrap();
+        assert!(text.contains(r#""dtype":"Q8_0""#), "{text}");
+        assert_eq!(serde_json::from_str::<Rates>(&text).unwrap(), rates());
+        assert!(serde_json::from_str::<Rates>(&text.replace("Q8_0", "Q9_0")).is_err());
+        assert!(rates().know(&[DType::F32, DType::Q8_0]) && !rates().know(&[DType::F16]));
+    }
+
+    #[test]
+    fn what_is_measured_can_be_asked_to_stop() {
+        let cpu = Cpu::new(1, hob_cpu::Precision::Fast);
+        assert_eq!(Rates::measure(&cpu, &formats(), |_, _| false).unwrap(), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! Within what memory a model is run: all of it there, with a shorter context, or with weights read from the file again
+//! for each token.
+
+use hob_engine::{CHUNK, Model, Residency, memory};
+
+use crate::error::{Error, Result};
+use crate::model::{DEFAULT_CONTEXT, Load};
+use crate::terminal;
+
+/// Bytes of the machine's memory that are left to others.
+const RESERVE: usize = 512 << 20;
+
+/// The context that is not cut further by itself: less is no talk.
+const SHORT: usize = 1024;
+
+/// How a model is run within the memory there is.
+pub struct Room {
+    /// tokens of context
+    pub context: usize,
+    /// which weights stay in memory; all where `None`
+    pub residency: Option<Residency>,
+    /// what the person should know about it
+    pub note: Option<String>,
+}
+
+impl Room {
+    /// Plans `model`, beside a process and a tokenizer of so many bytes.
+    ///
+    /// # Errors
+    /// When nothing fits; the sentence says what would.
+    pub fn find(model: &Model, how: &Load, process: usize, tokenizer: usize) -> Result<Room> {
+        let context = how.context.unwrap_or(DEFAULT_CONTEXT.min(model.context()));
+        let limit = how.memory.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        // What the process holds is no longer free, but is planned.
+        let bytes = limit.unwrap_or_else(|| memory::free().saturating_sub(RESERVE).saturating_add(process));
+        let footprint = model.footprint(context.min(CHUNK), 1)?.beside(process, tokenizer);
+        let whole = Room { context, residency: None, note: None };
+        let planned = footprint.at(context).total();
+        if planned <= bytes {
+            return Ok(whole);
+        }
+        let size = |n: usize| terminal::bytes(n as u64);
+        let of = match limit {
+            Some(limit) => format!("the {} allowed", size(limit)),
+            None => format!("the {} of memory that are free", size(bytes)),
+        };
+        let free_to_cut = how.context.is_none();
+        if free_to_cut && let Some(fewer) = footprint.longest(bytes, context).filter(|n| *n >= SHORT) {
+            let note = format!("the context is {fewer} tokens, to stay within {of}");
+            return Ok(Room { context: fewer, note: Some(note), ..whole });
+        }
+        let streamed = |context: usize| {
+            let residency = footprint.within(bytes, context)?;
+            let note = format!(
+                "{} of {} of weights are read from the file again for each token, to stay within {of}: as fast as the \
+                 disk",
+                size(residency.streamed_bytes),
+                size(footprint.read_bytes()),
+            );
+            Some(Room { context, residency: Some(residency), note: Some(note) })
+        };
+        let shorter = || footprint.longest_streamed(bytes, context).filter(|n| *n >= SHORT);
+        if let Some(room) =
+            streamed(context).or_else(|| free_to_cut.then(shorter).flatten().and_then(streamed))
+        {
+            return Ok(room);
+        }
+        let mut advice = Vec::new();
+        if let Some(fewer) = footprint.longest_streamed(bytes, context) {
+            advice.push(format!("--ctx {fewer}"));
+        }
+        advice.push(format!("--memory {}", asked(footprint.least(context))));
+        Err(Error::new(format!(
+            "{} does not run within {of}: with {context} tokens of context it holds {}, and {} at least; what would \
+             fit: {}",
+            model.checkpoint.path.display(),
+            size(planned),
+            size(footprint.least(context)),
+            advice.join(", or "),
+        )))
+    }
+}
+
+/// A number of bytes as `--memory` takes it, rounded up to whole MiB.
+fn asked(n: usize) -> String {
+    format!("{}M", n.div_ceil(1 << 20))
+}
+
+/// Reads a size: `2G`, `512M`, `1.5 GB` or bytes, in powers of two as memory is sold.
+pub fn parse(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is no size of memory; write 8G, 512M or a number of bytes");
+    let at = text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let unit = match unit.trim().to_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => 1.0,
+        "k" => 1024.0,
+        "m" => 1048576.0,
+        "g" => 1073741824.0,
+        "t" => 1099511627776.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    let bytes = number * unit;
+    if !(1.0..=1e18).contains(&bytes) {
+        return Err(wrong());
+    }
+    Ok(bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("2G", 2 << 30),
+            ("512M", 512 << 20),
+            ("1.5 GB", 3 << 29),
+            ("8GiB", 8 << 30),
+            ("1t", 1 << 40),
+            ("4096", 4096),
+        ] {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "G", "x", "-1G", "2X", "0", "1e30G", "nan", "2 G B"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse(&asked(3 << 20)), Ok(3 << 20));
+    }
+}
