@@ -25,3 +25,6 @@ mod private;
 mod spent;
 #[path = "e2e/tiny.rs"]
 mod tiny;
+#[cfg(target_os = "linux")]
+#[path = "e2e/within.rs"]
+mod within;

@@ -37,7 +37,8 @@ pub fn cost(g: &Graph, id: NodeId, reached: usize, how: &Options) -> Cost {
         }
         Op::Attend(attend) => {
             let (t, d, kv) = (node.shape[0], node.shape[2], shape(1)[1]);
-            let seen = |i: usize| (reached - t + i + 1).min(attend.window.unwrap_or(usize::MAX));
+            let seen =
+                |i: usize| (reached + i + 1).saturating_sub(t).min(attend.window.unwrap_or(usize::MAX));
             let pairs: usize = (0..t).map(seen).sum();
             cost.float = 4.0 * (pairs * node.shape[1] * d) as f64;
             // Keys and values, each once.
@@ -49,4 +50,16 @@ pub fn cost(g: &Graph, id: NodeId, reached: usize, how: &Options) -> Cost {
         _ => {}
     }
     cost
+}
+
+/// The work of a whole run, its kinds together.
+pub fn work(g: &Graph, reached: usize, how: &Options) -> Cost {
+    let mut all = Cost { kind: "all".into(), ..Cost::default() };
+    for (i, _) in g.live().iter().enumerate().filter(|(_, live)| **live) {
+        let one = cost(g, NodeId(i as u32), reached, how);
+        all.bytes += one.bytes;
+        all.int8 += one.int8;
+        all.float += one.float;
+    }
+    all
 }

@@ -15,15 +15,15 @@ pub mod sample;
 mod session;
 pub mod tune;
 
-pub use cost::{Cost, cost};
+pub use cost::{Cost, cost, work};
 pub use error::{Error, Result};
 pub use group::Group;
 pub use hob_cpu::ceiling::in_int8;
-pub use hob_cpu::{Ceilings, KvTypes, Pool, Precision, isa};
+pub use hob_cpu::{Ceilings, Cpu, KvTypes, Pool, Precision, isa};
 pub use hob_graph::{DType, Graph, NodeId, Op};
 pub use memory::Budget;
 pub use model::{CHUNK, Model, Options};
-pub use outline::{Footprint, Outline, Residency};
+pub use outline::{Footprint, Outline, Residency, layer_of};
 pub use rates::{LinearRate, Rates};
 pub use sample::{Sampler, Sampling};
 pub use session::{Generate, Session, Stop};

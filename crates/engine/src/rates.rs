@@ -119,15 +119,22 @@ impl Rates {
         self.linear.iter().find(|l| l.dtype == dtype).or_else(slowest).copied()
     }
 
-    /// Seconds that a run of `graph` takes, with `reached` tokens of context when it is done.
-    pub fn seconds(&self, graph: &Graph, reached: usize, how: &Options) -> f64 {
+    /// Seconds that a run of `graph` takes, with `reached` tokens of context when it is done, in each of so many sequences.
+    pub fn seconds(&self, graph: &Graph, reached: usize, sequences: usize, how: &Options) -> f64 {
         let live = graph.live();
         let leaf = |op: &Op| matches!(op, Op::Input(_) | Op::Weight(_) | Op::Const(_) | Op::Reshape);
         let nodes = graph.nodes.iter().enumerate().filter(|(i, n)| live[*i] && !leaf(&n.op));
-        nodes.map(|(i, _)| self.node_seconds(graph, NodeId(i as u32), reached, how)).sum()
+        nodes.map(|(i, _)| self.node_seconds(graph, NodeId(i as u32), reached, sequences, how)).sum()
     }
 
-    fn node_seconds(&self, graph: &Graph, id: NodeId, reached: usize, how: &Options) -> f64 {
+    fn node_seconds(
+        &self,
+        graph: &Graph,
+        id: NodeId,
+        reached: usize,
+        sequences: usize,
+        how: &Options,
+    ) -> f64 {
         let node = graph.node(id);
         let Cost { bytes, int8, float, .. } = cost(graph, id, reached, how);
         let giga = |n: f64, rate: f64| n / (rate.max(1e-3) * 1e9);
@@ -137,7 +144,9 @@ impl Rates {
                 let rate = weight.and_then(|w| self.of(w.dtype));
                 rate.map_or(0.0, |r| giga(bytes, r.read_gbps).max(giga(int8 + float, r.gops)))
             }
-            Op::Attend(_) => giga(bytes, self.attend_gbps).max(giga(float, self.attend_gflops)),
+            Op::Attend(_) => {
+                giga(bytes * sequences as f64, self.attend_gbps).max(giga(float, self.attend_gflops))
+            }
             Op::Gather => giga(8.0 * node.shape.count() as f64, self.small_gbps),
             _ => {
                 let read: usize = node.inputs.iter().map(|&x| graph.node(x).shape.count()).sum();
@@ -301,7 +310,8 @@ mod tests {
     #[test]
     fn a_layer_takes_as_long_as_its_nearest_limit() {
         let how = Options { threads: 1, ..Options::default() };
-        let seconds = |tokens, dtype| rates().seconds(&layers(tokens, 3, N, K, dtype).unwrap(), tokens, &how);
+        let seconds =
+            |tokens, dtype| rates().seconds(&layers(tokens, 3, N, K, dtype).unwrap(), tokens, 1, &how);
         let bytes = DType::Q8_0.bytes(N * K).unwrap() as f64;
         let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-9, "{a} and {b}");
         near(seconds(1, DType::Q8_0), 3.0 * (bytes / 10e9 + 1e-6));

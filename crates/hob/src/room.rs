@@ -13,6 +13,12 @@ const RESERVE: usize = 512 << 20;
 /// The context that is not cut further by itself: less is no talk.
 const SHORT: usize = 1024;
 
+/// Bytes of memory that a run may take here, those of this process of `process` bytes among them.
+pub fn free(process: usize) -> u64 {
+    // What the process holds is no longer free, but is planned.
+    memory::free().saturating_sub(RESERVE).saturating_add(process) as u64
+}
+
 /// How a model is run within the memory there is.
 pub struct Room {
     /// tokens of context
@@ -31,8 +37,7 @@ impl Room {
     pub fn find(model: &Model, how: &Load, process: usize, tokenizer: usize) -> Result<Room> {
         let context = how.context.unwrap_or(DEFAULT_CONTEXT.min(model.context()));
         let limit = how.memory.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-        // What the process holds is no longer free, but is planned.
-        let bytes = limit.unwrap_or_else(|| memory::free().saturating_sub(RESERVE).saturating_add(process));
+        let bytes = limit.unwrap_or_else(|| free(process) as usize);
         let footprint = model.footprint(context.min(CHUNK), 1)?.beside(process, tokenizer);
         let whole = Room { context, residency: None, note: None };
         let planned = footprint.at(context).total();

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use hob_engine::{CHUNK, Group, KvTypes, Model, Options};
+use hob_engine::{CHUNK, Group, KvTypes, Model, Options, memory};
 use serde_json::json;
 
 use super::Global;
 use crate::error::Result;
-use crate::model::options;
+use crate::model::{Words, options};
 
 const EXAMPLES: &str = "Examples:
   hob bench starter                       pp128 and tg64
@@ -156,7 +156,13 @@ pub fn measure(model: &mut dyn Timed, args: &BenchArgs) -> Result<()> {
         seconds.sort_by(f64::total_cmp);
         let rate = 1.0 / seconds[seconds.len() / 2];
         match args.json {
-            true => println!("{}", json!({"engine": "hob", "test": test.to_string(), "tps": rate})),
+            true => {
+                let peak = memory::peak();
+                println!(
+                    "{}",
+                    json!({"engine": "hob", "test": test.to_string(), "tps": rate, "peak_bytes": peak})
+                );
+            }
             false => println!("hob {test} {rate:.2}"),
         }
     }
@@ -176,6 +182,7 @@ struct Bench {
     group: Group,
     context: usize,
     ids: Vec<u32>,
+    _words: Words,
 }
 
 impl Timed for Bench {
@@ -202,13 +209,14 @@ impl Timed for Bench {
 }
 
 fn load(path: &std::path::Path, args: &BenchArgs, context: usize) -> Result<Box<dyn Timed>> {
-    let checkpoint = Arc::new(hob_io::Checkpoint::open(path)?);
+    // With its tokenizer, which a bench does not need: what is held is then what a conversation holds.
+    let words = Words::open(path)?;
     let usual = options(args.threads.map(|n| n.get()));
     let options = Options { mapped: args.mapped, kv: args.kv.unwrap_or_default(), ..usual };
-    let model = Arc::new(Model::new(checkpoint, options)?);
+    let model = Arc::new(Model::new(words.checkpoint.clone(), options)?);
     model.settle(1)?;
     let (group, ids) = (Group::new(&model, 1, context)?, some_ids(&model, context));
-    Ok(Box::new(Bench { model, group, context, ids }))
+    Ok(Box::new(Bench { model, group, context, ids, _words: words }))
 }
 
 /// So many token ids by chance, for measuring.

@@ -1,0 +1,341 @@
+//! `hob fit [MODEL…]`: can I run this? Answered by the very plan that would run.
+
+use std::num::NonZeroUsize;
+
+use clap::Args;
+use hob_engine::{Cpu, DType, KvTypes, Options, isa, memory};
+use serde_json::{Value, json};
+
+use super::Global;
+use crate::error::{Error, Result};
+use crate::fit::plan::{Ask, Card, Fit, Target, plan};
+use crate::fit::quants::Mix;
+use crate::fit::subject::Subject;
+use crate::fit::verdict::{Verdict, rate, sentences};
+use crate::fit::{gpus, overview, zoo};
+use crate::hub::{Hub, Spec, remote};
+use crate::machine::{self, Machine};
+use crate::model::options;
+use crate::net::Net;
+use crate::room;
+use crate::store::{self, Wanted};
+use crate::terminal;
+
+const EXAMPLES: &str = "Examples:
+  hob fit                                     what runs in 8 to 128 GB, and on this machine
+  hob fit starter                             a model on this machine
+  hob fit hf:owner/repo:Q4_K_M --ctx 16384    one of the hub, by its header alone
+  hob fit llama-3.1-8b --gpu rtx4060          a well-known model on another machine
+  hob fit model.gguf --memory 8G --kv q8_0 --batch 4
+
+Speeds are those that this machine's kernels were measured at (hob doctor), and a GPU's by its
+bandwidth. This version of Hob computes on the processor: a GPU is planned for, and not used yet.";
+
+/// Arguments of `hob fit`.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct FitArgs {
+    /// Paths, names from hob list, hf:OWNER/REPO[:FILE], or well-known models such as llama-3.1-8b[:Q8_0]
+    models: Vec<String>,
+    /// Tokens of context [default: what the model was trained for, at most 4096]
+    #[arg(long, value_name = "N")]
+    ctx: Option<NonZeroUsize>,
+    /// How keys and values are kept: f32, f16, q8_0 or q4_0, or k=TYPE,v=TYPE [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    kv: Option<KvTypes>,
+    /// Conversations at a time, each with that context
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
+    batch: u16,
+    /// Plan for that much working memory instead of what is free here
+    #[arg(long, value_name = "SIZE", value_parser = crate::room::parse)]
+    memory: Option<u64>,
+    /// Plan for a GPU, such as rtx4060 or m3-max
+    #[arg(long, value_name = "NAME")]
+    gpu: Option<String>,
+    /// Tokens of the prompt whose reading is timed
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    prompt: u32,
+    /// Number of threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = super::threads)]
+    threads: Option<NonZeroUsize>,
+    /// Keep weights as the file has them
+    #[arg(long)]
+    mapped: bool,
+    /// Print one JSON object for each model
+    #[arg(long)]
+    json: bool,
+}
+
+/// Plans and prints.
+pub fn run(args: FitArgs, global: &Global) -> Result<()> {
+    let process = memory::process();
+    let options = Options {
+        mapped: args.mapped,
+        kv: args.kv.unwrap_or_default(),
+        ..options(args.threads.map(NonZeroUsize::get))
+    };
+    let mut planner = Planner::new(&args, options, process)?;
+    if args.models.is_empty() {
+        return overview::run(&mut planner, args.json);
+    }
+    let net = Net::new(global.offline);
+    for (i, name) in args.models.iter().enumerate() {
+        let subject = find(name, &net)?;
+        let fit = planner.plan(&subject)?;
+        if args.json {
+            println!("{}", as_json(&subject, &fit, &planner));
+            continue;
+        }
+        if i > 0 {
+            println!();
+        }
+        print!("{}", as_text(&subject, &fit, &mut planner)?);
+    }
+    Ok(())
+}
+
+/// All that plans of one call share.
+pub struct Planner {
+    /// the machine to plan for
+    pub target: Target,
+    /// how it is called
+    pub place: String,
+    /// what models are asked to do
+    pub ask: Ask,
+    /// how they are run
+    pub options: Options,
+    machine: Machine,
+    cpu: Cpu,
+}
+
+impl Planner {
+    fn new(args: &FitArgs, options: Options, process: usize) -> Result<Planner> {
+        let machine = Machine::look();
+        let card = args.gpu.as_deref().map(gpus::find).transpose()?.map(Card::of);
+        let ram = args.memory.unwrap_or_else(|| room::free(process));
+        let place = match (&card, args.memory) {
+            (Some(card), _) => card.name.clone(),
+            (None, Some(n)) => format!("a machine with {} to give", terminal::bytes(n)),
+            (None, None) => "this machine".into(),
+        };
+        let known = machine::Rates::known(&machine);
+        let (rates, disk_gbps) = known.map_or((None, None), |k| (k.kernels.clone(), k.disk_gbps()));
+        let ask = Ask {
+            ctx: args.ctx.map(NonZeroUsize::get),
+            sequences: args.batch.into(),
+            prompt: args.prompt as usize,
+        };
+        let cpu = Cpu::new(options.threads, options.precision);
+        let target = Target { ram, card, rates, disk_gbps, process };
+        Ok(Planner { target, place, ask, options, machine, cpu })
+    }
+
+    /// Plans one model.
+    pub fn plan(&mut self, subject: &Subject) -> Result<Fit> {
+        self.know(&subject.outline.formats()?)?;
+        plan(subject, &self.target, &self.ask, &self.cpu, &self.options)
+    }
+
+    /// Bytes of a GPU's memory with which one model lies fully there.
+    pub fn on_gpu(&self, subject: &Subject) -> Result<u64> {
+        let card = Card { free: u64::MAX, ..Card::any() };
+        let target = Target { card: Some(card), rates: None, ram: u64::MAX, ..self.target.clone() };
+        let fit = plan(subject, &target, &self.ask, &self.cpu, &self.options)?;
+        Ok(fit.total() - (fit.budget.process + fit.budget.model) as u64)
+    }
+
+    /// Measures what these formats run at, where that is not known yet: about a fifth of a second each, once a machine.
+    pub fn know(&mut self, formats: &[DType]) -> Result<()> {
+        if self.target.rates.as_ref().is_some_and(|r| r.know(formats)) {
+            return Ok(());
+        }
+        let known = self.target.rates.take();
+        self.target.rates = machine::rates::kernels(&self.machine, &self.cpu, known, formats)?;
+        Ok(())
+    }
+
+    /// Where the speeds come from.
+    pub fn basis(&self, fit: &Fit) -> String {
+        let kernels = || {
+            let (threads, isa) = (self.options.threads, isa::isa().name());
+            format!("kernels measured on this machine ({threads} threads, {isa})")
+        };
+        let disk = match (fit.streamed, self.target.disk_gbps) {
+            (0, _) | (_, None) => String::new(),
+            (_, Some(gbps)) => format!(", its disk read at {gbps:.1} GB/s"),
+        };
+        match (&self.target.card, fit.layers.gpu, fit.layers.ram + fit.layers.streamed) {
+            (Some(card), 1.., 0) => by_bandwidth(card),
+            (Some(card), 1.., _) => format!("{}; the processor's by {}{disk}", by_bandwidth(card), kernels()),
+            _ => kernels() + &disk,
+        }
+    }
+}
+
+fn by_bandwidth(card: &Card) -> String {
+    format!("three quarters of the GPU's {:.0} GB/s", card.bandwidth_gbps)
+}
+
+/// The model that `name` means: here, of the hub by its header, or a well-known shape.
+fn find(name: &str, net: &Net) -> Result<Subject> {
+    let unknown = match store::resolve(name, &store::discover()) {
+        Ok(Wanted::Here(model)) => return Subject::here(&model.name, &model.path),
+        Ok(Wanted::Path(path)) => return Subject::here(&path.display().to_string(), &path),
+        Ok(Wanted::Hub(spec)) => return Subject::remote(remote::headers(&Hub::new(net), &spec)?),
+        Ok(Wanted::Catalogue(entry)) => match entry.hub() {
+            Some(spec) if !net.offline() => return Subject::remote(remote::headers(&Hub::new(net), &spec)?),
+            _ => Error::new(format!("{name} is not on this machine; fetch it with: hob pull {name}")),
+        },
+        Err(e) => e,
+    };
+    let (shape, mix) = name.split_once(':').unwrap_or((name, "Q4_K_M"));
+    // A path that leads nowhere is no model's name.
+    if crate::naming::is_gguf(name) || name.starts_with(['.', '/', '~']) {
+        return Err(unknown);
+    }
+    let Ok(row) = zoo::find(shape) else { return Err(unknown) };
+    let mix = Mix::parse(mix).ok_or_else(|| {
+        let known = Mix::ALL.map(Mix::name).join(", ");
+        Error::new(format!("{} is no quantization that is planned; {known} are", terminal::clean(mix)))
+    })?;
+    Subject::imagined(row, mix)
+}
+
+/// Other ways to run the model that fit better, the gentlest first: keys and values in fewer bits, fewer bits a weight.
+fn better(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<Vec<String>> {
+    let mut ways = Vec::new();
+    let whole = |v: Verdict| matches!(v, Verdict::Gpu | Verdict::Ram);
+    if whole(fit.verdict) {
+        return Ok(ways);
+    }
+    let asked = planner.options.kv;
+    for kv in [DType::Q8_0, DType::Q4_0].map(KvTypes::both).into_iter().filter(|kv| *kv != asked) {
+        planner.options.kv = kv;
+        let other = planner.plan(subject);
+        planner.options.kv = asked;
+        if whole(other?.verdict) {
+            ways.push(format!("keys and values in fewer bits (--kv {kv})"));
+            break;
+        }
+    }
+    for mix in [Mix::Q8_0, Mix::Q6_K, Mix::Q5_K_M, Mix::Q4_K_M, Mix::Q3_K_M, Mix::Q2_K] {
+        let Ok(other) = subject.stored_as(mix) else { continue };
+        if other.file_bytes < subject.file_bytes * 9 / 10 && whole(planner.plan(&other)?.verdict) {
+            ways.push(format!("{mix} weights ({})", terminal::bytes(other.file_bytes)));
+            break;
+        }
+    }
+    Ok(ways)
+}
+
+fn as_text(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<String> {
+    let d = &subject.details;
+    let mut out = format!(
+        "{}  {}\n\n",
+        terminal::bold(&terminal::clean(&subject.name)),
+        terminal::dim(&format!(
+            "{}, {} parameters, {}, {}",
+            d.architecture,
+            terminal::count(d.parameters),
+            d.quantization,
+            terminal::bytes(subject.file_bytes)
+        ))
+    );
+    let b = &fit.budget;
+    let overhead = b.process + b.model;
+    let sequences = match planner.ask.sequences {
+        1 => String::new(),
+        n => format!(", {n} conversations"),
+    };
+    let total = fit.total();
+    let whole = total.max(fit.free).max(1) as f64;
+    let mut row = |name: &str, n: u64, of: &str| {
+        let bar = terminal::bar(n as f64 / whole, 24);
+        out.push_str(&format!("  {name:<16} {:>9}  {bar}  {}\n", terminal::bytes(n), terminal::dim(of)));
+    };
+    let weights = match fit.streamed {
+        0 => String::new(),
+        n => format!("and {} read again for each token", terminal::bytes(n)),
+    };
+    row("weights", (b.weights + b.copies) as u64, &weights);
+    let kv = format!("{} tokens of context in {}{sequences}", fit.ctx, planner.options.kv);
+    row("keys and values", b.state as u64, &kv);
+    row("activations", b.activations as u64, "");
+    let driver = if fit.driver > 0 { "program, vocabulary, graphs, the GPU's driver" } else { "program, vocabulary, graphs" };
+    row("overhead", overhead as u64 + fit.driver, driver);
+    row("total", total, &format!("of {} free on {}", terminal::bytes(fit.free), planner.place));
+    let mut line = |name: &str, text: String| {
+        out.push_str(&format!("  {name:<16} {text}\n"));
+    };
+    let longest = match fit.max_ctx {
+        Some(n) if n >= subject.outline.context() => format!("{n} tokens, all it was trained for"),
+        Some(n) => format!("{n} tokens"),
+        None => "none".into(),
+    };
+    line("longest context", longest);
+    line("layers", layers(fit));
+    if let Some(s) = &fit.speed {
+        let first = s.first.map_or(String::new(), |t| {
+            format!("first token after {} for a prompt of {}, ", seconds(t), fit.prompt)
+        });
+        let end = format!("{} when the context is full", rate(s.tps_full));
+        line("speed", format!("{first}then {} tokens/s, {end}", rate(s.tps)));
+        line("", terminal::dim(&format!("by {}", planner.basis(fit))));
+    }
+    out.push('\n');
+    let smaller = better(subject, fit, planner)?;
+    for sentence in sentences(fit, &smaller) {
+        out.push_str(&format!("  {sentence}\n"));
+    }
+    if fit.layers.gpu > 0 {
+        out.push_str("  This version of Hob computes on the processor; the GPU is planned for, and not used yet.\n");
+    }
+    Ok(out)
+}
+
+fn layers(fit: &Fit) -> String {
+    let l = fit.layers;
+    let part = |n: usize, place: &str| (n > 0).then(|| format!("{n} {place}"));
+    let parts = [part(l.gpu, "on the GPU"), part(l.ram, "in memory"), part(l.streamed, "read from disk")];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "nowhere".into() } else { parts.join(", ") }
+}
+
+fn seconds(s: f64) -> String {
+    match s {
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s => format!("{s:.0} s"),
+    }
+}
+
+/// For a machine.
+pub fn as_json(subject: &Subject, fit: &Fit, planner: &Planner) -> Value {
+    let (b, s) = (&fit.budget, &fit.speed);
+    json!({
+        "model": subject.name,
+        "architecture": subject.details.architecture,
+        "parameters": subject.details.parameters,
+        "quantization": subject.details.quantization,
+        "file_bytes": subject.file_bytes,
+        "ctx": fit.ctx,
+        "kv": planner.options.kv.to_string(),
+        "batch": planner.ask.sequences,
+        "place": planner.place,
+        "free_bytes": fit.free,
+        "total_bytes": fit.total(),
+        "weights_bytes": b.weights + b.copies,
+        "state_bytes": b.state,
+        "activation_bytes": b.activations,
+        "overhead_bytes": (b.process + b.model) as u64 + fit.driver,
+        "streamed_bytes": fit.streamed,
+        "max_ctx": fit.max_ctx,
+        "layers": {"gpu": fit.layers.gpu, "ram": fit.layers.ram, "streamed": fit.layers.streamed},
+        "verdict": fit.verdict.name(),
+        "tps": s.map(|s| s.tps),
+        "tps_full": s.map(|s| s.tps_full),
+        "ttft_ms": s.and_then(|s| s.first).map(|t| t * 1e3),
+        "prompt_tokens": fit.prompt,
+        "basis": s.map(|_| planner.basis(fit)),
+    })
+}

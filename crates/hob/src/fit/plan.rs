@@ -1,0 +1,304 @@
+//! Where a model's bytes lie, and how fast it is there: the plan of a run, for this machine or another.
+
+use hob_engine::{Budget, CHUNK, Cpu, Footprint, Options, Rates};
+
+use super::gpus;
+use super::subject::Subject;
+use super::verdict::Verdict;
+use crate::error::Result;
+
+/// What it is asked to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// tokens of context; of each model's own, at most what a run takes, where `None`
+    pub ctx: Option<usize>,
+    /// sequences at a time
+    pub sequences: usize,
+    /// tokens of the prompt whose reading is timed
+    pub prompt: usize,
+}
+
+/// A GPU to plan for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Card {
+    /// what to call it
+    pub name: String,
+    /// bytes of its memory that may be taken
+    pub free: u64,
+    /// bytes read in a second, in 10⁹
+    pub bandwidth_gbps: f64,
+    /// multiplications and additions in a second in 16 bits, in 10¹²; reading a prompt is not timed without
+    pub tflops: Option<f64>,
+    /// whether its memory is the processor's too
+    pub unified: bool,
+}
+
+impl Card {
+    /// A GPU of the table, of whose memory the system takes nothing else.
+    pub fn of(gpu: &gpus::Gpu) -> Card {
+        Card {
+            name: gpu.name.to_string(),
+            free: gpu.memory_bytes,
+            bandwidth_gbps: gpu.bandwidth_gbps,
+            tflops: gpu.tflops,
+            unified: gpu.unified,
+        }
+    }
+
+    /// One of which nothing but its memory matters.
+    pub fn any() -> Card {
+        Card { name: "a GPU".into(), free: 0, bandwidth_gbps: 1.0, tflops: None, unified: false }
+    }
+}
+
+/// The machine to plan for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// bytes of working memory that may be taken
+    pub ram: u64,
+    /// the GPU, where one is to be used
+    pub card: Option<Card>,
+    /// what the processor's kernels reach
+    pub rates: Option<Rates>,
+    /// bytes read from disk in a second, in 10⁹
+    pub disk_gbps: Option<f64>,
+    /// bytes of this program and its libraries
+    pub process: usize,
+}
+
+/// How many layers lie where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layers {
+    /// in the GPU's memory
+    pub gpu: usize,
+    /// in working memory
+    pub ram: usize,
+    /// read from disk for each token
+    pub streamed: usize,
+}
+
+/// The speeds of a plan.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Speed {
+    /// tokens generated in a second, all sequences together, after the prompt
+    pub tps: f64,
+    /// the same at the end of the context
+    pub tps_full: f64,
+    /// seconds until the first token, the model being open
+    pub first: Option<f64>,
+}
+
+/// A plan.
+#[derive(Clone, Debug)]
+pub struct Fit {
+    /// tokens of context
+    pub ctx: usize,
+    /// tokens of the prompt that is timed
+    pub prompt: usize,
+    /// the bytes, by kind
+    pub budget: Budget,
+    /// bytes that the driver and kernels of a GPU take
+    pub driver: u64,
+    /// bytes that may be taken: of the GPU where all lies there, else of working memory
+    pub free: u64,
+    /// the longest context that fits as this one does, up to what the model was trained for
+    pub max_ctx: Option<usize>,
+    /// where layers lie
+    pub layers: Layers,
+    /// bytes read from disk for each token
+    pub streamed: u64,
+    /// how fast; `None` where nothing was measured
+    pub speed: Option<Speed>,
+    /// the verdict
+    pub verdict: Verdict,
+}
+
+/// What a driver and the kernels take of a GPU's memory: CUDA's context is 300 to 500 MB on recent drivers.
+const DRIVER: u64 = 450 << 20;
+
+/// The share of a GPU's bandwidth that generation reaches, and of its arithmetic that reading a prompt does, with the
+/// better runtimes on consumer cards.
+const OF_BANDWIDTH: f64 = 0.75;
+const OF_TFLOPS: f64 = 0.4;
+
+impl Fit {
+    /// All bytes.
+    pub fn total(&self) -> u64 {
+        self.budget.total() as u64 + self.driver
+    }
+}
+
+/// Plans `subject` for `target`.
+pub fn plan(subject: &Subject, target: &Target, ask: &Ask, cpu: &Cpu, options: &Options) -> Result<Fit> {
+    let trained = subject.outline.context();
+    let ctx = ask.ctx.unwrap_or(crate::model::DEFAULT_CONTEXT.min(trained));
+    let footprint = subject.outline.footprint(cpu, options, ctx.min(CHUNK), ask.sequences)?;
+    let footprint = footprint.beside(target.process, subject.tokenizer);
+    let prompt = ask.prompt.min(ctx.saturating_sub(1)).max(1);
+    let case = Case { subject, target, ask, options, ctx, prompt, footprint };
+    match &target.card {
+        Some(card) => case.on_gpu(card),
+        None => case.on_processor(),
+    }
+}
+
+struct Case<'a> {
+    subject: &'a Subject,
+    target: &'a Target,
+    ask: &'a Ask,
+    options: &'a Options,
+    ctx: usize,
+    prompt: usize,
+    footprint: Footprint,
+}
+
+impl Case<'_> {
+    fn fit(&self, verdict: Verdict, budget: Budget) -> Fit {
+        Fit {
+            ctx: self.ctx,
+            prompt: self.prompt,
+            budget,
+            driver: 0,
+            free: self.target.ram,
+            max_ctx: None,
+            layers: Layers::default(),
+            streamed: 0,
+            speed: None,
+            verdict,
+        }
+    }
+
+    fn on_processor(&self) -> Result<Fit> {
+        let ram = usize::try_from(self.target.ram).unwrap_or(usize::MAX);
+        let budget = self.footprint.at(self.ctx);
+        let trained = self.subject.outline.context().max(self.ctx);
+        let all = self.footprint.by_layer(self.ctx).0.len();
+        if budget.total() <= ram {
+            let speed = self.processor_seconds(0)?;
+            let max_ctx = self.footprint.longest(ram, trained);
+            let layers = Layers { ram: all, ..Layers::default() };
+            return Ok(Fit { max_ctx, layers, speed, ..self.fit(Verdict::Ram, budget) });
+        }
+        let Some(residency) = self.footprint.within(ram, self.ctx) else {
+            let max_ctx = self.footprint.longest_streamed(ram, trained);
+            return Ok(Fit { max_ctx, ..self.fit(Verdict::No, budget) });
+        };
+        let streamed = residency.streamed_bytes as u64;
+        let of = |name: &String| hob_engine::layer_of(name);
+        let mut touched: Vec<usize> = residency.streamed.iter().filter_map(of).collect();
+        touched.dedup();
+        let layers = Layers { gpu: 0, ram: all.saturating_sub(touched.len()), streamed: touched.len() };
+        let max_ctx = self.footprint.longest_streamed(ram, trained);
+        let speed = self.processor_seconds(streamed)?;
+        Ok(Fit { max_ctx, layers, streamed, speed, ..self.fit(Verdict::Disk, residency.budget) })
+    }
+
+    /// The speeds on the processor, `streamed` bytes being read from disk for each token.
+    fn processor_seconds(&self, streamed: u64) -> Result<Option<Speed>> {
+        let Some(rates) = &self.target.rates else { return Ok(None) };
+        let disk = match (streamed, self.target.disk_gbps) {
+            (0, _) => 0.0,
+            (_, None) => return Ok(None),
+            (n, Some(gbps)) => n as f64 / (gbps * 1e9),
+        };
+        let n = self.ask.sequences;
+        let step = self.subject.outline.graph(n, n)?;
+        let seconds = |reached| rates.seconds(&step, reached, n, self.options) + disk;
+        let mut first = 0.0;
+        for from in (0..self.prompt).step_by(CHUNK) {
+            let tokens = CHUNK.min(self.prompt - from);
+            let graph = self.subject.outline.graph(tokens, 1)?;
+            first += rates.seconds(&graph, from + tokens, 1, self.options) + disk;
+        }
+        let tps = |reached| n as f64 / seconds(reached);
+        Ok(Some(Speed { tps: tps(self.prompt + 1), tps_full: tps(self.ctx), first: Some(first) }))
+    }
+
+    fn on_gpu(&self, card: &Card) -> Result<Fit> {
+        let budget = self.footprint.at(self.ctx);
+        // The program and its tokenizer stay in working memory; of a weight read by rows, so does all but the rows.
+        let beside = (budget.process + budget.model) as u64;
+        let (per_layer, others) = self.footprint.by_layer(self.ctx);
+        let count = per_layer.len();
+        let fixed = DRIVER + (budget.activations + budget.copies) as u64;
+        let layers: u64 = per_layer.iter().map(|n| *n as u64).sum();
+        let needed = fixed + others as u64 + layers;
+        let trained = self.subject.outline.context().max(self.ctx);
+        // What a context adds lies where its layers do, so it is the plan of the processor with another limit.
+        let elsewhere = (budget.process + budget.model) as u64;
+        let longest = |free: u64| {
+            let bytes = (free + elsewhere).saturating_sub(DRIVER);
+            self.footprint.longest(usize::try_from(bytes).unwrap_or(usize::MAX), trained)
+        };
+        let free = card.free;
+        if needed <= free && (card.unified || beside <= self.target.ram) {
+            let layers = Layers { gpu: count, ..Layers::default() };
+            let speed = self.gpu_seconds(card, 1.0, 0)?;
+            let max_ctx = longest(free);
+            return Ok(Fit { driver: DRIVER, free, max_ctx, layers, speed, ..self.fit(Verdict::Gpu, budget) });
+        }
+        if card.unified {
+            // One memory: what does not fit there fits nowhere else.
+            return self.on_processor();
+        }
+        let mut room = free.saturating_sub(fixed);
+        let mut on_gpu = 0;
+        for bytes in &per_layer {
+            if (*bytes as u64) > room {
+                break;
+            }
+            room -= *bytes as u64;
+            on_gpu += 1;
+        }
+        let on_gpu_bytes: u64 = per_layer[..on_gpu].iter().map(|n| *n as u64).sum();
+        let rest = others as u64 + layers - on_gpu_bytes;
+        if on_gpu == 0 {
+            return self.on_processor();
+        }
+        let ram = self.target.ram.saturating_sub(beside);
+        let share = on_gpu_bytes as f64 / (others as u64 + layers).max(1) as f64;
+        let streamed = rest.saturating_sub(ram);
+        let slow = (per_layer[on_gpu..].iter()).scan(streamed, |left, n| {
+            (*left > 0).then(|| *left = left.saturating_sub(*n as u64))
+        });
+        let slow = slow.count();
+        let layers = Layers { gpu: on_gpu, ram: count - on_gpu - slow, streamed: slow };
+        let speed = self.gpu_seconds(card, share, streamed)?;
+        let verdict = if streamed > 0 { Verdict::Disk } else { Verdict::Split };
+        let max_ctx = longest(free + self.target.ram);
+        Ok(Fit { driver: DRIVER, free, max_ctx, layers, streamed, speed, ..self.fit(verdict, budget) })
+    }
+
+    /// The speeds where a share of the work is the GPU's.
+    fn gpu_seconds(&self, card: &Card, share: f64, streamed: u64) -> Result<Option<Speed>> {
+        let processor = if share < 1.0 {
+            let Some(speed) = self.processor_seconds(streamed)? else { return Ok(None) };
+            Some(speed)
+        } else {
+            None
+        };
+        let n = self.ask.sequences as f64;
+        let weights = self.footprint.read_bytes() as f64;
+        let state = |reached: usize| self.footprint.at(reached).state as f64;
+        let rest = |tps: Option<f64>| tps.map_or(0.0, |tps| (1.0 - share) * n / tps);
+        let gpu = |reached| share * (weights + state(reached)) / (card.bandwidth_gbps * 1e9 * OF_BANDWIDTH);
+        let tps = |reached, other| n / (gpu(reached) + rest(other));
+        let products = self.products()? * self.prompt as f64;
+        let first = card.tflops.map(|t| {
+            let on_gpu = share * products / (t * 1e12 * OF_TFLOPS);
+            let other = processor.and_then(|s| s.first).map_or(0.0, |s| (1.0 - share) * s);
+            on_gpu.max(gpu(self.prompt)) + other
+        });
+        Ok(Some(Speed {
+            tps: tps(self.prompt + 1, processor.map(|s| s.tps)),
+            tps_full: tps(self.ctx, processor.map(|s| s.tps_full)),
+            first,
+        }))
+    }
+
+    /// Multiplications and additions that a token takes, without its attention.
+    fn products(&self) -> Result<f64> {
+        let work = hob_engine::work(&self.subject.outline.graph(1, 1)?, 0, self.options);
+        Ok(work.int8 + work.float)
+    }
+}
