@@ -30,8 +30,16 @@ fn a_run_stays_within_the_memory_it_is_given() {
     let model = model("SmolLM2-135M-Instruct.Q4_1.gguf");
     let model = model.to_str().unwrap();
     let ask = |more: &[&str]| {
-        let args =
-            ["run", model, "Once upon a time", "--raw", "--temperature=0", "--max-tokens=24", "--json", "--threads=2"];
+        let args = [
+            "run",
+            model,
+            "Once upon a time",
+            "--raw",
+            "--temperature=0",
+            "--max-tokens=24",
+            "--json",
+            "--threads=2",
+        ];
         world.command(&[&args[..], more].concat())
     };
     let free = spent(&mut ask(&[]));

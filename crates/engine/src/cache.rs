@@ -3,8 +3,8 @@
 use crate::pages::{Table, held};
 use crate::{CHUNK, Error, Model, Result};
 use hob_cpu::exec::{Memory, Watch};
-use hob_cpu::{Kv, Program, kv};
-use hob_graph::graph::windows;
+use hob_cpu::{Kv, KvTypes, Program, kv};
+use hob_graph::graph::{State, windows};
 use hob_graph::{Batch, Data, Seq};
 use std::sync::Arc;
 
@@ -27,13 +27,18 @@ pub struct Part<'a> {
     pub ids: &'a [u32],
 }
 
+/// Bytes of keys and values of `lines` sequences of `context` tokens each.
+pub fn bytes(states: &[State], types: KvTypes, lines: usize, context: usize) -> u128 {
+    kv::bytes(states, types, |window| held(window, context)) * lines as u128
+}
+
 impl Cache {
     /// Room for `lines` sequences of `context` tokens each. Memory is taken as they come.
     pub fn new(model: &Model, lines: usize, context: usize) -> Result<Cache> {
         let states = &model.program(1, 1)?.graph.states;
         let types = model.options().kv;
         let pages = |window| held(window, context).saturating_mul(lines);
-        let bytes = kv::bytes(states, types, pages);
+        let bytes = bytes(states, types, lines, context);
         let room = || Error::Room { context, bytes };
         if u32::try_from(context.saturating_mul(lines)).is_err() || isize::try_from(bytes).is_err() {
             return Err(room());

@@ -1,5 +1,6 @@
 //! A model at hand: its architecture, its weights where they lie, and the programs made of its graphs.
 
+use crate::cache;
 use crate::{Footprint, Outline, Residency, Result};
 use hob_cpu::packing::Packing;
 use hob_cpu::{Cpu, KvTypes, Precision, Program, Tensor, Weights};
@@ -179,6 +180,11 @@ impl Model {
         for tensor in residency.streamed.iter().filter_map(|name| self.weights.get(name)) {
             tensor.stream();
         }
+    }
+
+    /// Bytes of the keys and values of `context` tokens.
+    pub fn state_bytes(&self, context: usize) -> Result<u128> {
+        Ok(cache::bytes(&self.program(1, 1)?.graph.states, self.options.kv, 1, context))
     }
 
     /// What runs hold that read prompts of up to `prompt` tokens, for so many sequences at a time.

@@ -1,9 +1,9 @@
 //! What a model's header tells: enough for every graph of it and every byte of its runs, with no weight read.
 
+use crate::cache;
 use crate::memory::{self, Budget};
-use crate::pages::held;
 use crate::{CHUNK, Error, Options, Result};
-use hob_cpu::{Cpu, KvTypes, Precision, kv, packing};
+use hob_cpu::{Cpu, KvTypes, Precision, packing};
 use hob_graph::graph::State;
 use hob_graph::graph::Weight;
 use hob_graph::plan::Home;
@@ -225,10 +225,8 @@ impl Footprint {
     /// What each layer holds when its sequences have reached `reached` tokens, its weights with their keys and values; and
     /// the weights that are no layer's, but for those of which only rows are read.
     pub fn by_layer(&self, reached: usize) -> (Vec<usize>, usize) {
-        let state = |s: &State| {
-            let pages = |window| held(window, reached);
-            kv::bytes(std::slice::from_ref(s), self.kv, pages) as usize * self.sequences
-        };
+        let state =
+            |s: &State| cache::bytes(std::slice::from_ref(s), self.kv, self.sequences, reached) as usize;
         let mut layers: Vec<usize> = self.states.iter().map(state).collect();
         let mut others = 0;
         for w in self.weights.iter().filter(|w| !w.by_rows) {
@@ -284,7 +282,7 @@ impl Footprint {
 
     /// Bytes of keys and values, all sequences together.
     fn state_bytes(&self, reached: usize) -> u128 {
-        kv::bytes(&self.states, self.kv, |window| held(window, reached)) * self.sequences as u128
+        cache::bytes(&self.states, self.kv, self.sequences, reached)
     }
 
     /// The longest context, up to `most`, with which all is held in `bytes`; `None` where not even one token is.

@@ -10,6 +10,9 @@ use crate::terminal;
 /// Bytes of the machine's memory that are left to others.
 const RESERVE: usize = 512 << 20;
 
+/// More than a run holds beside weights, a fourth more of them for other layouts, and keys and values.
+const SURE: u128 = 1 << 30;
+
 /// The context that is not cut further by itself: less is no talk.
 const SHORT: usize = 1024;
 
@@ -38,8 +41,13 @@ impl Room {
         let context = how.context.unwrap_or(DEFAULT_CONTEXT.min(model.context()));
         let limit = how.memory.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let bytes = limit.unwrap_or_else(|| free(process) as usize);
-        let footprint = model.footprint(context.min(CHUNK), 1)?.beside(process, tokenizer);
         let whole = Room { context, residency: None, note: None };
+        // What surely fits is not planned: a plan takes a part of the time to the first token.
+        let files = u128::from(model.checkpoint.size_bytes());
+        if files + files / 4 + model.state_bytes(context)? + SURE < bytes as u128 {
+            return Ok(whole);
+        }
+        let footprint = model.footprint(context.min(CHUNK), 1)?.beside(process, tokenizer);
         let planned = footprint.at(context).total();
         if planned <= bytes {
             return Ok(whole);
