@@ -413,3 +413,38 @@ fn a_models_sisters_are_shown_with_it() {
     hub.world().run(&["show", SPEC]).fails("owner/repo holds several models; name one of them:");
     assert!(hub.cdn.requests().is_empty());
 }
+
+#[test]
+fn many_files_are_read_together_and_kept_in_order() {
+    let name = |i: usize| format!("model-{:05}-of-00030.safetensors", i + 1);
+    let file = |i: usize| {
+        let json = format!(
+            r#"{{"w{i:02}":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{}]}}}}"#,
+            i + 1,
+            4 * i + 4
+        );
+        [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &vec![0; 4 * i + 4]].concat()
+    };
+    let map: Value =
+        (0..30).map(|i| (format!("w{i:02}"), Value::from(name(i)))).collect::<serde_json::Map<_, _>>().into();
+    let index = serde_json::json!({"weight_map": map}).to_string();
+    let mut folder: Vec<_> = (0..30).rev().map(|i| (name(i), file(i))).collect();
+    folder.push(("model.safetensors.index.json".into(), index.into_bytes()));
+    folder.push(("config.json".into(), b"{}".to_vec()));
+    let hub = Hub::new(&borrowed(&folder));
+    let json = shown(&hub.world(), SPEC);
+    assert_eq!(json["parameters"], 30 * 31 / 2);
+    for (i, tensor) in json["tensors"].as_array().unwrap().iter().enumerate() {
+        assert_eq!((&tensor["name"], &tensor["shape"][0]), (&format!("w{i:02}").into(), &(i + 1).into()));
+    }
+    assert_eq!(hub.cdn.requests().len(), 32);
+    // One of them fails: its reason is told, and the rest is left.
+    let hub = Hub::with(&borrowed(&folder), |request, _, bytes| match request.path.contains("00011-of") {
+        true => Reply::new(403, ""),
+        false => Reply::file(request, bytes, "\"v1\""),
+    });
+    hub.world()
+        .run(&["show", SPEC])
+        .fails("the hub has no public owner/repo:model-00011-of-00030.safetensors");
+    assert!(hub.cdn.requests().len() < 32, "{}", hub.cdn.requests().len());
+}
