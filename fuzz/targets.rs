@@ -1,6 +1,6 @@
 //! What the fuzz targets do with bytes; `cargo test` runs the same over the seeds.
 
-use hob_io::{Checkpoint, Gguf, safetensors::Header};
+use hob_io::{Checkpoint, Error, Gguf, Safetensors, safetensors::Header};
 use std::path::Path;
 
 /// Opens the bytes as a GGUF file and looks at everything in it.
@@ -30,4 +30,38 @@ pub fn safetensors(data: &[u8]) {
         assert!(tensor.offset >= header.len as u64 && tensor.offset + tensor.len as u64 <= data.len() as u64);
         assert_eq!(tensor.dtype.bytes(tensor.elements()), Some(tensor.len));
     }
+}
+
+/// Reads headers from the beginning of a file elsewhere, whose length (the first 8 bytes) is foreign too.
+pub fn headers(data: &[u8]) {
+    let Some((len, bytes)) = data.split_first_chunk() else { return };
+    let (len, path) = (u64::from_le_bytes(*len), Path::new("hf:fuzz/fuzz/model"));
+    let more = |error: Error| {
+        if let Error::NeedMore { needed, likely, .. } = error {
+            assert!(needed > bytes.len() as u64 && needed <= likely && likely <= len);
+        }
+    };
+    match Gguf::parse_header(bytes, len, path).and_then(|m| m.with_parts(Vec::new())) {
+        Ok(model) => look(Checkpoint::from_gguf(model), len),
+        Err(e) => more(e),
+    }
+    let weights = |h| Safetensors::from_headers(vec![h], None);
+    match Header::parse(bytes, len, path).and_then(weights) {
+        Ok(weights) => look(Checkpoint::from_safetensors(weights, path, |_| Ok(None)), len),
+        Err(e) => more(e),
+    }
+}
+
+/// Everything that is asked of a checkpoint without data.
+fn look(checkpoint: hob_io::Result<Checkpoint>, len: u64) {
+    let Ok(c) = checkpoint else { return };
+    assert!(!c.has_data() && c.maps().is_empty() && c.companion("config.json").is_none());
+    assert_eq!(c.size_bytes(), len);
+    assert!(c.header_bytes() <= len);
+    assert!(c.formats().values().map(|(_, bytes)| bytes).sum::<u64>() <= len);
+    for tensor in c.tensors.values() {
+        assert!(tensor.offset.checked_add(tensor.len as u64).is_some_and(|end| end <= len));
+        assert_eq!(tensor.dtype.bytes(tensor.elements()), Some(tensor.len));
+    }
+    let _ = (c.parameters(), c.chat_template(), c.licence(), c.bos(), c.eos(), c.model_type());
 }

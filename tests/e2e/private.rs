@@ -69,6 +69,9 @@ fn no_socket_is_opened_with_a_model_at_hand() {
         &["run", "hf:owner/repo", "hi"][..],
         &["run", "starter", "hi"],
         &["run", "starter", "hi", "--yes", "--offline"],
+        &["show", "starter"],
+        &["show", "hf:owner/repo", "--offline"],
+        &["bench", "hf:owner/repo"],
     ] {
         let spent = spent(&mut without_sockets(world.command(args)));
         assert_eq!(spent.signal, None, "{args:?} opened a socket: {spent:?}");
@@ -80,9 +83,11 @@ fn no_socket_is_opened_with_a_model_at_hand() {
 #[test]
 fn the_watch_works() {
     let world = World::new();
-    let pull = spent(&mut without_sockets(world.command(&["pull", "hf:owner/repo"])));
-    assert_eq!(pull.signal, Some(libc::SIGSYS), "{pull:?}");
-    let offline = spent(&mut without_sockets(world.command(&["pull", "hf:owner/repo", "--offline"])));
-    assert_eq!(offline.signal, None);
-    offline.run.fails("offline");
+    for command in ["pull", "show"] {
+        let asked = spent(&mut without_sockets(world.command(&[command, "hf:owner/repo"])));
+        assert_eq!(asked.signal, Some(libc::SIGSYS), "{asked:?}");
+        let offline = spent(&mut without_sockets(world.command(&[command, "hf:owner/repo", "--offline"])));
+        assert_eq!(offline.signal, None);
+        offline.run.fails("offline: hf:owner/repo is not fetched");
+    }
 }

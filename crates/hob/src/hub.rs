@@ -4,7 +4,10 @@
 //! `/OWNER/NAME/resolve/COMMIT/PATH`. The cache has the layout of the `huggingface_hub` library, so that every
 //! other tool finds what Hob fetched: `models--OWNER--NAME/{blobs,refs,snapshots/COMMIT}`.
 
+pub mod remote;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +55,17 @@ impl Spec {
             return Err(wrong());
         }
         Ok(Spec { repo: repo.into(), revision: revision.into(), file: file.map(String::from) })
+    }
+}
+
+/// The name that a person would type for it.
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hf:{}", self.repo)?;
+        if self.revision != "main" {
+            write!(f, "@{}", self.revision)?;
+        }
+        self.file.as_ref().map_or(Ok(()), |file| write!(f, ":{file}"))
     }
 }
 
@@ -106,10 +120,9 @@ impl<'a> Hub<'a> {
 
     /// Downloads one file of a listing to `to`.
     pub fn download(&self, spec: &Spec, commit: &str, remote: &RemoteFile, to: &Path) -> Result<()> {
-        let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, spec.repo, escape(&remote.path, false));
         let name = remote.path.rsplit('/').next().unwrap_or(&remote.path);
         let download = Download {
-            url: &url,
+            url: &self.url(spec, commit, remote),
             token: self.token.as_deref(),
             to,
             size: Some(remote.size),
@@ -117,6 +130,10 @@ impl<'a> Hub<'a> {
             label: &format!("{} from the Hugging Face hub", terminal::clean(name)),
         };
         self.net.download(&download).map_err(|f| self.explain(f, spec, Some(&remote.path)))
+    }
+
+    fn url(&self, spec: &Spec, commit: &str, remote: &RemoteFile) -> String {
+        format!("{}/{}/resolve/{commit}/{}", self.endpoint, spec.repo, escape(&remote.path, false))
     }
 
     fn explain(&self, failure: Failure, spec: &Spec, file: Option<&str>) -> Error {
@@ -192,18 +209,30 @@ fn listing(answer: &Value) -> Result<Listing, String> {
     Ok(Listing { commit: commit.into(), files, licence: licence.map(|l| terminal::clean(&l)) })
 }
 
-/// Which files of a repository make the model asked for: one GGUF (all its parts), or the weights in safetensors
-/// with what belongs to them. An ambiguous request is answered with the choices.
-pub fn choose<'a>(listing: &'a Listing, spec: &Spec) -> Result<Vec<&'a RemoteFile>> {
+/// The GGUF models of a repository: the parts of each in order, by the name that they share.
+fn groups(listing: &Listing) -> BTreeMap<&str, Vec<&RemoteFile>> {
     let mut groups: BTreeMap<&str, Vec<&RemoteFile>> = BTreeMap::new();
     for f in listing.files.iter().filter(|f| naming::is_model(&f.path)) {
         let group = naming::split(&f.path).map_or(f.path.as_str(), |(stem, ..)| stem);
         groups.entry(group).or_default().push(f);
     }
+    groups.values_mut().for_each(|files| files.sort_by_key(|f| &f.path));
+    groups
+}
+
+/// The length of files together.
+fn bytes(files: &[&RemoteFile]) -> u64 {
+    files.iter().fold(0, |n, f| n.saturating_add(f.size))
+}
+
+/// Which files of a repository make the model asked for: one GGUF (all its parts), or the weights in safetensors
+/// with what belongs to them. An ambiguous request is answered with the choices.
+pub fn choose<'a>(listing: &'a Listing, spec: &Spec) -> Result<Vec<&'a RemoteFile>> {
+    let groups = groups(listing);
     let choices = |groups: &BTreeMap<&str, Vec<&RemoteFile>>| {
         let lines = groups.values().map(|files| {
-            let size = files.iter().fold(0u64, |n, f| n.saturating_add(f.size));
-            format!("\n  hf:{}:{}  ({})", spec.repo, terminal::clean(&files[0].path), terminal::bytes(size))
+            let (file, size) = (terminal::clean(&files[0].path), terminal::bytes(bytes(files)));
+            format!("\n  hf:{}:{file}  ({size})", spec.repo)
         });
         lines.collect::<String>()
     };

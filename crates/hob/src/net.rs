@@ -4,6 +4,7 @@
 //! when its length and checksum are right.
 
 mod part;
+mod range;
 
 use std::io::Read;
 use std::path::Path;
@@ -18,6 +19,7 @@ use crate::error::{Error, Result, plain};
 use crate::file::{self, Checksum};
 use crate::terminal;
 use part::Part;
+pub use range::Slice;
 
 /// A server that does not answer should soon give way to the next source.
 const CONNECT: Duration = Duration::from_secs(4);
@@ -286,9 +288,13 @@ impl Net {
             {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
-            let response = request.call().map_err(|e| unreachable(e, &here))?;
+            let mut response = request.call().map_err(|e| unreachable(e, &here))?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
+            }
+            // Read to its end, a short body leaves the connection free for the next request.
+            if response.body().content_length().is_some_and(|n| n <= 16 << 10) {
+                let _ = response.body_mut().read_to_vec();
             }
             let target = text(&response, header::LOCATION).and_then(|l| resolve(&here, &l));
             here = target.ok_or_else(|| Failure::Broken("the server redirects to nowhere valid".into()))?;

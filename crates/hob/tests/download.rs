@@ -209,7 +209,8 @@ fn nothing_is_fetched_without_consent() {
     let hub = Hub::new(&[(FILE, &data)]);
     hub.world().run(&["run", SPEC, "hi"]).fails("fetch it with: hob pull hf:owner/repo:model-Q4_0.gguf");
     hub.world().run(&["run", "--prompt", "hi"]).fails("starter is not on this machine");
-    hub.world().run(&["show", SPEC]).fails("is not on this machine");
+    hub.world().run(&["show", "starter"]).fails("is not on this machine");
+    hub.world().run(&["bench", SPEC]).fails("is not on this machine");
     hub.world().run(&["list"]).ok();
     assert!(hub.api.requests().is_empty());
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Gguf, Result, Tensor, config,
-    map::{read_json, read_small},
+    map::{parse_json, read_small},
     names,
     safetensors::Safetensors,
 };
@@ -19,7 +19,8 @@ use std::{
 /// Of companions such as `config.json` and `tokenizer_config.json`; real ones have a few MB at most.
 const MAX_COMPANION: u64 = 64 << 20;
 
-/// An open model: a GGUF file (or all parts of a split one), or safetensors with their companions.
+/// An open model: a GGUF file (or all parts of a split one), or safetensors with their companions; or the headers of one
+/// that lies elsewhere ([`Checkpoint::has_data`]).
 ///
 /// Weights are mapped, not read; the files must not be truncated by another program meanwhile.
 #[derive(Debug)]
@@ -52,7 +53,9 @@ impl Checkpoint {
         let file = if path.is_dir() { model_in(path)? } else { path.to_owned() };
         let checkpoint = match kind(&file)? {
             Kind::Gguf => Checkpoint::from_gguf(Gguf::open(&file)?)?,
-            Kind::Safetensors => Checkpoint::from_safetensors(&file)?,
+            Kind::Safetensors => Checkpoint::from_safetensors(Safetensors::open(&file)?, &file, |name| {
+                read_small(&file.with_file_name(name), MAX_COMPANION)
+            })?,
         };
         Ok(Checkpoint { path: path.into(), ..checkpoint })
     }
@@ -79,19 +82,27 @@ impl Checkpoint {
         })
     }
 
-    fn from_safetensors(file: &Path) -> Result<Checkpoint> {
-        let weights = Safetensors::open(file)?;
-        let companion = |name: &str| file.with_file_name(name);
-        let json = |name: &str| read_json(&companion(name), MAX_COMPANION);
+    /// A checkpoint over an open safetensors model at `file`, or one of which only the headers were read.
+    ///
+    /// `companion` gives the text of the file of that name beside `file`, if there is one.
+    pub fn from_safetensors(
+        weights: Safetensors,
+        file: &Path,
+        companion: impl Fn(&str) -> Result<Option<String>>,
+    ) -> Result<Checkpoint> {
+        let json = |name: &str| {
+            let text = companion(name)?;
+            text.map(|text| parse_json(&text, &file.with_file_name(name))).transpose()
+        };
         let raw = json("config.json")?;
         let multimodal = raw.as_ref().and_then(Value::as_object).is_some_and(config::is_multimodal);
         let mut config = match raw {
-            Some(raw) => config::from_hugging_face(raw, &companion("config.json"))?,
+            Some(raw) => config::from_hugging_face(raw, &file.with_file_name("config.json"))?,
             None => Value::Object(Default::default()),
         };
         let name = |stored: &str| if multimodal { names::from_multimodal(stored) } else { stored.to_owned() };
         let tensors = by_name(weights.tensors(), file, name)?;
-        let template = match read_small(&companion("chat_template.jinja"), MAX_COMPANION)? {
+        let template = match companion("chat_template.jinja")? {
             Some(template) => Some(template),
             None => {
                 json("tokenizer_config.json")?.as_ref().and_then(|c| default_template(&c["chat_template"]))
@@ -106,7 +117,7 @@ impl Checkpoint {
         {
             config.entry("bos_token_id").or_insert((*bos).into());
         }
-        let readme = read_small(&companion("README.md"), MAX_COMPANION)?;
+        let readme = companion("README.md")?;
         let licence = readme.as_deref().and_then(licence_in);
         let path = file.into();
         Ok(Checkpoint {
@@ -122,12 +133,24 @@ impl Checkpoint {
 
     /// The stored bytes of one of this checkpoint's tensors.
     ///
-    /// Panics when `tensor` belongs to another checkpoint, or only the header of a GGUF file was read.
+    /// Panics when `tensor` belongs to another checkpoint, or only headers were read: see [`Checkpoint::has_data`].
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
         match &self.weights {
             Weights::Gguf(gguf) => gguf.bytes(tensor),
             Weights::Safetensors(weights) => weights.bytes(tensor),
         }
+    }
+
+    /// Whether the tensors' bytes are at hand: not when the checkpoint was made of headers alone, by
+    /// [`Gguf::parse_header`] or [`Safetensors::from_headers`]. All but [`Checkpoint::bytes`] and [`Checkpoint::forget`]
+    /// works then as for an open file.
+    pub fn has_data(&self) -> bool {
+        !self.maps().is_empty()
+    }
+
+    /// The same, with the licence that is stated elsewhere where the model states none.
+    pub fn or_licence(self, stated: Option<String>) -> Checkpoint {
+        Checkpoint { licence: self.licence.or(stated), ..self }
     }
 
     /// Tells the system that a part of a tensor's bytes is not needed soon: it leaves the process's memory, and is read
@@ -155,8 +178,11 @@ impl Checkpoint {
         }
     }
 
-    /// The path of a file beside the weights, such as `tokenizer.json`, when it exists.
+    /// The path of a file beside the weights, such as `tokenizer.json`, when it exists. Nothing is beside headers alone.
     pub fn companion(&self, name: &str) -> Option<PathBuf> {
+        if !self.has_data() {
+            return None;
+        }
         let path = self.files().first()?.with_file_name(name);
         path.is_file().then_some(path)
     }
@@ -178,7 +204,7 @@ impl Checkpoint {
     pub fn size_bytes(&self) -> u64 {
         match &self.weights {
             Weights::Gguf(gguf) => gguf.size_bytes(),
-            Weights::Safetensors(weights) => weights.maps().iter().map(|map| map.len() as u64).sum(),
+            Weights::Safetensors(weights) => weights.size_bytes(),
         }
     }
 
@@ -192,7 +218,7 @@ impl Checkpoint {
 
     /// Number of values of all tensors; an embedding shared by both ends of the model counts once.
     pub fn parameters(&self) -> u64 {
-        self.tensors.values().map(|t| t.elements() as u64).sum()
+        self.tensors.values().fold(0, |n, t| n.saturating_add(t.elements() as u64))
     }
 
     /// Number of tensors and their bytes, by number format.
@@ -201,7 +227,7 @@ impl Checkpoint {
         for tensor in self.tensors.values() {
             let (count, bytes) = formats.entry(tensor.dtype).or_insert((0, 0));
             *count += 1;
-            *bytes += tensor.len as u64;
+            *bytes = u64::saturating_add(*bytes, tensor.len as u64);
         }
         formats
     }
@@ -275,9 +301,18 @@ fn model_in(folder: &Path) -> Result<PathBuf> {
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| Error::read(folder, e))?;
-        // Hidden files are not models; nor are names that are no text.
-        names.extend(entry.file_name().into_string().ok().filter(|name| !name.starts_with('.')));
+        // Names that are no text are not models.
+        names.extend(entry.file_name().into_string().ok());
     }
+    model_among(folder, names)
+}
+
+/// The file by which the model in a folder is opened, given the names of all files in it.
+///
+/// Errors: there is no model among them, or several.
+pub fn model_among(folder: &Path, mut names: Vec<String>) -> Result<PathBuf> {
+    // Nor are hidden files.
+    names.retain(|name| !name.starts_with('.'));
     names.sort_unstable();
     for name in ["model.safetensors.index.json", "model.safetensors"] {
         if names.iter().any(|n| n == name) {

@@ -47,6 +47,8 @@ pub enum Error {
         path: PathBuf,
         /// A lower bound of the bytes needed; more may be asked for then.
         needed: u64,
+        /// An estimate of the bytes needed, between `needed` and the file's length.
+        likely: u64,
     },
 }
 

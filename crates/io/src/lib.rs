@@ -15,7 +15,7 @@ mod tensor;
 pub mod tokenizer;
 
 pub use chat::Chat;
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, model_among};
 pub use error::{Error, Result};
 pub use gguf::Gguf;
 pub use safetensors::Safetensors;

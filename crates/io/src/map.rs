@@ -67,10 +67,7 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<String>> {
     String::from_utf8(bytes).map(Some).map_err(|_| Error::damaged(path, "it is not valid UTF-8"))
 }
 
-/// Reads a JSON companion file; `None` when it does not exist.
-pub(crate) fn read_json(path: &Path, limit: u64) -> Result<Option<serde_json::Value>> {
-    let Some(text) = read_small(path, limit)? else { return Ok(None) };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|e| Error::damaged(path, format!("it is not valid JSON ({e})")))
+/// Parses the text of a JSON companion file; `path` is for errors.
+pub(crate) fn parse_json(text: &str, path: &Path) -> Result<serde_json::Value> {
+    serde_json::from_str(text).map_err(|e| Error::damaged(path, format!("it is not valid JSON ({e})")))
 }

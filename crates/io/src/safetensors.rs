@@ -27,7 +27,9 @@ const MAX_INDEX: u64 = 100_000_000;
 #[derive(Debug)]
 pub struct Safetensors {
     paths: Vec<PathBuf>,
+    /// None when only headers were read.
     maps: Vec<Mmap>,
+    size_bytes: u64,
     tensors: Vec<Tensor>,
     header_bytes: u64,
 }
@@ -41,27 +43,32 @@ pub struct Header {
     pub metadata: BTreeMap<String, String>,
     /// Bytes before the tensors' data.
     pub len: usize,
+    /// The file that it is of.
+    pub path: PathBuf,
+    /// That file's bytes.
+    pub file_len: u64,
 }
 
-impl Safetensors {
-    /// Opens a `.safetensors` file, or a `.safetensors.index.json` with all files that it lists, which must lie beside it.
-    ///
-    /// Errors: a file is missing, cannot be read or is damaged, or a tensor is of a dtype unknown here.
-    pub fn open(path: &Path) -> Result<Safetensors> {
-        let is_index = path.extension().is_some_and(|e| e == "json");
-        if is_index { Safetensors::open_index(path) } else { Safetensors::join(vec![path.into()]) }
-    }
+/// What a `.safetensors.index.json` says: which tensor is in which file.
+#[derive(Debug)]
+pub struct Index {
+    path: PathBuf,
+    weight_map: BTreeMap<String, String>,
+    files: Vec<String>,
+}
 
-    fn open_index(path: &Path) -> Result<Safetensors> {
+impl Index {
+    /// Reads the `text` of an index; `path` is for errors.
+    ///
+    /// Errors: it is no index, or a file that it lists would not lie beside it.
+    pub fn parse(text: &str, path: &Path) -> Result<Index> {
         #[derive(Deserialize)]
-        struct Index {
+        struct Stored {
             weight_map: BTreeMap<String, String>,
         }
-        let text = read_small(path, MAX_INDEX)?
-            .ok_or_else(|| Error::read(path, std::io::Error::from(std::io::ErrorKind::NotFound)))?;
-        let index: Index = serde_json::from_str(&text)
+        let Stored { weight_map } = serde_json::from_str(text)
             .map_err(|e| Error::damaged(path, format!("it is no index of safetensors files ({e})")))?;
-        let mut names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
+        let mut names: Vec<&str> = weight_map.values().map(String::as_str).collect();
         names.sort_unstable();
         names.dedup();
         for name in &names {
@@ -70,35 +77,76 @@ impl Safetensors {
                 return Err(Error::damaged(path, format!("it lists {name:?}, which is no plain file name")));
             }
         }
-        let paths: Vec<PathBuf> = names.iter().map(|name| path.with_file_name(name)).collect();
+        let files = names.into_iter().map(str::to_owned).collect();
+        Ok(Index { path: path.into(), weight_map, files })
+    }
+
+    /// The names of the files that hold the tensors, in order.
+    pub fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// An error unless each tensor is where the index says.
+    fn check(&self, model: &Safetensors) -> Result<()> {
+        let places: HashMap<&str, usize> =
+            model.tensors.iter().map(|t| (t.stored_name.as_str(), t.file)).collect();
+        for (tensor, file) in &self.weight_map {
+            if places.get(tensor.as_str()).and_then(|&i| self.files.get(i)) != Some(file) {
+                let what = format!("it says that {tensor:?} is in {file}, but it is not");
+                return Err(Error::damaged(&self.path, what));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Safetensors {
+    /// Opens a `.safetensors` file, or a `.safetensors.index.json` with all files that it lists, which must lie beside it.
+    ///
+    /// Errors: a file is missing, cannot be read or is damaged, or a tensor is of a dtype unknown here.
+    pub fn open(path: &Path) -> Result<Safetensors> {
+        if path.extension().is_none_or(|e| e != "json") {
+            return Safetensors::map(vec![path.into()]);
+        }
+        let text = read_small(path, MAX_INDEX)?
+            .ok_or_else(|| Error::read(path, std::io::Error::from(std::io::ErrorKind::NotFound)))?;
+        let index = Index::parse(&text, path)?;
+        let paths: Vec<PathBuf> = index.files.iter().map(|name| path.with_file_name(name)).collect();
         if let Some(missing) = paths.iter().find(|p| !p.exists()) {
             let what = format!("the file is missing, but {} lists it; fetch it too", path.display());
             return Err(Error::unsupported(missing, what));
         }
-        let model = Safetensors::join(paths)?;
-        let places: HashMap<&str, usize> =
-            model.tensors.iter().map(|t| (t.stored_name.as_str(), t.file)).collect();
-        for (tensor, file) in &index.weight_map {
-            if places.get(tensor.as_str()).is_none_or(|&i| names[i] != file.as_str()) {
-                return Err(Error::damaged(
-                    path,
-                    format!("it says that {tensor:?} is in {file}, but it is not"),
-                ));
-            }
-        }
+        let model = Safetensors::map(paths)?;
+        index.check(&model)?;
         Ok(model)
     }
 
-    fn join(paths: Vec<PathBuf>) -> Result<Safetensors> {
-        let mut model = Safetensors { paths, maps: Vec::new(), tensors: Vec::new(), header_bytes: 0 };
-        for (file, path) in model.paths.iter().enumerate() {
-            let map = map(path)?;
-            let mut header = Header::parse(&map, map.len() as u64, path)?;
+    /// A model of which only the headers were read: that of one file, or those of [`Index::files`] in order.
+    ///
+    /// [`Safetensors::bytes`] panics then. Errors: two files hold the same tensor, or the index is wrong.
+    pub fn from_headers(headers: Vec<Header>, index: Option<&Index>) -> Result<Safetensors> {
+        let model = Safetensors::join(headers)?;
+        index.map_or(Ok(()), |index| index.check(&model))?;
+        Ok(model)
+    }
+
+    fn map(paths: Vec<PathBuf>) -> Result<Safetensors> {
+        let maps = paths.iter().map(|path| map(path)).collect::<Result<Vec<Mmap>>>()?;
+        let parse = |(map, path): (&Mmap, &PathBuf)| Header::parse(map, map.len() as u64, path);
+        let headers = maps.iter().zip(&paths).map(parse).collect::<Result<_>>()?;
+        Ok(Safetensors { maps, ..Safetensors::join(headers)? })
+    }
+
+    fn join(headers: Vec<Header>) -> Result<Safetensors> {
+        let (mut paths, mut tensors, mut size_bytes, mut header_bytes) = (Vec::new(), Vec::new(), 0u64, 0);
+        for (file, mut header) in headers.into_iter().enumerate() {
             header.tensors.iter_mut().for_each(|t| t.file = file);
-            model.tensors.append(&mut header.tensors);
-            model.header_bytes += header.len as u64;
-            model.maps.push(map);
+            tensors.append(&mut header.tensors);
+            header_bytes += header.len as u64;
+            size_bytes = size_bytes.saturating_add(header.file_len);
+            paths.push(header.path);
         }
+        let model = Safetensors { paths, maps: Vec::new(), size_bytes, tensors, header_bytes };
         let mut names: Vec<(&str, usize)> =
             model.tensors.iter().map(|t| (t.stored_name.as_str(), t.file)).collect();
         names.sort_unstable();
@@ -116,8 +164,11 @@ impl Safetensors {
         &self.tensors
     }
 
-    /// The stored bytes of one of this model's tensors. Panics when `tensor` belongs to another model.
+    /// The stored bytes of one of this model's tensors.
+    ///
+    /// Panics when only headers were read ([`Safetensors::from_headers`]), or when `tensor` belongs to another model.
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
+        assert!(!self.maps.is_empty(), "only the headers of {} were read", self.paths[0].display());
         &self.maps[tensor.file][tensor.offset as usize..][..tensor.len]
     }
 
@@ -126,9 +177,14 @@ impl Safetensors {
         &self.paths
     }
 
-    /// The files' mappings, in order.
+    /// The files' mappings, in order; none when only headers were read.
     pub fn maps(&self) -> &[Mmap] {
         &self.maps
+    }
+
+    /// Bytes of all files together.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
     }
 
     /// Bytes before the tensors' data, of all files together.
@@ -145,7 +201,7 @@ impl Header {
         let damaged = |what: String| Error::damaged(path, what);
         let given = |end: u64| {
             let bytes = usize::try_from(end).ok().and_then(|end| bytes.get(..end));
-            bytes.ok_or_else(|| Error::NeedMore { path: path.into(), needed: end })
+            bytes.ok_or_else(|| Error::NeedMore { path: path.into(), needed: end, likely: end })
         };
         if file_len < 8 {
             return Err(damaged(format!("it has {file_len} bytes, too few for a safetensors file")));
@@ -174,7 +230,8 @@ impl Header {
             tensors.push(tensor(name, entry, data, file_len, path)?);
         }
         no_overlap(&tensors).map_err(damaged)?;
-        Ok(Header { tensors, metadata: json.metadata, len: data as usize })
+        let (len, path) = (data as usize, path.into());
+        Ok(Header { tensors, metadata: json.metadata, len, path, file_len })
     }
 }
 

@@ -4,7 +4,7 @@ mod common;
 #[path = "../../../fuzz/targets.rs"]
 mod targets;
 
-use common::{tiny_llama, tiny_safetensors};
+use common::{Raw, tiny_llama, tiny_safetensors};
 use proptest::prelude::*;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -75,6 +75,17 @@ proptest! {
         read(targets::safetensors, &file);
     }
 
+    /// Of files whose length is not that of the bytes, and mostly beyond.
+    #[test]
+    fn damaged_beginnings_never_panic(
+        file in damaged(tiny_llama()),
+        other in damaged(tiny_safetensors()),
+        len in prop_oneof![0u64..8192, any::<u64>()],
+    ) {
+        read(targets::headers, &[&len.to_le_bytes()[..], &file].concat());
+        read(targets::headers, &[&len.to_le_bytes()[..], &other].concat());
+    }
+
     #[test]
     fn noise_never_panics(noise in prop::collection::vec(any::<u8>(), 0..400)) {
         let with = |prefix: &[u8]| [prefix, &noise].concat();
@@ -102,4 +113,56 @@ fn survive(target: &str, reader: fn(&[u8])) {
 fn the_fuzzers_seeds_are_survived() {
     survive("gguf", targets::gguf);
     survive("safetensors", targets::safetensors);
+    survive("headers", targets::headers);
+}
+
+/// Headers of files said to be huge, of which little is at hand: what they claim costs nothing.
+#[test]
+fn what_a_header_claims_is_not_allocated() {
+    let huge = [1 << 40, 1 << 63, u64::MAX];
+    let mut cases: Vec<(String, Vec<u8>)> = Vec::new();
+    let counts = [1000, 1 << 17, 1 << 32, 1 << 63, u64::MAX];
+    for n in counts {
+        cases.push((format!("{n} tensors"), Raw::header(n, 0).0));
+        cases.push((format!("{n} entries"), Raw::header(0, n).0));
+        for kind in [0, 4, 7, 8, 9, 12] {
+            let mut raw = Raw::header(0, 1);
+            raw.str(b"k").u32(9).u32(kind).u64(n).str(b"one").str(b"two");
+            cases.push((format!("{n} elements of type {kind}"), raw.0));
+        }
+        let mut raw = Raw::header(0, 1);
+        raw.str(b"k").u32(8).u64(n);
+        cases.push((format!("a text of {n} bytes"), raw.0));
+        let mut raw = Raw::header(0, 1);
+        raw.u64(n);
+        cases.push((format!("a key of {n} bytes"), raw.0));
+        for dtype in [0, 1, 12, 30] {
+            let mut raw = Raw::header(1, 0);
+            raw.tensor("w", &[n & !255, n, 2], dtype, 0);
+            cases.push((format!("a tensor of {n} squared"), raw.0));
+            let mut raw = Raw::header(1, 0);
+            raw.tensor("w", &[256], dtype, n & !31);
+            cases.push((format!("a tensor at {n}"), raw.0));
+        }
+        cases.push((format!("a header of {n} bytes"), [&n.to_le_bytes()[..], b"{\"w\":"].concat()));
+        let json = format!(r#"{{"w":{{"dtype":"F32","shape":[{n},{n}],"data_offsets":[0,{n}]}}}}"#);
+        cases.push((format!("{n} rows and columns"), common::safetensors(&json, 0)));
+    }
+    for nested in [r#"{"w":"#, r#"{"w":["#, r#"{"__metadata__":{"a":"#] {
+        cases.push(("nesting".into(), common::safetensors(&nested.repeat(20_000), 0)));
+    }
+    let mut refused = 0;
+    for (what, bytes) in &cases {
+        for len in huge {
+            let data = [&len.to_le_bytes()[..], bytes].concat();
+            let before = ASKED.get();
+            targets::headers(&data);
+            let asked = ASKED.get() - before;
+            assert!(asked <= 16 * bytes.len() + 4096, "{what}: {asked} bytes asked for");
+            let path = Path::new("m");
+            let usable = |e: hob_io::Error| matches!(e, hob_io::Error::NeedMore { .. });
+            refused += usize::from(hob_io::Gguf::parse_header(bytes, len, path).is_err_and(|e| !usable(e)));
+        }
+    }
+    assert!(refused > cases.len(), "{refused} refusals of {} headers", cases.len());
 }

@@ -22,7 +22,8 @@ const EXAMPLES: &str = "Examples:
   hob list                                    the models on this machine
   hob show starter                            what is inside a model
 
-Hob works offline: only pull, and run when it offers a model, open a connection.";
+Hob works offline: only pull, show of a model on the hub (hf:…), and run when it offers a
+model, open a connection.";
 
 /// Local AI in one native binary: private, offline, fast.
 #[derive(Parser)]

@@ -146,7 +146,7 @@ fn from_source(entry: &Entry, source: &Source, to: Option<&Path>, net: &Net) -> 
 pub fn from_hub(spec: &Spec, to: Option<&Path>, net: &Net) -> Result<PathBuf> {
     if net.offline()
         && to.is_none()
-        && let Wanted::Here(model) = store::resolve(&written(spec), &store::discover())?
+        && let Wanted::Here(model) = store::resolve(&spec.to_string(), &store::discover())?
     {
         terminal::note(&format!("{} is on this machine already", terminal::clean(&model.name)));
         return Ok(model.path);
@@ -158,13 +158,6 @@ pub fn from_hub(spec: &Spec, to: Option<&Path>, net: &Net) -> Result<PathBuf> {
         terminal::note(&format!("{} has the licence {licence}", spec.repo));
     }
     place(&hub, spec, &listing, &files, to)
-}
-
-/// The name that a person would type for it.
-pub fn written(spec: &Spec) -> String {
-    let revision = if spec.revision == "main" { String::new() } else { format!("@{}", spec.revision) };
-    let file = spec.file.as_ref().map(|f| format!(":{f}")).unwrap_or_default();
-    format!("hf:{}{revision}{file}", spec.repo)
 }
 
 /// Into the Hugging Face cache, or into a folder: one GGUF as a file, a model of many files as a folder in it.

@@ -178,7 +178,7 @@ fn find(args: &RunArgs, global: &Global) -> Result<(String, PathBuf)> {
             Ok((entry.name.to_string(), pull::catalogued(entry, None, &net)?))
         }
         Wanted::Hub(spec) => {
-            let name = pull::written(&spec);
+            let name = spec.to_string();
             if net.offline() {
                 return Err(Net::refusal(&name));
             }

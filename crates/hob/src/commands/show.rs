@@ -1,4 +1,5 @@
-//! `hob show MODEL`: what a model's header says, without reading its weights.
+//! `hob show MODEL`: what a model's header says, without reading its weights. Of a model that is on the hub alone, the
+//! header is all that is fetched.
 
 use std::path::PathBuf;
 
@@ -10,12 +11,16 @@ use super::Global;
 use crate::catalogue;
 use crate::details::{self, Details};
 use crate::error::{Error, Result};
+use crate::hub::Hub;
+use crate::hub::remote::{self, Remote, Variant};
+use crate::net::Net;
 use crate::store::{self, Model, Wanted};
 use crate::{places, terminal};
 
 const EXAMPLES: &str = "Examples:
   hob show starter
   hob show --tensors model.gguf
+  hob show hf:owner/repo:Q8_0           of a model not fetched yet, by its header alone
   hob show --template starter";
 
 /// Lines of a chat template shown without `--template`.
@@ -25,7 +30,7 @@ const TEMPLATE_LINES: usize = 6;
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ShowArgs {
-    /// A path, a name from hob list, or hf:OWNER/REPO[:FILE] if it is on this machine
+    /// A path, a name from hob list, or hf:OWNER/REPO[:FILE], which need not be on this machine
     model: String,
     /// Also the table of tensors
     #[arg(long)]
@@ -38,19 +43,41 @@ pub struct ShowArgs {
     json: bool,
 }
 
+/// Where a model was found.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    /// At a path that the person gave.
+    Path,
+    /// Among the models of this machine.
+    Here(&'a Model),
+    /// On the hub alone.
+    Hub(&'a Remote),
+}
+
 /// Prints the model's facts.
-pub fn run(args: ShowArgs, _: &Global) -> Result<()> {
-    let (model, path) = local(&args.model)?;
-    let c = Checkpoint::open(&path)?;
+pub fn run(args: ShowArgs, global: &Global) -> Result<()> {
+    match store::resolve(&args.model, &store::discover())? {
+        Wanted::Path(path) => show(&Checkpoint::open(&path)?, At::Path, &args),
+        Wanted::Here(model) => show(&Checkpoint::open(&model.path)?, At::Here(&model), &args),
+        Wanted::Hub(spec) => {
+            let net = Net::new(global.offline);
+            let remote = remote::headers(&Hub::new(&net), &spec)?;
+            show(&remote.checkpoint, At::Hub(&remote), &args)
+        }
+        Wanted::Catalogue(_) => Err(absent(&args.model)),
+    }
+}
+
+fn show(c: &Checkpoint, at: At, args: &ShowArgs) -> Result<()> {
     if args.template {
         let template = c
             .chat_template()
             .ok_or_else(|| Error::new(format!("{} has no chat template", terminal::clean(&args.model))))?;
         println!("{}", terminal::clean_lines(&template));
     } else if args.json {
-        println!("{:#}", as_json(&c, model.as_ref(), args.tensors));
+        println!("{:#}", as_json(c, at, args.tensors));
     } else {
-        print!("{}", as_text(&c, model.as_ref(), args.tensors));
+        print!("{}", as_text(c, at, args.tensors));
     }
     Ok(())
 }
@@ -60,36 +87,53 @@ pub fn local(text: &str) -> Result<(Option<Model>, PathBuf)> {
     match store::resolve(text, &store::discover())? {
         Wanted::Here(model) => Ok((Some(*model.clone()), model.path)),
         Wanted::Path(path) => Ok((None, path)),
-        Wanted::Catalogue(_) | Wanted::Hub(_) => {
-            let name = terminal::clean(text);
-            Err(Error::new(format!("{name} is not on this machine; fetch it with: hob pull {name}")))
-        }
+        Wanted::Catalogue(_) | Wanted::Hub(_) => Err(absent(text)),
     }
 }
 
-fn licence(c: &Checkpoint, model: Option<&Model>) -> Option<String> {
-    let known = || model.and_then(|m| m.alias).and_then(catalogue::find).map(|e| e.licence.to_string());
+fn absent(name: &str) -> Error {
+    let name = terminal::clean(name);
+    Error::new(format!("{name} is not on this machine; fetch it with: hob pull {name}"))
+}
+
+fn licence(c: &Checkpoint, at: At) -> Option<String> {
+    let entry = || if let At::Here(model) = at { catalogue::find(model.alias?) } else { None };
+    let known = || entry().map(|e| e.licence.to_string());
     c.licence().map(|l| terminal::clean(&l)).or_else(known)
 }
 
-fn as_json(c: &Checkpoint, model: Option<&Model>, tensors: bool) -> Value {
+fn as_json(c: &Checkpoint, at: At, tensors: bool) -> Value {
     let d = Details::of(c);
     let formats = c.formats();
+    let (name, place) = match at {
+        At::Path => (None, None),
+        At::Here(model) => (Some(&model.name), Some(model.place.name())),
+        At::Hub(remote) => (Some(&remote.name), Some("Hugging Face hub")),
+    };
     let mut out = json!({
-        "name": model.map(|m| &m.name),
-        "path": c.path,
-        "place": model.map(|m| m.place.name()),
+        "name": name,
+        "path": if let At::Hub(_) = at { None } else { Some(&c.path) },
+        "place": place,
         "architecture": d.architecture,
         "parameters": d.parameters,
         "quantization": d.quantization,
         "context": d.context,
         "bytes": c.size_bytes(),
-        "licence": licence(c, model),
+        "licence": licence(c, at),
         "formats": formats.iter().map(|(t, (n, bytes))| (t.to_string(), json!({"tensors": n, "bytes": bytes})))
             .collect::<serde_json::Map<_, _>>(),
         "config": c.config,
         "chat_template": c.chat_template(),
     });
+    if let At::Hub(remote) = at {
+        let variant = |v: &Variant| json!({"name": v.name, "quantization": v.quantization, "bytes": v.bytes});
+        out["hub"] = json!({
+            "download_bytes": remote.bytes,
+            "fetched_bytes": remote.fetched,
+            "tokenizer_bytes": remote.tokenizer_bytes,
+            "variants": remote.variants.iter().map(variant).collect::<Value>(),
+        });
+    }
     if tensors {
         let entry = |(name, t): (&String, &hob_io::Tensor)| json!({"name": name, "stored_name": t.stored_name, "shape": t.shape, "dtype": t.dtype.to_string(), "bytes": t.len});
         out["tensors"] = c.tensors.iter().map(entry).collect();
@@ -97,17 +141,27 @@ fn as_json(c: &Checkpoint, model: Option<&Model>, tensors: bool) -> Value {
     out
 }
 
-fn as_text(c: &Checkpoint, model: Option<&Model>, tensors: bool) -> String {
+fn as_text(c: &Checkpoint, at: At, tensors: bool) -> String {
     let d = Details::of(c);
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
         out.push_str(&format!("{}  {value}\n", terminal::dim(&format!("{name:<20}"))));
     };
-    if let Some(m) = model {
-        let alias = m.alias.map(|a| format!(" ({a})")).unwrap_or_default();
-        line("name", terminal::bold(&terminal::clean(&m.name)) + &alias);
+    match at {
+        At::Path => line("path", places::short(&c.path)),
+        At::Here(m) => {
+            let alias = m.alias.map(|a| format!(" ({a})")).unwrap_or_default();
+            line("name", terminal::bold(&terminal::clean(&m.name)) + &alias);
+            line("path", places::short(&c.path));
+        }
+        At::Hub(remote) => {
+            let name = terminal::clean(&remote.name);
+            line("name", terminal::bold(&name));
+            line("on this machine", format!("no; fetch it with: hob pull {name}"));
+            line("to fetch", terminal::bytes(remote.bytes));
+            line("read for this", terminal::bytes(remote.fetched));
+        }
     }
-    line("path", places::short(&c.path));
     line("architecture", d.architecture);
     line("parameters", terminal::count(d.parameters));
     line("quantization", d.quantization);
@@ -116,12 +170,19 @@ fn as_text(c: &Checkpoint, model: Option<&Model>, tensors: bool) -> String {
     for (name, n) in details::dimensions(&c.config) {
         line(name, n.to_string());
     }
-    line("licence", licence(c, model).unwrap_or_else(|| "not stated".into()));
-    if let Some(layers) = model.map(|m| &m.layers).filter(|l| !l.is_empty()) {
+    line("licence", licence(c, at).unwrap_or_else(|| "not stated".into()));
+    if let At::Here(Model { layers, .. }) = at
+        && !layers.is_empty()
+    {
         line("beside it at Ollama", layers.join(", "));
     }
     out.push_str(&formats(c));
     out.push_str(&template(c));
+    if let At::Hub(Remote { variants, .. }) = at
+        && variants.len() > 1
+    {
+        out.push_str(&format!("\n{}", table_of(variants)));
+    }
     if tensors {
         let row = |(name, t): (&String, &hob_io::Tensor)| {
             let shape = t.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
@@ -132,6 +193,16 @@ fn as_text(c: &Checkpoint, model: Option<&Model>, tensors: bool) -> String {
         out.push_str(&terminal::table(&["TENSOR", "SHAPE", "FORMAT", "SIZE"], &rows, &[3]));
     }
     out
+}
+
+/// All models of a repository.
+fn table_of(variants: &[Variant]) -> String {
+    let row = |v: &Variant| {
+        let quantization = v.quantization.clone().unwrap_or_default();
+        vec![terminal::clean(&quantization), terminal::bytes(v.bytes), terminal::clean(&v.name)]
+    };
+    let rows: Vec<_> = variants.iter().map(row).collect();
+    terminal::table(&["QUANTIZATION", "SIZE", "IN THIS REPOSITORY"], &rows, &[1])
 }
 
 /// The mix of number formats as bars, the largest first.

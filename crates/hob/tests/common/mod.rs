@@ -184,17 +184,17 @@ impl Reply {
 
     /// The file, or the range that is asked for, as RFC 9110 has it.
     pub fn file(request: &Request, bytes: &[u8], etag: &str) -> Reply {
-        let start = request
-            .headers
-            .get("range")
-            .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        let range = request.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.split_once('-'));
+        let start = range.and_then(|(start, _)| start.parse::<usize>().ok());
+        let end = range.and_then(|(_, end)| Some(end.parse::<usize>().ok()? + 1));
+        let end = end.unwrap_or(bytes.len()).min(bytes.len());
         let current = request.headers.get("if-range").is_none_or(|e| e == etag);
         let reply = match start.filter(|_| current) {
             Some(start) if start >= bytes.len() => {
                 Reply::new(416, "").header("Content-Range", format!("bytes */{}", bytes.len()))
             }
-            Some(start) => Reply::new(206, &bytes[start..])
-                .header("Content-Range", format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len())),
+            Some(start) => Reply::new(206, &bytes[start..end])
+                .header("Content-Range", format!("bytes {start}-{}/{}", end - 1, bytes.len())),
             None => Reply::new(200, bytes),
         };
         reply.header("ETag", etag)
@@ -207,6 +207,7 @@ type Handler = dyn Fn(&Request, usize) -> Reply + Send + Sync;
 pub struct Server {
     pub url: String,
     requests: Arc<Mutex<Vec<Request>>>,
+    served: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
@@ -217,7 +218,8 @@ impl Server {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
-        let (log, over, handler) = (requests.clone(), stop.clone(), Arc::new(handler));
+        let served = Arc::new(AtomicUsize::new(0));
+        let (log, over, sent, handler) = (requests.clone(), stop.clone(), served.clone(), Arc::new(handler));
         std::thread::spawn(move || {
             let busy = Arc::new(AtomicUsize::new(0));
             for stream in listener.incoming().flatten() {
@@ -225,19 +227,25 @@ impl Server {
                     return;
                 }
                 assert!(busy.fetch_add(1, Ordering::SeqCst) < 64, "too many connections");
-                let (log, over, busy, handler) = (log.clone(), over.clone(), busy.clone(), handler.clone());
+                let (log, over, sent, busy, handler) =
+                    (log.clone(), over.clone(), sent.clone(), busy.clone(), handler.clone());
                 std::thread::spawn(move || {
-                    let _ = serve(stream, &log, &over, handler.as_ref());
+                    let _ = serve(stream, &log, &over, &sent, handler.as_ref());
                     busy.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
-        Server { url, requests, stop }
+        Server { url, requests, served, stop }
     }
 
     /// Everything that was asked so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
+    }
+
+    /// Bytes of bodies that were handed to the system so far; a client that broke off may not have read them all.
+    pub fn served(&self) -> usize {
+        self.served.load(Ordering::SeqCst)
     }
 
     /// The values of a header in all requests, `-` where it was not sent.
@@ -258,6 +266,7 @@ fn serve(
     stream: TcpStream,
     log: &Mutex<Vec<Request>>,
     over: &AtomicBool,
+    served: &AtomicUsize,
     handler: &Handler,
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -292,7 +301,10 @@ fn serve(
         head += &format!("Content-Length: {}\r\n", reply.body.len());
     }
     stream.write_all((head + "\r\n").as_bytes())?;
-    stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len())])?;
+    for chunk in reply.body[..reply.cut.unwrap_or(reply.body.len())].chunks(16 << 10) {
+        stream.write_all(chunk)?;
+        served.fetch_add(chunk.len(), Ordering::SeqCst);
+    }
     stream.flush()?;
     // At most half a minute, should a test fail to end its client.
     for _ in 0..600 {

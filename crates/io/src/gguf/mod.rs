@@ -93,15 +93,43 @@ impl Gguf {
                 }
                 Part::open(&path)?
             };
-            if part.split_number("split.count")? != Some(count) || part.split_number("split.no")? != Some(no)
-            {
-                return Err(Error::damaged(
-                    &part.path,
-                    format!("it does not say it is part {} of {count}", no + 1),
-                ));
-            }
+            part.is_number(no, count)?;
             parts.push(part);
         }
+        Gguf::join_split(parts)
+    }
+
+    /// Joins the parts of a split model, each read by [`Gguf::parse_header`]: this is the first, and `later` are the
+    /// others in order. A model in one file takes none.
+    ///
+    /// Errors: a part is missing or too many, or is not the part that it should be; two hold the same tensor.
+    pub fn with_parts(self, later: Vec<Gguf>) -> Result<Gguf> {
+        let given = 1 + later.len() as u64;
+        let mut parts = Vec::new();
+        for mut gguf in std::iter::once(self).chain(later) {
+            // One that was joined already is no part.
+            let first = gguf.parts.swap_remove(0);
+            if !gguf.parts.is_empty() {
+                return Err(Error::unsupported(&first.path, "it is a whole model, and no part of one"));
+            }
+            parts.push(Part { header: Header { tensors: gguf.tensors, ..first.header }, ..first });
+        }
+        let count = parts[0].split_number("split.count")?.unwrap_or(1).max(1);
+        if count != given {
+            let what =
+                format!("it is split into {count} files, but {given} of them are there; look for the others");
+            return Err(Error::unsupported(&parts[0].path, what));
+        }
+        if count == 1 {
+            return Gguf::join(parts);
+        }
+        for (part, no) in parts.iter().zip(0..) {
+            part.is_number(no, count)?;
+        }
+        Gguf::join_split(parts)
+    }
+
+    fn join_split(parts: Vec<Part>) -> Result<Gguf> {
         let expected = parts[0].split_number("split.tensors.count")?;
         let path = parts[0].path.clone();
         let gguf = Gguf::join(parts)?;
@@ -117,7 +145,8 @@ impl Gguf {
     /// Reads a header from the first `bytes` of a file of `file_len` bytes; `path` is for errors.
     ///
     /// The result has metadata and tensor descriptions but no tensor data ([`Gguf::bytes`] panics). A split file gives
-    /// this part alone. When the header does not end within `bytes`, the error is [`Error::NeedMore`].
+    /// this part alone: see [`Gguf::with_parts`]. Every tensor's extent is checked against `file_len` as [`Gguf::open`]
+    /// checks it. When the header does not end within `bytes`, the error is [`Error::NeedMore`].
     pub fn parse_header(bytes: &[u8], file_len: u64, path: &Path) -> Result<Gguf> {
         let header = Header::parse(bytes, file_len, path)?;
         let store = Store::Header(bytes[..header.len].to_vec());
@@ -196,7 +225,7 @@ impl Gguf {
 
     /// Bytes of all files together.
     pub fn size_bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.file_len).sum()
+        self.parts.iter().fold(0, |n, part| n.saturating_add(part.file_len))
     }
 
     /// Bytes before the tensor data, of all files together.
@@ -220,6 +249,14 @@ impl Part {
 
     fn get(&self, key: &str) -> Option<Value<'_>> {
         self.header.entries.get(key).map(|entry| entry.value(self.store.bytes()))
+    }
+
+    /// An error unless it says that it is part `no` (from 0) of `count`.
+    fn is_number(&self, no: u64, count: u64) -> Result<()> {
+        if self.split_number("split.count")? == Some(count) && self.split_number("split.no")? == Some(no) {
+            return Ok(());
+        }
+        Err(Error::damaged(&self.path, format!("it does not say it is part {} of {count}", no + 1)))
     }
 
     fn split_number(&self, key: &str) -> Result<Option<u64>> {

@@ -10,6 +10,13 @@ const MAX_DIMS: u32 = 4;
 /// GGUF's limit for keys; taken for tensor names too.
 const MAX_NAME: usize = 65_535;
 const DEFAULT_ALIGNMENT: u64 = 32;
+/// Far beyond any model: what a header may make us keep stays small, however long it is.
+const MAX_ENTRIES: u64 = 1 << 16;
+const MAX_TENSORS: u64 = 1 << 18;
+/// The least bytes of a metadata entry: the length of its key, its type, and a value of one byte.
+const LEAST_ENTRY: u64 = 8 + 4 + 1;
+/// The least bytes of a tensor's description: the length of its name, no dimensions, its format and offset.
+const LEAST_TENSOR: u64 = 8 + 4 + 4 + 8;
 
 #[derive(Debug)]
 pub(super) struct Header {
@@ -46,7 +53,7 @@ impl Header {
     /// Reads the header from the first `bytes` of a file of `file_len` bytes.
     pub fn parse(bytes: &[u8], file_len: u64, path: &Path) -> Result<Header> {
         let given = bytes.len().min(usize::try_from(file_len).unwrap_or(usize::MAX));
-        let mut r = Reader { bytes: &bytes[..given], at: 0, file_len, path };
+        let mut r = Reader { bytes: &bytes[..given], at: 0, owed: 0, file_len, path };
         if r.take(4)? != b"GGUF" {
             return Err(Error::unsupported(path, "it is not a GGUF file; give the path of one"));
         }
@@ -71,12 +78,23 @@ impl Header {
         }
         let tensor_count = r.u64()?;
         let entry_count = r.u64()?;
-        // The least bytes of a tensor description and of a metadata entry.
-        r.plausible(tensor_count, 8 + 4 + 4 + 8, "tensors")?;
-        r.plausible(entry_count, 8 + 4 + 1, "metadata entries")?;
+        r.plausible(tensor_count, LEAST_TENSOR, "tensors")?;
+        r.plausible(entry_count, LEAST_ENTRY, "metadata entries")?;
+        for (count, most, things) in
+            [(tensor_count, MAX_TENSORS, "tensors"), (entry_count, MAX_ENTRIES, "metadata entries")]
+        {
+            if count > most {
+                return Err(Error::unsupported(
+                    path,
+                    format!("it has {count} {things}, and {most} are the most"),
+                ));
+            }
+        }
+        r.owed = tensor_count * LEAST_TENSOR + entry_count * LEAST_ENTRY;
 
         let mut entries = BTreeMap::new();
         for _ in 0..entry_count {
+            r.owed = r.owed.saturating_sub(LEAST_ENTRY);
             let key = r.name("a metadata key")?.to_owned();
             let entry = r.entry(&key)?;
             if entries.contains_key(&key) {
@@ -94,6 +112,7 @@ impl Header {
 
         let mut tensors = Vec::new();
         for _ in 0..tensor_count {
+            r.owed = r.owed.saturating_sub(LEAST_TENSOR);
             tensors.push(r.tensor(alignment)?);
         }
         let len = r.at;
@@ -122,6 +141,8 @@ impl Header {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Bytes that must follow, at least, the thing that is being read.
+    owed: u64,
     file_len: u64,
     path: &'a Path,
 }
@@ -135,13 +156,21 @@ impl<'a> Reader<'a> {
         self.damaged(format!("its {} bytes end within {wanted}", self.file_len))
     }
 
+    /// The bytes given end before `end`, and what is owed follows that.
+    fn need_more(&self, end: u64) -> Error {
+        match end.checked_add(self.owed).filter(|&needed| needed <= self.file_len) {
+            Some(needed) => Error::NeedMore { path: self.path.into(), needed, likely: needed },
+            None => self.short("the header"),
+        }
+    }
+
     /// The next `n` bytes.
     fn take(&mut self, n: u64) -> Result<&'a [u8]> {
         let end = (self.at as u64).checked_add(n).filter(|&end| end <= self.file_len);
         let end = end.ok_or_else(|| self.short("the header"))?;
         // When the bytes given are the whole file, the check above was the last.
         let bytes = usize::try_from(end).ok().and_then(|end| self.bytes.get(self.at..end));
-        let bytes = bytes.ok_or_else(|| Error::NeedMore { path: self.path.into(), needed: end })?;
+        let bytes = bytes.ok_or_else(|| self.need_more(end))?;
         self.at = end as usize;
         Ok(bytes)
     }
@@ -220,8 +249,11 @@ impl<'a> Reader<'a> {
             }
             Kind::Str => {
                 self.plausible(len, 8, &format!("strings in {key:?}"))?;
-                for _ in 0..len {
-                    self.string()?;
+                self.owed = self.owed.saturating_add(len * 8);
+                for i in 0..len {
+                    self.owed = self.owed.saturating_sub(8);
+                    let at = self.at;
+                    self.string().map_err(|e| self.projected(e, (at - begin) as u64, i, len))?;
                 }
             }
             _ => {
@@ -232,6 +264,18 @@ impl<'a> Reader<'a> {
         }
         // `plausible` bounds it by the bytes just read.
         Ok((kind, len as usize, &self.bytes[begin..self.at]))
+    }
+
+    /// The strings to come are likely as long as those `done` of `len`, which took `bytes`.
+    fn projected(&self, error: Error, bytes: u64, done: u64, len: u64) -> Error {
+        match error {
+            Error::NeedMore { path, needed, .. } => {
+                let each = bytes.checked_div(done).unwrap_or(0).saturating_sub(8);
+                let likely = needed.saturating_add(each.saturating_mul(len - done)).min(self.file_len);
+                Error::NeedMore { path, needed, likely }
+            }
+            other => other,
+        }
     }
 
     /// A tensor's description; its offset is still counted from the beginning of the tensor data.
