@@ -1,4 +1,5 @@
 //! What fits: shapes of real models, the formats of their weights, GPUs that people own, and rows by formula.
 
 pub mod near;
+pub mod quants;
 pub mod zoo;
