@@ -1,5 +1,6 @@
 //! What fits: shapes of real models, the formats of their weights, GPUs that people own, and rows by formula.
 
+pub mod formula;
 pub mod gpus;
 pub mod near;
 pub mod quants;
