@@ -6,6 +6,8 @@ mod commands;
 mod details;
 mod error;
 mod file;
+#[allow(dead_code)] // until `hob fit` uses all of it
+mod fit;
 mod hub;
 mod interrupt;
 mod model;

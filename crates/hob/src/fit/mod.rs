@@ -1,0 +1,7 @@
+//! What fits: shapes of real models, the formats of their weights, GPUs that people own, and rows by formula.
+
+pub mod formula;
+pub mod gpus;
+pub mod near;
+pub mod quants;
+pub mod zoo;
