@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod hub;
 mod interrupt;
+mod machine;
 mod model;
 mod naming;
 mod net;
@@ -52,6 +53,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
         Command::Pull(args) => commands::pull::run(args, global),
         Command::Rm(args) => commands::rm::run(args, global),
         Command::Bench(args) => commands::bench::run(args, global),
+        Command::Doctor(args) => commands::doctor::run(args, global),
         Command::Debug(args) => commands::debug::run(args, global),
         Command::Completions(args) => commands::completions::run(args),
     }
