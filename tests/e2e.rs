@@ -14,6 +14,8 @@ mod bad_models;
 #[cfg(unix)]
 #[path = "e2e/chat.rs"]
 mod chat;
+#[path = "e2e/doctor.rs"]
+mod doctor;
 #[path = "e2e/folders.rs"]
 mod folders;
 #[path = "e2e/look.rs"]

@@ -59,6 +59,7 @@ fn no_socket_is_opened_with_a_model_at_hand() {
         &["debug", "tokenize", tiny, "--text=hi"],
         &["debug", "logits", tiny, "--text=hi", "--out", logits.to_str().unwrap()],
         &["debug", "plan", tiny],
+        &["doctor"],
     ] {
         let spent = spent(&mut without_sockets(world.command(args)));
         assert_eq!(spent.signal, None, "{args:?} opened a socket: {spent:?}");

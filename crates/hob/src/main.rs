@@ -10,6 +10,7 @@ mod file;
 mod fit;
 mod hub;
 mod interrupt;
+mod machine;
 mod model;
 mod naming;
 mod net;
@@ -55,6 +56,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
         Command::Pull(args) => commands::pull::run(args, global),
         Command::Rm(args) => commands::rm::run(args, global),
         Command::Bench(args) => commands::bench::run(args, global),
+        Command::Doctor(args) => commands::doctor::run(args, global),
         Command::Debug(args) => commands::debug::run(args, global),
         Command::Completions(args) => commands::completions::run(args),
     }

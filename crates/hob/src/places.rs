@@ -61,6 +61,20 @@ pub fn own_models() -> Result<PathBuf> {
         .ok_or_else(|| no_home("HOB_HOME"))
 }
 
+/// Where Hob keeps what it can find out again: `$HOB_HOME/cache`, or `hob` among the user's caches.
+pub fn cache() -> Result<PathBuf> {
+    var("HOB_HOME")
+        .map(|h| h.join("cache"))
+        .or_else(|| BaseDirs::new().map(|b| b.cache_dir().join("hob")))
+        .ok_or_else(|| no_home("HOB_HOME"))
+}
+
+/// Every folder that models may lie in, Hob's own and the one that it fetches to first, whether it exists or not.
+pub fn model_folders() -> Vec<PathBuf> {
+    let ours = hub_cache().into_iter().chain(own_models());
+    ours.chain(lm_studio()).chain(ollama()).collect()
+}
+
 /// Ollama's folders of models: the user's and the system service's.
 pub fn ollama() -> Vec<PathBuf> {
     if let Some(named) = var("OLLAMA_MODELS") {

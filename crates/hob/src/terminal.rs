@@ -5,7 +5,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::error::{Error, Result};
 
@@ -29,6 +29,11 @@ pub fn bold(text: &str) -> String {
 /// Dim, where colour is wanted.
 pub fn dim(text: &str) -> String {
     styled("2", text)
+}
+
+/// Yellow, where colour is wanted: for what a person should see.
+pub fn yellow(text: &str) -> String {
+    styled("33", text)
 }
 
 /// A remark on stderr that is not an error.
@@ -169,6 +174,21 @@ pub fn spinner(message: &str) -> ProgressBar {
     }
     spinner.set_message(clean(message));
     spinner.enable_steady_tick(Duration::from_millis(120));
+    spinner
+}
+
+/// A spinner for work that takes about so long, with the time that is left.
+pub fn timed(message: &str, about: Duration) -> ProgressBar {
+    let spinner = spinner(message);
+    let left = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = match about.saturating_sub(state.elapsed()).as_secs_f64().ceil() as u64 {
+            0 => write!(out, "almost done"),
+            seconds => write!(out, "about {seconds} s left"),
+        };
+    };
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {left}") {
+        spinner.set_style(style.with_key("left", left));
+    }
     spinner
 }
 

@@ -4,6 +4,7 @@ pub mod bench;
 mod ceilings;
 pub mod completions;
 pub mod debug;
+pub mod doctor;
 pub mod list;
 mod profile;
 pub mod pull;
@@ -21,6 +22,7 @@ const EXAMPLES: &str = "Examples:
   hob pull hf:owner/repo                      fetch a model from the Hugging Face hub
   hob list                                    the models on this machine
   hob show starter                            what is inside a model
+  hob doctor                                  what this machine has and how fast it is
 
 Hob works offline: only pull, show of a model on the hub (hf:…), and run when it offers a
 model, open a connection.";
@@ -63,6 +65,8 @@ pub enum Command {
     Rm(rm::RmArgs),
     /// Measure speed
     Bench(bench::BenchArgs),
+    /// Measure this machine, and say what Hob will use of it
+    Doctor(doctor::DoctorArgs),
     /// Look at tokens, logits, graphs and plans
     Debug(debug::DebugArgs),
     /// Print a completion script for a shell
