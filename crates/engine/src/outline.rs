@@ -296,6 +296,11 @@ impl Footprint {
     }
 }
 
+/// Whether there is an architecture for a configuration (config.json's content), be it right or not.
+pub fn is_known(config: &serde_json::Value) -> bool {
+    !matches!(hob_models::language(config), Err(hob_models::ConfigError::Unknown(_)))
+}
+
 /// The number after `layers.` in a weight's name.
 pub fn layer_of(name: &str) -> Option<usize> {
     name.split_once("layers.")?.1.split('.').next()?.parse().ok()

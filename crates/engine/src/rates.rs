@@ -108,6 +108,21 @@ impl Rates {
         Ok(Some(Rates { linear, attend_gbps, attend_gflops, small_gbps, step }))
     }
 
+    /// These and newer ones, which count where both know a format.
+    pub fn with(mut self, newer: Rates) -> Rates {
+        self.linear.retain(|l| !newer.know(&[l.dtype]));
+        self.linear.extend(&newer.linear);
+        Rates { linear: self.linear, ..newer }
+    }
+
+    /// Whether they can be those of a machine.
+    pub fn are_sound(&self) -> bool {
+        let layers = self.linear.iter().flat_map(|l| [l.read_gbps, l.gops]);
+        let mut all = layers.chain([self.attend_gbps, self.attend_gflops, self.small_gbps]);
+        let plausible = |x: f64| (1e-3..1e7).contains(&x);
+        all.all(plausible) && (0.0..1.0).contains(&self.step)
+    }
+
     /// Whether all of these formats were measured.
     pub fn know(&self, formats: &[DType]) -> bool {
         formats.iter().all(|d| self.linear.iter().any(|l| l.dtype == *d))
@@ -327,6 +342,11 @@ mod tests {
         assert!(text.contains(r#""dtype":"Q8_0""#), "{text}");
         assert_eq!(serde_json::from_str::<Rates>(&text).unwrap(), rates());
         assert!(serde_json::from_str::<Rates>(&text.replace("Q8_0", "Q9_0")).is_err());
+        assert!(rates().are_sound() && !Rates { step: 2.0, ..rates() }.are_sound());
+        let newer =
+            Rates { linear: vec![LinearRate { gops: 1.0, ..rates().linear[0] }], step: 0.5, ..rates() };
+        let both = rates().with(newer);
+        assert_eq!((both.linear.len(), both.of(DType::Q8_0).unwrap().gops, both.step), (2, 1.0, 0.5));
         assert!(rates().know(&[DType::F32, DType::Q8_0]) && !rates().know(&[DType::F16]));
     }
 

@@ -1,5 +1,7 @@
 //! Models that Hob knows by name: a file, its checksum, its licence, and where it can be had, in turn.
 
+use crate::hub::Spec;
+
 /// A model with a short name.
 #[derive(Debug)]
 pub struct Entry {
@@ -100,6 +102,18 @@ pub fn find(name: &str) -> Option<&'static Entry> {
 /// The entry whose file this is, judged by name and length.
 pub fn of_file(file: &str, size: u64) -> Option<&'static Entry> {
     CATALOGUE.iter().find(|e| e.file == file && e.size == size)
+}
+
+impl Entry {
+    /// Where the hub has it, if it does.
+    pub fn on_hub(&self) -> Option<Spec> {
+        self.sources.iter().find_map(|source| match source {
+            Source::Hub(repo) => {
+                Some(Spec { repo: repo.to_string(), revision: "main".into(), file: Some(self.file.into()) })
+            }
+            Source::Wheels(_) => None,
+        })
+    }
 }
 
 impl Source {

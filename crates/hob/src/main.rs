@@ -6,7 +6,6 @@ mod commands;
 mod details;
 mod error;
 mod file;
-#[allow(dead_code)] // until `hob fit` uses all of it
 mod fit;
 mod hub;
 mod interrupt;
@@ -56,6 +55,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
         Command::Pull(args) => commands::pull::run(args, global),
         Command::Rm(args) => commands::rm::run(args, global),
         Command::Bench(args) => commands::bench::run(args, global),
+        Command::Fit(args) => commands::fit::run(args, global),
         Command::Doctor(args) => commands::doctor::run(args, global),
         Command::Debug(args) => commands::debug::run(args, global),
         Command::Completions(args) => commands::completions::run(args),

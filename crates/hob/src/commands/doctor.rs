@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use hob_engine::{Cpu, DType, Precision, Rates as Kernels};
 use serde_json::{Value, json};
 
 use super::Global;
@@ -10,7 +11,7 @@ use crate::error::Result;
 use crate::machine::gpu::Gpu;
 use crate::machine::processor::{Cores, Kind};
 use crate::machine::rates::{DiskRate, How};
-use crate::machine::{Disk, Machine, Processor, Rates, advice};
+use crate::machine::{Disk, Machine, Processor, Rates, advice, kernels};
 use crate::terminal::{self, bytes, clean};
 
 const EXAMPLES: &str = "Examples:
@@ -41,7 +42,8 @@ pub struct DoctorArgs {
 pub fn run(args: DoctorArgs, _: &Global) -> Result<()> {
     let start = Instant::now();
     let machine = Machine::look();
-    let mut notes = Vec::new();
+    let cpu = Cpu::new(machine.processor.threads_available, Precision::Fast);
+    let (mut notes, mut kernels) = (Vec::new(), kernels::known(&machine, &cpu));
     let rates = match args.quick {
         true => Rates::known(&machine),
         false => {
@@ -50,7 +52,12 @@ pub fn run(args: DoctorArgs, _: &Global) -> Result<()> {
             spinner.finish_and_clear();
             let (rates, left_out) = measured?;
             notes = left_out;
-            if let Err(e) = rates.save() {
+            kernels = Some(kernels::measure(&cpu, &kernels::COMMON)?);
+            let kept = rates.save().and_then(|()| match &kernels {
+                Some(kernels) => kernels::save(&machine, &cpu, kernels.clone()),
+                None => Ok(()),
+            });
+            if let Err(e) = kept {
                 notes.push(format!("the speeds are not kept: {e}"));
             }
             Some(rates)
@@ -58,8 +65,8 @@ pub fn run(args: DoctorArgs, _: &Global) -> Result<()> {
     };
     let took = start.elapsed();
     match args.json {
-        true => println!("{:#}", as_json(&machine, rates.as_ref(), took)),
-        false => print!("{}", as_text(&machine, rates.as_ref(), took)),
+        true => println!("{:#}", as_json(&machine, rates.as_ref(), kernels.as_ref(), took)),
+        false => print!("{}", as_text(&machine, rates.as_ref(), kernels.as_ref(), took)),
     }
     notes.iter().for_each(|n| terminal::note(n));
     Ok(())
@@ -104,9 +111,9 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-fn as_text(machine: &Machine, rates: Option<&Rates>, took: Duration) -> String {
+fn as_text(machine: &Machine, rates: Option<&Rates>, kernels: Option<&Kernels>, took: Duration) -> String {
     let mut parts = vec![
-        processor(&machine.processor, rates),
+        processor(&machine.processor, rates, kernels),
         memory(machine, rates),
         gpus(&machine.gpus),
         disks(&machine.disks, rates),
@@ -124,7 +131,7 @@ fn as_text(machine: &Machine, rates: Option<&Rates>, took: Duration) -> String {
     parts.into_iter().map(|s| s.0).collect::<Vec<_>>().join("\n")
 }
 
-fn processor(p: &Processor, rates: Option<&Rates>) -> Section {
+fn processor(p: &Processor, rates: Option<&Rates>, kernels: Option<&Kernels>) -> Section {
     let mut s = Section::new("Processor");
     s.line("name", clean(&p.name));
     let cores: Vec<String> = p.cores.iter().map(cores).collect();
@@ -133,6 +140,12 @@ fn processor(p: &Processor, rates: Option<&Rates>) -> Section {
     if let Some(r) = rates {
         s.line("8-bit products", format!("{:.0} GOP/s", r.int8_gops));
         s.line("f32 products", format!("{:.0} GFLOP/s", r.f32_gflops));
+    }
+    let shown = [DType::Q4_K, DType::Q8_0, DType::F16];
+    if let Some(k) = kernels.filter(|k| k.know(&shown)) {
+        let rates = shown.into_iter().filter_map(|d| k.of(d));
+        let rates = rates.map(|l| format!("{} {:.1} GB/s, {:.0} GOP/s", l.dtype, l.read_gbps, l.gops));
+        s.line("kernels reach", rates.collect::<Vec<_>>().join("; "));
     }
     s
 }
@@ -270,7 +283,7 @@ fn age(age: Duration) -> String {
     format!("{n} {unit}{} ago", if n == 1 { "" } else { "s" })
 }
 
-fn as_json(machine: &Machine, rates: Option<&Rates>, took: Duration) -> Value {
+fn as_json(machine: &Machine, rates: Option<&Rates>, kernels: Option<&Kernels>, took: Duration) -> Value {
     let Machine { processor: p, memory: m, gpus, disks, power } = machine;
     let core =
         |c: &Cores| json!({"kind": c.kind.name(), "cores": c.cores, "threads": c.threads, "mhz": c.mhz});
@@ -338,6 +351,7 @@ fn as_json(machine: &Machine, rates: Option<&Rates>, took: Duration) -> Value {
             "busy": r.busy,
             "age_seconds": r.age().as_secs(),
         })),
+        "kernels": kernels,
         "uses": advice::uses(machine, rates),
         "warnings": advice::warnings(machine),
         "took_seconds": took.as_secs_f64(),

@@ -3,21 +3,20 @@
 use std::num::NonZeroUsize;
 
 use clap::Args;
-use hob_engine::{Cpu, DType, KvTypes, Options, isa, memory};
+use hob_engine::{KvTypes, Options, memory};
 use serde_json::{Value, json};
 
 use super::Global;
 use crate::error::{Error, Result};
-use crate::fit::plan::{Ask, Card, Fit, Target, plan};
+use crate::fit::plan::{Ask, Card, Fit};
+use crate::fit::planner::{Planner, better};
 use crate::fit::quants::Mix;
 use crate::fit::subject::Subject;
-use crate::fit::verdict::{Verdict, rate, sentences};
+use crate::fit::verdict::{rate, sentences};
 use crate::fit::{gpus, overview, zoo};
-use crate::hub::{Hub, Spec, remote};
-use crate::machine::{self, Machine};
+use crate::hub::{Hub, remote};
 use crate::model::options;
 use crate::net::Net;
-use crate::room;
 use crate::store::{self, Wanted};
 use crate::terminal;
 
@@ -74,7 +73,13 @@ pub fn run(args: FitArgs, global: &Global) -> Result<()> {
         kv: args.kv.unwrap_or_default(),
         ..options(args.threads.map(NonZeroUsize::get))
     };
-    let mut planner = Planner::new(&args, options, process)?;
+    let card = args.gpu.as_deref().map(gpus::find).transpose()?.map(|gpu| Card::of(&gpu));
+    let ask = Ask {
+        ctx: args.ctx.map(NonZeroUsize::get),
+        sequences: args.batch.into(),
+        prompt: args.prompt as usize,
+    };
+    let mut planner = Planner::new(card, args.memory, ask, options, process);
     if args.models.is_empty() {
         return overview::run(&mut planner, args.json);
     }
@@ -94,95 +99,13 @@ pub fn run(args: FitArgs, global: &Global) -> Result<()> {
     Ok(())
 }
 
-/// All that plans of one call share.
-pub struct Planner {
-    /// the machine to plan for
-    pub target: Target,
-    /// how it is called
-    pub place: String,
-    /// what models are asked to do
-    pub ask: Ask,
-    /// how they are run
-    pub options: Options,
-    machine: Machine,
-    cpu: Cpu,
-}
-
-impl Planner {
-    fn new(args: &FitArgs, options: Options, process: usize) -> Result<Planner> {
-        let machine = Machine::look();
-        let card = args.gpu.as_deref().map(gpus::find).transpose()?.map(Card::of);
-        let ram = args.memory.unwrap_or_else(|| room::free(process));
-        let place = match (&card, args.memory) {
-            (Some(card), _) => card.name.clone(),
-            (None, Some(n)) => format!("a machine with {} to give", terminal::bytes(n)),
-            (None, None) => "this machine".into(),
-        };
-        let known = machine::Rates::known(&machine);
-        let (rates, disk_gbps) = known.map_or((None, None), |k| (k.kernels.clone(), k.disk_gbps()));
-        let ask = Ask {
-            ctx: args.ctx.map(NonZeroUsize::get),
-            sequences: args.batch.into(),
-            prompt: args.prompt as usize,
-        };
-        let cpu = Cpu::new(options.threads, options.precision);
-        let target = Target { ram, card, rates, disk_gbps, process };
-        Ok(Planner { target, place, ask, options, machine, cpu })
-    }
-
-    /// Plans one model.
-    pub fn plan(&mut self, subject: &Subject) -> Result<Fit> {
-        self.know(&subject.outline.formats()?)?;
-        plan(subject, &self.target, &self.ask, &self.cpu, &self.options)
-    }
-
-    /// Bytes of a GPU's memory with which one model lies fully there.
-    pub fn on_gpu(&self, subject: &Subject) -> Result<u64> {
-        let card = Card { free: u64::MAX, ..Card::any() };
-        let target = Target { card: Some(card), rates: None, ram: u64::MAX, ..self.target.clone() };
-        let fit = plan(subject, &target, &self.ask, &self.cpu, &self.options)?;
-        Ok(fit.total() - (fit.budget.process + fit.budget.model) as u64)
-    }
-
-    /// Measures what these formats run at, where that is not known yet: about a fifth of a second each, once a machine.
-    pub fn know(&mut self, formats: &[DType]) -> Result<()> {
-        if self.target.rates.as_ref().is_some_and(|r| r.know(formats)) {
-            return Ok(());
-        }
-        let known = self.target.rates.take();
-        self.target.rates = machine::rates::kernels(&self.machine, &self.cpu, known, formats)?;
-        Ok(())
-    }
-
-    /// Where the speeds come from.
-    pub fn basis(&self, fit: &Fit) -> String {
-        let kernels = || {
-            let (threads, isa) = (self.options.threads, isa::isa().name());
-            format!("kernels measured on this machine ({threads} threads, {isa})")
-        };
-        let disk = match (fit.streamed, self.target.disk_gbps) {
-            (0, _) | (_, None) => String::new(),
-            (_, Some(gbps)) => format!(", its disk read at {gbps:.1} GB/s"),
-        };
-        match (&self.target.card, fit.layers.gpu, fit.layers.ram + fit.layers.streamed) {
-            (Some(card), 1.., 0) => by_bandwidth(card),
-            (Some(card), 1.., _) => format!("{}; the processor's by {}{disk}", by_bandwidth(card), kernels()),
-            _ => kernels() + &disk,
-        }
-    }
-}
-
-fn by_bandwidth(card: &Card) -> String {
-    format!("three quarters of the GPU's {:.0} GB/s", card.bandwidth_gbps)
-}
-
 /// The model that `name` means: here, of the hub by its header, or a well-known shape.
 fn find(name: &str, net: &Net) -> Result<Subject> {
     let unknown = match store::resolve(name, &store::discover()) {
         Ok(Wanted::Here(model)) => return Subject::here(&model.name, &model.path),
         Ok(Wanted::Path(path)) => return Subject::here(&path.display().to_string(), &path),
         Ok(Wanted::Hub(spec)) => return Subject::remote(remote::headers(&Hub::new(net), &spec)?),
-        Ok(Wanted::Catalogue(entry)) => match entry.hub() {
+        Ok(Wanted::Catalogue(entry)) => match entry.on_hub() {
             Some(spec) if !net.offline() => return Subject::remote(remote::headers(&Hub::new(net), &spec)?),
             _ => Error::new(format!("{name} is not on this machine; fetch it with: hob pull {name}")),
         },
@@ -199,33 +122,6 @@ fn find(name: &str, net: &Net) -> Result<Subject> {
         Error::new(format!("{} is no quantization that is planned; {known} are", terminal::clean(mix)))
     })?;
     Subject::imagined(row, mix)
-}
-
-/// Other ways to run the model that fit better, the gentlest first: keys and values in fewer bits, fewer bits a weight.
-fn better(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<Vec<String>> {
-    let mut ways = Vec::new();
-    let whole = |v: Verdict| matches!(v, Verdict::Gpu | Verdict::Ram);
-    if whole(fit.verdict) {
-        return Ok(ways);
-    }
-    let asked = planner.options.kv;
-    for kv in [DType::Q8_0, DType::Q4_0].map(KvTypes::both).into_iter().filter(|kv| *kv != asked) {
-        planner.options.kv = kv;
-        let other = planner.plan(subject);
-        planner.options.kv = asked;
-        if whole(other?.verdict) {
-            ways.push(format!("keys and values in fewer bits (--kv {kv})"));
-            break;
-        }
-    }
-    for mix in [Mix::Q8_0, Mix::Q6_K, Mix::Q5_K_M, Mix::Q4_K_M, Mix::Q3_K_M, Mix::Q2_K] {
-        let Ok(other) = subject.stored_as(mix) else { continue };
-        if other.file_bytes < subject.file_bytes * 9 / 10 && whole(planner.plan(&other)?.verdict) {
-            ways.push(format!("{mix} weights ({})", terminal::bytes(other.file_bytes)));
-            break;
-        }
-    }
-    Ok(ways)
 }
 
 fn as_text(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<String> {
@@ -261,7 +157,11 @@ fn as_text(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<String
     let kv = format!("{} tokens of context in {}{sequences}", fit.ctx, planner.options.kv);
     row("keys and values", b.state as u64, &kv);
     row("activations", b.activations as u64, "");
-    let driver = if fit.driver > 0 { "program, vocabulary, graphs, the GPU's driver" } else { "program, vocabulary, graphs" };
+    let driver = if fit.driver > 0 {
+        "program, vocabulary, graphs, the GPU's driver"
+    } else {
+        "program, vocabulary, graphs"
+    };
     row("overhead", overhead as u64 + fit.driver, driver);
     row("total", total, &format!("of {} free on {}", terminal::bytes(fit.free), planner.place));
     let mut line = |name: &str, text: String| {
@@ -288,7 +188,9 @@ fn as_text(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<String
         out.push_str(&format!("  {sentence}\n"));
     }
     if fit.layers.gpu > 0 {
-        out.push_str("  This version of Hob computes on the processor; the GPU is planned for, and not used yet.\n");
+        out.push_str(
+            "  This version of Hob computes on the processor; the GPU is planned for, and not used yet.\n",
+        );
     }
     Ok(out)
 }

@@ -5,6 +5,7 @@ mod ceilings;
 pub mod completions;
 pub mod debug;
 pub mod doctor;
+pub mod fit;
 pub mod list;
 mod profile;
 pub mod pull;
@@ -22,6 +23,7 @@ const EXAMPLES: &str = "Examples:
   hob pull hf:owner/repo                      fetch a model from the Hugging Face hub
   hob list                                    the models on this machine
   hob show starter                            what is inside a model
+  hob fit hf:owner/repo                       can I run this, and how fast?
   hob doctor                                  what this machine has and how fast it is
 
 Hob works offline: only pull, show of a model on the hub (hf:…), and run when it offers a
@@ -63,6 +65,8 @@ pub enum Command {
     /// Remove a model
     #[command(visible_alias = "remove")]
     Rm(rm::RmArgs),
+    /// Tell whether a model can be run here, or on another machine, and how fast
+    Fit(fit::FitArgs),
     /// Measure speed
     Bench(bench::BenchArgs),
     /// Measure this machine, and say what Hob will use of it

@@ -4,12 +4,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use hob_engine::memory;
 
 use super::Global;
 use crate::catalogue::{self, Entry, Source};
 use crate::error::{Error, Kind, Result};
 use crate::file::Checksum;
-use crate::hub::{self, Hub, RemoteFile, Spec};
+use crate::fit::plan::Ask;
+use crate::fit::planner::Planner;
+use crate::fit::subject::Subject;
+use crate::fit::verdict::brief;
+use crate::hub::{self, Hub, RemoteFile, Spec, remote};
+use crate::model::options;
 use crate::net::Net;
 use crate::store::{self, Found, Wanted};
 use crate::{file, places, terminal, wheel};
@@ -23,6 +29,9 @@ const EXAMPLES: &str = "Examples:
 
 Files go into the Hugging Face cache, where other programs find them too. An interrupted
 download is continued by the same command. Set HF_TOKEN for gated or private models.";
+
+/// Bytes of a download before which the planner is asked: what is smaller is here sooner than its answer helps.
+const WORTH_ASKING: u64 = 64 << 20;
 
 /// Arguments of `hob pull`.
 #[derive(Args)]
@@ -157,7 +166,27 @@ pub fn from_hub(spec: &Spec, to: Option<&Path>, net: &Net) -> Result<PathBuf> {
     if let Some(licence) = &listing.licence {
         terminal::note(&format!("{} has the licence {licence}", spec.repo));
     }
+    let size = files.iter().fold(0u64, |n, f| n.saturating_add(f.size));
+    if size >= WORTH_ASKING
+        && !matches!(store::resolve(&spec.to_string(), &store::discover()), Ok(Wanted::Here(_)))
+    {
+        terminal::note(&advice(&hub, spec, &listing));
+    }
     place(&hub, spec, &listing, &files, to)
+}
+
+/// What the planner says of a model that is about to be fetched, by its header.
+fn advice(hub: &Hub, spec: &Spec, listing: &hub::Listing) -> String {
+    let process = memory::process();
+    let planned = || {
+        let subject = Subject::remote(remote::headers_of(hub, spec, listing)?)?;
+        let ask = Ask { ctx: None, sequences: 1, prompt: 512 };
+        Planner::new(None, None, ask, options(None), process).plan(&subject)
+    };
+    match planned() {
+        Ok(fit) => brief(&fit),
+        Err(e) => format!("whether it fits is not known: {e}"),
+    }
 }
 
 /// Into the Hugging Face cache, or into a folder: one GGUF as a file, a model of many files as a folder in it.

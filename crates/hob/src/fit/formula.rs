@@ -118,6 +118,7 @@ impl Variant {
     }
 
     /// The phase that needs most.
+    #[cfg(test)]
     pub fn largest(&self) -> &Phase {
         self.phases.iter().max_by_key(|p| p.weights_bytes + p.activation_bytes).expect("there are phases")
     }

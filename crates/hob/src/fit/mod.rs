@@ -3,5 +3,10 @@
 pub mod formula;
 pub mod gpus;
 pub mod near;
+pub mod overview;
+pub mod plan;
+pub mod planner;
 pub mod quants;
+pub mod subject;
+pub mod verdict;
 pub mod zoo;

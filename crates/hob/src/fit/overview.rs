@@ -3,12 +3,12 @@
 use serde_json::json;
 
 use super::formula;
-use super::plan::{Card, Fit};
+use super::plan::Fit;
+use super::planner::Planner;
 use super::quants::Mix;
 use super::subject::Subject;
 use super::verdict::{Verdict, rate};
 use super::zoo;
-use crate::commands::fit::Planner;
 use crate::error::Result;
 use crate::terminal;
 
@@ -86,8 +86,11 @@ fn comfortable(fit: &Fit) -> bool {
 
 fn text(lines: &[Line], planner: &Planner) -> String {
     let classes = CLASSES.map(|n| format!("{n} GB"));
-    let header: Vec<&str> =
-        ["MODEL", "PARAMETERS"].into_iter().chain(classes.iter().map(String::as_str)).chain(["HERE"]).collect();
+    let header: Vec<&str> = ["MODEL", "PARAMETERS"]
+        .into_iter()
+        .chain(classes.iter().map(String::as_str))
+        .chain(["HERE"])
+        .collect();
     let mut rows = Vec::new();
     for l in lines {
         let mut cells = vec![l.row.name.clone(), parameters(l.row)];
@@ -108,11 +111,15 @@ fn text(lines: &[Line], planner: &Planner) -> String {
         "\nPlanned by formula, as their graphs do not exist yet (~ with parts read from working memory in turn):\n\n{}",
         terminal::table(&header, &rows, &[])
     ));
-    let mut best: Vec<&Line> = lines.iter().filter(|l| l.here.as_ref().is_some_and(|h| comfortable(&h.1))).collect();
+    let mut best: Vec<&Line> =
+        lines.iter().filter(|l| l.here.as_ref().is_some_and(|h| comfortable(&h.1))).collect();
     best.sort_by_key(|l| std::cmp::Reverse(l.row.parameters));
     let names: Vec<String> = best.iter().take(6).map(|l| format!("{} ({})", l.row.name, here(l))).collect();
     out.push_str(&match names.is_empty() {
-        true => format!("\nThis machine has {} free: none of these runs comfortably.\n", terminal::bytes(planner.target.ram)),
+        true => format!(
+            "\nThis machine has {} free: none of these runs comfortably.\n",
+            terminal::bytes(planner.target.ram)
+        ),
         false => format!(
             "\nThis machine has {} free. It runs comfortably, best first: {}.\n",
             terminal::bytes(planner.target.ram),
@@ -138,13 +145,13 @@ fn here(line: &Line) -> String {
 
 /// The finest precision of which all lies in the GPU, or else one that does with parts in working memory.
 fn by_formula(row: &formula::Row) -> Vec<String> {
-    let mut cells = vec![row.title.to_string(), row.size.to_string()];
+    let mut cells = vec![row.title.to_string(), row.setting.clone()];
     for class in CLASSES {
         let whole = row.variants.iter().find(|v| v.total_bytes <= left(class));
         let part = row.variants.iter().find(|v| v.least_bytes <= left(class));
         cells.push(match (whole, part) {
-            (Some(v), _) => v.precision.to_string(),
-            (None, Some(v)) => format!("~{}", v.precision),
+            (Some(v), _) => v.precision.name().into(),
+            (None, Some(v)) => format!("~{}", v.precision.name()),
             (None, None) => "·".into(),
         });
     }
@@ -168,6 +175,12 @@ fn json(lines: &[Line], planner: &Planner) -> serde_json::Value {
         });
         json!({
             "model": l.row.name,
+            "title": l.row.title,
+            "family": l.row.family,
+            "licence": l.row.licence,
+            "released": l.row.released,
+            "checkpoint": l.row.checkpoint,
+            "gguf": l.row.gguf,
             "parameters": l.row.parameters,
             "active": l.row.active,
             "classes": classes(l),

@@ -34,14 +34,14 @@ pub struct Card {
 }
 
 impl Card {
-    /// A GPU of the table, of whose memory the system takes nothing else.
+    /// A GPU of the table.
     pub fn of(gpu: &gpus::Gpu) -> Card {
         Card {
             name: gpu.name.to_string(),
-            free: gpu.memory_bytes,
+            free: gpu.free_bytes(),
             bandwidth_gbps: gpu.bandwidth_gbps,
-            tflops: gpu.tflops,
-            unified: gpu.unified,
+            tflops: Some(gpu.tflops),
+            unified: gpu.unified(),
         }
     }
 
@@ -107,6 +107,8 @@ pub struct Fit {
     pub layers: Layers,
     /// bytes read from disk for each token
     pub streamed: u64,
+    /// the least it is held in on the processor, weights being read from disk for each token
+    pub least: u64,
     /// how fast; `None` where nothing was measured
     pub speed: Option<Speed>,
     /// the verdict
@@ -163,6 +165,7 @@ impl Case<'_> {
             max_ctx: None,
             layers: Layers::default(),
             streamed: 0,
+            least: self.footprint.least(self.ctx) as u64,
             speed: None,
             verdict,
         }
@@ -235,7 +238,14 @@ impl Case<'_> {
             let layers = Layers { gpu: count, ..Layers::default() };
             let speed = self.gpu_seconds(card, 1.0, 0)?;
             let max_ctx = longest(free);
-            return Ok(Fit { driver: DRIVER, free, max_ctx, layers, speed, ..self.fit(Verdict::Gpu, budget) });
+            return Ok(Fit {
+                driver: DRIVER,
+                free,
+                max_ctx,
+                layers,
+                speed,
+                ..self.fit(Verdict::Gpu, budget)
+            });
         }
         if card.unified {
             // One memory: what does not fit there fits nowhere else.
@@ -258,9 +268,8 @@ impl Case<'_> {
         let ram = self.target.ram.saturating_sub(beside);
         let share = on_gpu_bytes as f64 / (others as u64 + layers).max(1) as f64;
         let streamed = rest.saturating_sub(ram);
-        let slow = (per_layer[on_gpu..].iter()).scan(streamed, |left, n| {
-            (*left > 0).then(|| *left = left.saturating_sub(*n as u64))
-        });
+        let slow = (per_layer[on_gpu..].iter())
+            .scan(streamed, |left, n| (*left > 0).then(|| *left = left.saturating_sub(*n as u64)));
         let slow = slow.count();
         let layers = Layers { gpu: on_gpu, ram: count - on_gpu - slow, streamed: slow };
         let speed = self.gpu_seconds(card, share, streamed)?;

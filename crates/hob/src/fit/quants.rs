@@ -6,12 +6,10 @@
 
 use std::fmt;
 
-use hob_engine::{DType, Graph};
+use hob_engine::DType;
 use serde_json::Value;
 
 use super::near::plain;
-use super::zoo::Row;
-use crate::error::Result;
 
 /// A mix of formats, as GGUF files are named after it.
 #[allow(missing_docs, non_camel_case_types)] // the field's names
@@ -237,25 +235,6 @@ fn fallback(wanted: DType, row: usize) -> DType {
     if whole(other) { other } else { DType::F16 }
 }
 
-/// Gives every weight of `graph` the format it has in a file of `mix`.
-pub fn bind(graph: &mut Graph, mix: Mix, facts: &Facts) {
-    for w in &mut graph.weights {
-        w.dtype = dtype(mix, &w.name, &w.shape, facts);
-    }
-}
-
-/// Bytes of all weights of `row` in `mix`. Errors: the architecture is not built here yet.
-pub fn bytes(row: &Row, mix: Mix) -> Result<u64> {
-    let mut graph = row.graph(1, 1)?;
-    bind(&mut graph, mix, &Facts::of(&row.config));
-    Ok(graph.weights.iter().map(|w| w.bytes() as u64).sum())
-}
-
-/// Bytes of the file of `row` in `mix`: the weights and what else it holds. Errors: as [`bytes`].
-pub fn file_bytes(row: &Row, mix: Mix) -> Result<u64> {
-    Ok(bytes(row, mix)? + row.tokenizer_bytes)
-}
-
 #[cfg(test)]
 #[path = "../../../../tests/common/models.rs"]
 mod models;
@@ -263,6 +242,7 @@ mod models;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fit::subject::Subject;
     use crate::fit::zoo;
 
     /// Formats of weights as llama.cpp itself chose them, for the small models of `dev/golden_quants.py`.
@@ -302,8 +282,8 @@ mod tests {
         ] {
             let gguf = hob_io::Gguf::open(&models::model(file)).unwrap();
             let row = zoo::find(row).unwrap();
-            let mut graph = row.graph(1, 1).unwrap();
-            bind(&mut graph, mix, &Facts::of(&row.config));
+            let outline = Subject::imagined(row, mix).unwrap().outline;
+            let graph = outline.graph(1, 1).unwrap();
             let architecture = gguf.architecture().unwrap();
             let mut sum = 0;
             for t in gguf.tensors() {
@@ -314,7 +294,7 @@ mod tests {
             }
             assert_eq!(
                 sum,
-                bytes(row, mix).unwrap(),
+                outline.stored_bytes().unwrap() as u64,
                 "{file} has weights that the graph has not, or the reverse"
             );
         }
@@ -452,7 +432,8 @@ mod tests {
             assert!(off.abs() < 0.001, "{name} in {mix}: {data} bytes of weights, {published} published");
             assert!(data < published, "{name} in {mix}: {data} bytes of weights in a file of {published}");
             if zoo::built().any(|built| built.name == row.name) {
-                assert_eq!(bytes(row, mix).unwrap(), data, "{name} in {mix}");
+                let outline = Subject::imagined(row, mix).unwrap().outline;
+                assert_eq!(outline.stored_bytes().unwrap() as u64, data, "{name} in {mix}");
             }
         }
     }

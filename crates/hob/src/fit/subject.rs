@@ -68,18 +68,23 @@ impl Subject {
 
     /// A shape of the catalogue in the formats of `mix`.
     pub fn imagined(row: &zoo::Row, mix: Mix) -> Result<Subject> {
-        Subject::in_mix(&row.name, &row.config(), row.parameters, mix)
+        Subject::in_mix(&row.name, &row.read(), row.parameters, row.tokenizer_bytes as usize, mix)
     }
 
     /// The same model in the formats of another mix.
     pub fn stored_as(&self, mix: Mix) -> Result<Subject> {
-        Subject::in_mix(&self.name, &self.config, self.details.parameters, mix)
+        let header = HEADER * self.outline.vocab_size();
+        Subject::in_mix(&self.name, &self.config, self.details.parameters, header, mix)
     }
 
-    fn in_mix(name: &str, config: &serde_json::Value, parameters: u64, mix: Mix) -> Result<Subject> {
+    fn in_mix(
+        name: &str,
+        config: &serde_json::Value,
+        parameters: u64,
+        header: usize,
+        mix: Mix,
+    ) -> Result<Subject> {
         let facts = Facts::of(config);
-        let vocabulary = config["vocab_size"].as_u64().unwrap_or(0) as usize;
-        let header = HEADER * vocabulary;
         let outline =
             Outline::imagined(name, config, header, |name, shape| quants::dtype(mix, name, shape, &facts))?;
         let details = Details {
@@ -89,7 +94,7 @@ impl Subject {
             context: config["max_position_embeddings"].as_u64(),
         };
         let file_bytes = outline.stored_bytes()? as u64 + header as u64;
-        let tokenizer = TOKENIZER * vocabulary;
+        let tokenizer = TOKENIZER * outline.vocab_size();
         Ok(Subject { name: name.into(), details, outline, file_bytes, tokenizer, config: config.clone() })
     }
 }

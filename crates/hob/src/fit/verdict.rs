@@ -49,14 +49,20 @@ pub fn sentences(fit: &Fit, smaller: &[String]) -> Vec<String> {
     let mut out = vec![match fit.verdict {
         Verdict::Gpu => format!("Runs fully on the GPU: {size} of {free} free{speed}."),
         Verdict::Split => {
-            format!("Runs split: {} of {layers} layers on the GPU, the others on the processor{speed}.", fit.layers.gpu)
+            format!(
+                "Runs split: {} of {layers} layers on the GPU, the others on the processor{speed}.",
+                fit.layers.gpu
+            )
         }
         Verdict::Ram => format!("Runs on the processor, all in memory: {size} of {free} free{speed}."),
         Verdict::Disk => format!(
             "Runs from disk: {} of weights are read again for each token, as memory has {free} free{speed}.",
             terminal::bytes(fit.streamed)
         ),
-        Verdict::No => format!("Does not run: it holds {size}, and {free} are free."),
+        Verdict::No => format!(
+            "Does not run: it holds {size}, {} at least with weights read from disk for each token, and {free} are free.",
+            terminal::bytes(fit.least)
+        ),
     }];
     if matches!(fit.verdict, Verdict::No | Verdict::Disk | Verdict::Split) {
         let mut would: Vec<String> = smaller.to_vec();
@@ -72,9 +78,30 @@ pub fn sentences(fit: &Fit, smaller: &[String]) -> Vec<String> {
     out
 }
 
+/// The verdict in a few words, as before a download.
+pub fn brief(fit: &Fit) -> String {
+    let (size, free) = (terminal::bytes(fit.total()), terminal::bytes(fit.free));
+    let speed = fit.speed.map_or(String::new(), |s| format!(", about {} tokens/s", rate(s.tps)));
+    match fit.verdict {
+        Verdict::Gpu | Verdict::Ram => format!("fits: {size} of {free} free{speed}"),
+        Verdict::Split => format!("fits in part on the GPU{speed}"),
+        Verdict::Disk => {
+            let streamed = terminal::bytes(fit.streamed);
+            format!(
+                "more than memory has free ({free}): {streamed} would be read from disk for each token{speed}"
+            )
+        }
+        Verdict::No => format!("does not fit: it holds {size} at work, and {free} are free"),
+    }
+}
+
 /// A number of tokens a second with as many digits as it deserves.
 pub fn rate(tps: f64) -> String {
-    if tps < 9.95 { format!("{tps:.1}") } else { format!("{tps:.0}") }
+    match tps {
+        ..0.095 => format!("{tps:.2}"),
+        ..9.95 => format!("{tps:.1}"),
+        _ => format!("{tps:.0}"),
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +110,6 @@ mod tests {
 
     #[test]
     fn rates_have_the_digits_they_deserve() {
-        assert_eq!([0.31, 9.94, 9.96, 41.4].map(rate), ["0.3", "9.9", "10", "41"]);
+        assert_eq!([0.031, 0.31, 9.94, 9.96, 41.4].map(rate), ["0.03", "0.3", "9.9", "10", "41"]);
     }
 }

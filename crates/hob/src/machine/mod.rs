@@ -6,6 +6,7 @@
 pub mod advice;
 pub mod disk;
 pub mod gpu;
+pub mod kernels;
 pub mod memory;
 pub mod power;
 pub mod processor;
@@ -60,6 +61,23 @@ impl Machine {
             power: Power::look(),
         }
     }
+}
+
+/// Keeps something in a file, which is whole at any time.
+fn keep(path: &std::path::Path, what: &impl serde::Serialize) -> crate::error::Result<()> {
+    use crate::error::Error;
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, &e))?;
+    // Under a name of its own first: who reads meanwhile finds a whole file.
+    let part = path.with_extension(format!("{}.part", std::process::id()));
+    let text = format!("{:#}\n", serde_json::json!(what));
+    let written = std::fs::write(&part, text)
+        .map_err(|e| Error::io("write", &part, &e))
+        .and_then(|()| std::fs::rename(&part, path).map_err(|e| Error::io("write", path, &e)));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    written
 }
 
 /// The text of one of the system's small files, without blanks around it and bytes that are no text.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, Kind};
 pub use super::read::How;
-use super::{Machine, read};
+use super::{Machine, keep, read};
 use crate::error::{Error, Result};
 use crate::{places, store};
 
@@ -121,28 +121,18 @@ impl Rates {
     /// # Errors
     /// When the folder of caches cannot be written to.
     pub fn save(&self) -> Result<()> {
-        self.write(&file()?)
-    }
-
-    fn write(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().unwrap_or(path);
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, &e))?;
-        // Under a name of its own first: who reads meanwhile finds a whole file.
-        let part = folder.join(format!("machine-{}.part", std::process::id()));
-        let text = format!("{:#}\n", serde_json::json!(self));
-        let written = std::fs::write(&part, text)
-            .map_err(|e| Error::io("write", &part, &e))
-            .and_then(|()| std::fs::rename(&part, path).map_err(|e| Error::io("write", path, &e)));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&part);
-        }
-        written
+        keep(&file()?, self)
     }
 
     /// How fast the file at `path`, which has no links in it, is read from its disk; in 10⁹ bytes a second.
     pub fn disk(&self, path: &Path) -> Option<&DiskRate> {
         let holds = self.disks.iter().filter(|d| path.starts_with(&d.mount));
         holds.max_by_key(|d| d.mount.as_os_str().len())
+    }
+
+    /// The slowest of the disks with models; `None` where none was measured.
+    pub fn disk_gbps(&self) -> Option<f64> {
+        self.disks.iter().map(|d| d.read_gbps).min_by(f64::total_cmp)
     }
 
     /// How long ago they were measured.
@@ -291,11 +281,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/cache/machine.json");
         let mut kept = rates(&machine);
-        kept.write(&path).unwrap();
+        keep(&path, &kept).unwrap();
         assert_eq!(Rates::read(&path, &machine), Some(kept.clone()));
         assert!(kept.age() < Duration::from_secs(60));
         kept.read_gbps = 31.0;
-        kept.write(&path).unwrap();
+        keep(&path, &kept).unwrap();
         assert_eq!(Rates::read(&path, &machine), Some(kept.clone()), "it is replaced");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         for change in [
@@ -347,7 +337,8 @@ mod tests {
     fn a_place_that_cannot_be_written_is_an_error_in_one_sentence() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
-        let e = rates(&Machine::look()).write(&dir.path().join("file/machine.json")).unwrap_err().to_string();
+        let e =
+            keep(&dir.path().join("file/machine.json"), &rates(&Machine::look())).unwrap_err().to_string();
         assert!(e.starts_with("cannot create "), "{e}");
     }
 
