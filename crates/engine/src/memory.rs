@@ -73,12 +73,6 @@ pub fn unread(rows: usize, tokens: usize) -> usize {
     rows.saturating_sub(tokens.saturating_mul(AROUND))
 }
 
-/// Bytes of memory that may be taken now, by the system and by the process's group; little where the system does not
-/// tell.
-pub fn free() -> usize {
-    hob_cpu::ceiling::free()
-}
-
 /// Bytes of memory the process holds now; `None` where the system does not tell.
 pub fn resident() -> Option<usize> {
     status("VmRSS:")

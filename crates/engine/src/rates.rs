@@ -8,11 +8,22 @@ use crate::{CHUNK, Options, Result};
 use hob_cpu::exec::{ExecError, Memory};
 use hob_cpu::kv::PAGE;
 use hob_cpu::packing::Packing;
-use hob_cpu::{Cpu, Kv, KvTypes, Program, Source, Tensor, Weights};
+use hob_cpu::{Cpu, Kv, Program, Source, Tensor, Weights};
 use hob_graph::{Attend, Batch, Builder, DType, Data, Graph, GraphError, NodeId, Op, Seq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// How fast linear layers run, by the tokens at once.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Speeds {
+    /// bytes of weights read in a second with one token, in 10⁹
+    pub one_gbps: f64,
+    /// multiplications and additions in a second with [`FEW`] tokens, in 10⁹
+    pub few_gops: f64,
+    /// the same with [`MANY`]
+    pub many_gops: f64,
+}
 
 /// The rates of linear layers with weights of one format.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,10 +31,22 @@ pub struct LinearRate {
     /// the format
     #[serde(serialize_with = "by_name", deserialize_with = "named")]
     pub dtype: DType,
-    /// bytes of weights read in a second with one token, in 10⁹
-    pub read_gbps: f64,
+    /// laid out for speed
+    pub packed: Speeds,
+    /// as the file has them
+    pub mapped: Speeds,
+}
+
+/// The rates of attention over keys and values kept in one format.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttendRate {
+    /// the format
+    #[serde(serialize_with = "by_name", deserialize_with = "named")]
+    pub dtype: DType,
+    /// bytes of keys and values read in a second with one token, in 10⁹
+    pub gbps: f64,
     /// multiplications and additions in a second with a chunk of tokens, in 10⁹
-    pub gops: f64,
+    pub gflops: f64,
 }
 
 /// What kernels reach on this machine.
@@ -31,10 +54,8 @@ pub struct LinearRate {
 pub struct Rates {
     /// of linear layers, by the format of the weights
     pub linear: Vec<LinearRate>,
-    /// bytes of keys and values read in a second with one token, in 10⁹
-    pub attend_gbps: f64,
-    /// multiplications and additions in a second of attention with a chunk of tokens, in 10⁹
-    pub attend_gflops: f64,
+    /// of attention, by the format of keys and values
+    pub attend: Vec<AttendRate>,
     /// bytes that small ops read and write in a second, in 10⁹
     pub small_gbps: f64,
     /// seconds that a step of a plan takes however little it does
@@ -50,6 +71,13 @@ fn named<'de, D: Deserializer<'de>>(from: D) -> Result<DType, D::Error> {
     let known = DType::all().find(|d| d.name() == name);
     known.ok_or_else(|| serde::de::Error::custom(format!("{name} is no number format")))
 }
+
+/// Tokens at once of a few conversations.
+pub const FEW: usize = 8;
+
+/// Tokens at once of a prompt. A whole chunk would take seconds with formats that have no kernel of their own, and is as
+/// fast a token.
+pub const MANY: usize = 128;
 
 /// Bytes of weights that a format is measured with: more than the caches of a core, and laid out in little time.
 const WEIGHTS: usize = 96 << 20;
@@ -99,13 +127,14 @@ impl Rates {
         if !progress(parts - 2, parts) {
             return Ok(None);
         }
-        let (attend_gbps, attend_gflops) = attend_rates(cpu)?;
+        let kinds = [DType::F16, DType::Q8_0, DType::Q4_0];
+        let attend = kinds.into_iter().map(|kv| attend_rate(cpu, kv)).collect::<Result<_>>()?;
         if !progress(parts - 1, parts) {
             return Ok(None);
         }
         let (small_gbps, step) = small_rates(cpu)?;
         progress(parts, parts);
-        Ok(Some(Rates { linear, attend_gbps, attend_gflops, small_gbps, step }))
+        Ok(Some(Rates { linear, attend, small_gbps, step }))
     }
 
     /// These and newer ones, which count where both know a format.
@@ -117,8 +146,10 @@ impl Rates {
 
     /// Whether they can be those of a machine.
     pub fn are_sound(&self) -> bool {
-        let layers = self.linear.iter().flat_map(|l| [l.read_gbps, l.gops]);
-        let mut all = layers.chain([self.attend_gbps, self.attend_gflops, self.small_gbps]);
+        let speeds = |s: Speeds| [s.one_gbps, s.few_gops, s.many_gops];
+        let layers = self.linear.iter().flat_map(|l| [l.packed, l.mapped]).flat_map(speeds);
+        let attend = self.attend.iter().flat_map(|a| [a.gbps, a.gflops]);
+        let mut all = layers.chain(attend).chain([self.small_gbps]);
         let plausible = |x: f64| (1e-3..1e7).contains(&x);
         all.all(plausible) && (0.0..1.0).contains(&self.step)
     }
@@ -130,8 +161,14 @@ impl Rates {
 
     /// Of linear layers with weights in `dtype`; the slowest that was measured, where that one was not.
     pub fn of(&self, dtype: DType) -> Option<LinearRate> {
-        let slowest = || self.linear.iter().min_by(|a, b| a.read_gbps.total_cmp(&b.read_gbps));
+        let slowest = || self.linear.iter().min_by(|a, b| a.packed.one_gbps.total_cmp(&b.packed.one_gbps));
         self.linear.iter().find(|l| l.dtype == dtype).or_else(slowest).copied()
+    }
+
+    /// Of attention over what is kept in `dtype`; f32 is taken for two of f16.
+    fn attend(&self, dtype: DType) -> Option<AttendRate> {
+        let like = if dtype == DType::F32 { DType::F16 } else { dtype };
+        self.attend.iter().find(|a| a.dtype == like).or(self.attend.first()).copied()
     }
 
     /// Seconds that a run of `graph` takes, with `reached` tokens of context when it is done, in each of so many sequences.
@@ -152,15 +189,26 @@ impl Rates {
     ) -> f64 {
         let node = graph.node(id);
         let Cost { bytes, int8, float, .. } = cost(graph, id, reached, how);
-        let giga = |n: f64, rate: f64| n / (rate.max(1e-3) * 1e9);
         let work = match node.op {
             Op::Linear => {
                 let weight = graph.as_weight(node.inputs[1]).map(|w| &graph.weights[w.0 as usize]);
                 let rate = weight.and_then(|w| self.of(w.dtype));
-                rate.map_or(0.0, |r| giga(bytes, r.read_gbps).max(giga(int8 + float, r.gops)))
+                let tokens = graph.node(node.inputs[0]).shape[0];
+                rate.map_or(0.0, |r| {
+                    let speeds = if how.mapped { r.mapped } else { r.packed };
+                    speeds.seconds(tokens, bytes, int8 + float)
+                })
             }
             Op::Attend(_) => {
-                giga(bytes * sequences as f64, self.attend_gbps).max(giga(float, self.attend_gflops))
+                // Keys and values take turns: half the work each, at the speed of its format.
+                let half = |dtype: DType, bytes: f64| {
+                    let bytes = bytes * sequences as f64;
+                    let of = |r: AttendRate| giga(bytes, r.gbps).max(giga(float / 2.0, r.gflops));
+                    self.attend(dtype).map_or(0.0, of)
+                };
+                let size = |x: DType| x.block_bytes() as f64 / x.block() as f64;
+                let (k, v) = (size(how.kv.k), size(how.kv.v));
+                half(how.kv.k, bytes * k / (k + v)) + half(how.kv.v, bytes * v / (k + v))
             }
             Op::Gather => giga(8.0 * node.shape.count() as f64, self.small_gbps),
             _ => {
@@ -169,6 +217,30 @@ impl Rates {
             }
         };
         work + self.step
+    }
+}
+
+/// Seconds of so much work at a rate in 10⁹.
+fn giga(n: f64, rate: f64) -> f64 {
+    n / (rate.max(1e-3) * 1e9)
+}
+
+impl Speeds {
+    /// Seconds of a layer that reads `bytes` of weights and does `products` in all, for so many tokens. Between the
+    /// numbers of tokens that were measured, time grows evenly.
+    fn seconds(&self, tokens: usize, bytes: f64, products: f64) -> f64 {
+        let each = products / tokens.max(1) as f64;
+        let one = giga(bytes, self.one_gbps);
+        let few = giga(each * FEW as f64, self.few_gops).max(one);
+        let many = giga(each * MANY as f64, self.many_gops).max(few);
+        let at = [(1.0, one), (FEW as f64, few), (MANY as f64, many)];
+        let tokens = tokens as f64;
+        if tokens >= at[2].0 {
+            return at[2].1 * tokens / at[2].0;
+        }
+        let (from, to) = if tokens <= at[1].0 { (at[0], at[1]) } else { (at[1], at[2]) };
+        let share = (tokens - from.0) / (to.0 - from.0);
+        from.1 + share * (to.1 - from.1)
     }
 }
 
@@ -207,32 +279,37 @@ fn linear_rate(cpu: &Cpu, filler: &Arc<Filler>, dtype: DType) -> Result<LinearRa
     for i in 0..count {
         weights.insert(&format!("w{i}"), Tensor::shared(dtype, filler.clone(), i * size..(i + 1) * size));
     }
-    let graph = built(layers(1, count, N, K, dtype))?;
-    if let Some(mut packing) = Packing::new(cpu, &graph, &weights).map_err(ExecError::Memory)? {
-        packing.step(cpu, &weights, usize::MAX);
-    }
-    let x = vec![0.1f32; CHUNK * K];
+    let x = vec![0.1f32; MANY * K];
     let mut memory = Memory::new();
-    let mut time = |times, graph: Graph| {
-        let program = cpu.program(graph, &weights)?;
-        let tokens = program.graph.inputs[0].shape[0];
-        let inputs = [("x", Data::F32(&x[..tokens * K]))];
-        let batch = Batch { inputs: &inputs, seqs: &[] };
-        best(times, || cpu.run(&program, &mut memory, None, &batch))
+    let mut speeds = |weights: &Weights| {
+        let mut time = |times, tokens: usize, count| {
+            let program = cpu.program(built(layers(tokens, count, N, K, dtype))?, weights)?;
+            let inputs = [("x", Data::F32(&x[..tokens * K]))];
+            let batch = Batch { inputs: &inputs, seqs: &[] };
+            Ok::<f64, crate::Error>(best(times, || cpu.run(&program, &mut memory, None, &batch))?)
+        };
+        let products = |tokens: usize, count: usize| 2.0 * (count * tokens * N * K) as f64;
+        let (some, two) = (count.min(8), count.min(2));
+        Ok::<Speeds, crate::Error>(Speeds {
+            one_gbps: (count * size) as f64 / time(3, 1, count)? / 1e9,
+            few_gops: products(FEW, some) / time(2, FEW, some)? / 1e9,
+            many_gops: products(MANY, two) / time(2, MANY, two)? / 1e9,
+        })
     };
-    let one = time(3, graph)?;
-    // Formats without a kernel of their own take seconds for a chunk: a fourth of it says as much.
-    let (tokens, few) = (CHUNK / 4, count.min(2));
-    let chunk = time(2, built(layers(tokens, few, N, K, dtype))?)?;
-    Ok(LinearRate {
-        dtype,
-        read_gbps: (count * size) as f64 / one / 1e9,
-        gops: 2.0 * (few * tokens * N * K) as f64 / chunk / 1e9,
-    })
+    let mapped = speeds(&weights)?;
+    let graph = built(layers(1, count, N, K, dtype))?;
+    let packed = match Packing::new(cpu, &graph, &weights).map_err(ExecError::Memory)? {
+        Some(mut packing) => {
+            packing.step(cpu, &weights, usize::MAX);
+            speeds(&weights)?
+        }
+        None => mapped,
+    };
+    Ok(LinearRate { dtype, packed, mapped })
 }
 
-/// Attention as models have it: bytes of the cache read with one token, products with a chunk.
-fn attend_rates(cpu: &Cpu) -> Result<(f64, f64)> {
+/// Attention as models have it, with keys and values kept in `dtype`.
+fn attend_rate(cpu: &Cpu, dtype: DType) -> Result<AttendRate> {
     const LAYERS: usize = 16;
     const DEPTH: usize = 2 * CHUNK;
     let (heads, kv_heads, dim) = (32, 8, 64);
@@ -250,7 +327,7 @@ fn attend_rates(cpu: &Cpu) -> Result<(f64, f64)> {
     let x: Vec<f32> = (0..CHUNK * heads * dim).map(|i| (i % 61) as f32 / 61.0 - 0.5).collect();
     let table: Vec<u32> = (0..pages as u32).collect();
     let states = built(graph(1))?.states;
-    let mut kv = Kv::new(&states, KvTypes::default(), |_| pages).map_err(ExecError::Memory)?;
+    let mut kv = Kv::new(&states, dtype, |_| pages).map_err(ExecError::Memory)?;
     let mut memory = Memory::new();
     let mut run = |program: &Program, pos: usize| {
         let tokens = program.graph.inputs[0].shape[0];
@@ -266,11 +343,11 @@ fn attend_rates(cpu: &Cpu) -> Result<(f64, f64)> {
     let seconds_one = best(5, || run(&one, DEPTH))?;
     let work = |program: &Program, reached| {
         let id = program.graph.outputs[0].1;
-        cost(&program.graph, id, reached, &Options::default())
+        cost(&program.graph, id, reached, &Options { kv: dtype.into(), ..Options::default() })
     };
     let gbps = LAYERS as f64 * work(&one, DEPTH + 1).bytes / seconds_one / 1e9;
     let gflops = LAYERS as f64 * work(&chunk, DEPTH).float / seconds_chunk / 1e9;
-    Ok((gbps, gflops))
+    Ok(AttendRate { dtype, gbps, gflops })
 }
 
 /// Bytes a second of an elementwise op on a chunk, and what a step costs that has hardly anything to do.
@@ -312,28 +389,44 @@ mod tests {
     use super::*;
 
     fn rates() -> Rates {
-        let rate = |dtype, read_gbps, gops| LinearRate { dtype, read_gbps, gops };
+        let rate = |dtype, one_gbps, many_gops| {
+            let packed = Speeds { one_gbps, few_gops: many_gops / 10.0, many_gops };
+            LinearRate { dtype, packed, mapped: Speeds { one_gbps: one_gbps / 2.0, ..packed } }
+        };
         Rates {
             linear: vec![rate(DType::Q8_0, 10.0, 500.0), rate(DType::F32, 8.0, 100.0)],
-            attend_gbps: 5.0,
-            attend_gflops: 50.0,
+            attend: vec![AttendRate { dtype: DType::F16, gbps: 5.0, gflops: 50.0 }],
             small_gbps: 20.0,
             step: 1e-6,
         }
     }
 
     #[test]
-    fn a_layer_takes_as_long_as_its_nearest_limit() {
+    fn a_layer_takes_as_long_as_was_measured() {
         let how = Options { threads: 1, ..Options::default() };
-        let seconds =
-            |tokens, dtype| rates().seconds(&layers(tokens, 3, N, K, dtype).unwrap(), tokens, 1, &how);
-        let bytes = DType::Q8_0.bytes(N * K).unwrap() as f64;
+        let seconds = |tokens, dtype, how: &Options| {
+            rates().seconds(&layers(tokens, 3, N, K, dtype).unwrap(), tokens, 1, how)
+        };
         let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-9, "{a} and {b}");
-        near(seconds(1, DType::Q8_0), 3.0 * (bytes / 10e9 + 1e-6));
-        near(seconds(512, DType::Q8_0), 3.0 * (2.0 * (512 * N * K) as f64 / 500e9 + 1e-6));
-        near(seconds(1, DType::F32), 3.0 * ((4 * N * K) as f64 / 8e9 + 1e-6));
+        let (bytes, each) = (DType::Q8_0.bytes(N * K).unwrap() as f64, 2.0 * (N * K) as f64);
+        let one = bytes / 10e9;
+        near(seconds(1, DType::Q8_0, &how), 3.0 * (one + 1e-6));
+        near(seconds(1, DType::Q8_0, &Options { mapped: true, ..how }), 3.0 * (2.0 * one + 1e-6));
+        near(seconds(512, DType::Q8_0, &how), 3.0 * (512.0 * each / 500e9 + 1e-6));
+        near(seconds(8, DType::Q8_0, &how), 3.0 * (8.0 * each / 50e9 + 1e-6));
+        near(seconds(2, DType::F32, &how), {
+            let (one, few) = (4.0 * (N * K) as f64 / 8e9, 8.0 * each / 10e9);
+            3.0 * (one + (few - one) / 7.0 + 1e-6)
+        });
         // A format that was not measured is taken for the slowest.
-        near(seconds(1, DType::F16), 3.0 * ((2 * N * K) as f64 / 8e9 + 1e-6));
+        near(seconds(1, DType::F16, &how), 3.0 * ((2 * N * K) as f64 / 8e9 + 1e-6));
+    }
+
+    #[test]
+    fn more_tokens_take_longer() {
+        let speeds = Speeds { one_gbps: 10.0, few_gops: 100.0, many_gops: 500.0 };
+        let times: Vec<f64> = (1..600).map(|t| speeds.seconds(t, 1e9, 1e9 * t as f64)).collect();
+        assert!(times.is_sorted() && times[0] < times[50] && times[50] < times[500]);
     }
 
     #[test]
@@ -343,10 +436,10 @@ mod tests {
         assert_eq!(serde_json::from_str::<Rates>(&text).unwrap(), rates());
         assert!(serde_json::from_str::<Rates>(&text.replace("Q8_0", "Q9_0")).is_err());
         assert!(rates().are_sound() && !Rates { step: 2.0, ..rates() }.are_sound());
-        let newer =
-            Rates { linear: vec![LinearRate { gops: 1.0, ..rates().linear[0] }], step: 0.5, ..rates() };
+        let one = LinearRate { mapped: rates().linear[0].packed, ..rates().linear[0] };
+        let newer = Rates { linear: vec![one], step: 0.5, ..rates() };
         let both = rates().with(newer);
-        assert_eq!((both.linear.len(), both.of(DType::Q8_0).unwrap().gops, both.step), (2, 1.0, 0.5));
+        assert_eq!((both.linear.len(), both.of(DType::Q8_0), both.step), (2, Some(one), 0.5));
         assert!(rates().know(&[DType::F32, DType::Q8_0]) && !rates().know(&[DType::F16]));
     }
 

@@ -1,14 +1,15 @@
 //! Within what memory a model is run: all of it there, with a shorter context, or with weights read from the file again
 //! for each token.
 
-use hob_engine::{CHUNK, Model, Residency, memory};
+use hob_engine::{CHUNK, Model, Residency};
 
 use crate::error::{Error, Result};
+use crate::machine::Memory;
 use crate::model::{DEFAULT_CONTEXT, Load};
 use crate::terminal;
 
 /// Bytes of the machine's memory that are left to others.
-const RESERVE: usize = 512 << 20;
+const RESERVE: u64 = 512 << 20;
 
 /// More than a run holds beside weights, a fourth more of them for other layouts, and keys and values.
 const SURE: u128 = 1 << 30;
@@ -19,7 +20,7 @@ const SHORT: usize = 1024;
 /// Bytes of memory that a run may take here, those of this process of `process` bytes among them.
 pub fn free(process: usize) -> u64 {
     // What the process holds is no longer free, but is planned.
-    memory::free().saturating_sub(RESERVE).saturating_add(process) as u64
+    Memory::look().free.saturating_sub(RESERVE).saturating_add(process as u64)
 }
 
 /// How a model is run within the memory there is.

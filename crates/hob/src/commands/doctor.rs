@@ -144,7 +144,8 @@ fn processor(p: &Processor, rates: Option<&Rates>, kernels: Option<&Kernels>) ->
     let shown = [DType::Q4_K, DType::Q8_0, DType::F16];
     if let Some(k) = kernels.filter(|k| k.know(&shown)) {
         let rates = shown.into_iter().filter_map(|d| k.of(d));
-        let rates = rates.map(|l| format!("{} {:.1} GB/s, {:.0} GOP/s", l.dtype, l.read_gbps, l.gops));
+        let rates = rates
+            .map(|l| format!("{} {:.1} GB/s, {:.0} GOP/s", l.dtype, l.packed.one_gbps, l.packed.many_gops));
         s.line("kernels reach", rates.collect::<Vec<_>>().join("; "));
     }
     s

@@ -120,15 +120,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("hob/kernels.json");
         assert_eq!(read(&file, &machine, &cpu), None);
-        let rates =
-            Rates { linear: Vec::new(), attend_gbps: 1.0, attend_gflops: 2.0, small_gbps: 3.0, step: 1e-6 };
+        let rates = Rates { linear: Vec::new(), attend: Vec::new(), small_gbps: 3.0, step: 1e-6 };
         keep(&file, &kept(&machine, &cpu, rates.clone())).unwrap();
         assert_eq!(read(&file, &machine, &cpu), Some(rates.clone()));
         assert_eq!(read(&file, &machine, &Cpu::new(2, hob_engine::Precision::Fast)), None);
         let mut other = machine.clone();
         other.processor.name.push('!');
         assert_eq!(read(&file, &other, &cpu), None);
-        for unsound in [Rates { attend_gbps: 0.0, ..rates.clone() }, Rates { step: f64::MAX, ..rates }] {
+        for unsound in [Rates { small_gbps: 0.0, ..rates.clone() }, Rates { step: f64::MAX, ..rates }] {
             keep(&file, &kept(&machine, &cpu, unsound)).unwrap();
             assert_eq!(read(&file, &machine, &cpu), None);
         }
