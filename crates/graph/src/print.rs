@@ -45,7 +45,8 @@ impl Graph {
                 };
                 s + if a.causal { ")" } else { ", both ways)" }
             }
-            Op::Glu(act) => format!("glu({act:?})"),
+            Op::Glu(act) | Op::Experts(act) => format!("{name}({act:?})"),
+            Op::TopK(k) => format!("top_k({k})"),
             Op::Upsample(n) => format!("upsample({n})"),
             Op::Const(_)
             | Op::Positions
