@@ -108,7 +108,7 @@ fn quantized() -> impl Iterator<Item = DType> {
 fn exact_experts_in_every_format_are_their_reference() {
     let (cpus, oracle) = ([1, 2, 3].map(|t| Cpu::new(t, Precision::Exact)), reference());
     for dtype in formats() {
-        for (i, size) in [SIZES[0], SIZES[2], SIZES[5]].into_iter().enumerate() {
+        for (i, size) in [[2, 1, 1, 3, 2], [9, 1, 1, 2, 1]].into_iter().enumerate() {
             let case = Case::new([dtype; 3], size, i != 1);
             let right = case.run(&oracle, 0);
             for cpu in &cpus {

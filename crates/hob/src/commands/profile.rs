@@ -144,6 +144,25 @@ fn count(g: &Graph, id: NodeId, reached: usize, time: Duration, how: Options) ->
                 false => sum.float = products,
             }
         }
+        Op::Experts(_) => {
+            let (tokens, experts) = (node.shape[0] as f64, shape(1)[1] as f64);
+            let used = chosen(g, node.inputs[1]).map_or(experts, |k| k as f64);
+            // Each expert is read once if any token chose it, as if they chose at random.
+            let met = 1.0 - (1.0 - used / experts).powf(tokens);
+            for &id in &node.inputs[2..] {
+                let Some(w) = g.as_weight(id).map(|w| &g.weights[w.0 as usize]) else { continue };
+                let each = w.shape.count() as f64 / if w.shape.len() == 3 { experts } else { 1.0 };
+                let products = 2.0 * tokens * used * each / if w.shape.len() == 3 { 1.0 } else { experts };
+                sum.bytes += w.bytes() as f64 * met;
+                match in_int8(how.precision, w.dtype) {
+                    true => sum.int8 += products,
+                    false => sum.float += products,
+                }
+            }
+            if let Some(w) = g.as_weight(node.inputs[2]).map(|w| &g.weights[w.0 as usize]) {
+                kind = format!("experts {} ({experts}, {})", w.dtype, w.shape[w.shape.len() - 2]);
+            }
+        }
         Op::Attend(attend) => {
             let (t, d, kv) = (node.shape[0], node.shape[2], shape(1)[1]);
             let seen = |i: usize| (reached - t + i + 1).min(attend.window.unwrap_or(usize::MAX));
@@ -158,6 +177,16 @@ fn count(g: &Graph, id: NodeId, reached: usize, time: Duration, how: Options) ->
         _ => {}
     }
     (kind, sum)
+}
+
+/// How many experts of each token the shares `id` are of.
+fn chosen(g: &Graph, id: NodeId) -> Option<usize> {
+    let node = g.node(id);
+    match node.op {
+        Op::TopK(k) => Some(k as usize),
+        Op::Binary(_) => node.inputs.iter().find_map(|&x| chosen(g, x)),
+        _ => None,
+    }
 }
 
 impl Profile {
