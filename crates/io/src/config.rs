@@ -255,6 +255,10 @@ fn flatten_rope_parameters(config: &mut Map<String, Value>) {
 fn fill_defaults(config: &mut Map<String, Value>) {
     // An explicit null is silence too.
     config.retain(|key, value| !value.is_null() || key == "sliding_window");
+    // Two names of one number, by the version of transformers.
+    if let Some(n) = config.remove("num_experts") {
+        config.entry("num_local_experts").or_insert(n);
+    }
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut default = |field: &str, value: Value| {
         config.entry(field).or_insert(value);

@@ -125,10 +125,10 @@ const MAX_EXPERTS: u64 = 4096;
 
 /// Refuses numbers of experts, in all and of a token, that make no choice; and a checkpoint that has gates and ups in one
 /// tensor, as its parts would have to be copied.
-fn check_experts(config: &Value, all: &str, of_a_token: &str) -> Result<(), String> {
+fn check_experts(config: &Value) -> Result<(), String> {
     let count = |field: &str| config[field].as_u64().unwrap_or(0);
-    let experts = count(all).max(count("num_local_experts"));
-    let chosen = count(of_a_token);
+    let experts = count("num_local_experts").max(count("num_experts"));
+    let chosen = count("num_experts_per_tok");
     if !(1..=MAX_EXPERTS).contains(&experts) || !(1..=experts).contains(&chosen) {
         return Err(format!("{chosen} of {experts} experts are chosen for a token"));
     }

@@ -40,7 +40,7 @@ pub struct Config {
 impl Config {
     /// Reads and checks a configuration.
     pub fn parse(config: &Value) -> Result<Config, String> {
-        check_experts(config, "num_local_experts", "num_experts_per_tok")?;
+        check_experts(config)?;
         let c: Config = read(config)?;
         check_sizes(&[
             ("hidden_size", c.hidden_size),

@@ -76,7 +76,7 @@ impl Config {
         if c.windows.use_sliding_window {
             return Err("use_sliding_window with experts is not supported".into());
         }
-        check_experts(config, "num_experts", "num_experts_per_tok")?;
+        check_experts(config)?;
         let experts: Experts = read(config)?;
         check_sizes(&[
             ("moe_intermediate_size", experts.moe_intermediate_size),
