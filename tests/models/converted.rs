@@ -159,12 +159,13 @@ fn experts_that_cannot_be_run_are_said() {
     let e = refused(moe(), "experts_fused", true.into());
     assert!(e.contains("gate_up_proj") && e.contains("take the GGUF"), "{e}");
     let e = refused(moe(), "num_experts_per_tok", 9.into());
-    assert!(e.contains("9 of 8 experts"), "{e}");
-    assert!(refused(moe(), "num_local_experts", 0.into()).contains("3 of 0 experts"));
+    assert!(e.contains("num_experts_per_tok is 9 and num_local_experts 8"), "{e}");
+    assert!(refused(moe(), "num_local_experts", 0.into()).contains("num_local_experts 0"));
+    assert!(refused(moe(), "num_hidden_layers", 10_000.into()).contains("80000 experts"));
     assert!(refused(moe(), "moe_intermediate_size", 0.into()).contains("moe_intermediate_size is 0"));
     assert!(refused(moe(), "use_sliding_window", true.into()).contains("not supported"));
     assert!(refused(moe(), "decoder_sparse_step", 0.into()).contains("decoder_sparse_step is 0"));
-    assert!(refused(config("mixtral"), "num_experts_per_tok", 0.into()).contains("0 of 4 experts"));
+    assert!(refused(config("mixtral"), "num_experts_per_tok", 0.into()).contains("num_experts_per_tok is 0"));
     assert!(refused(config("qwen3"), "hidden_act", "gelu".into()).contains("hidden_act gelu"));
     assert!(refused(config("qwen2-window"), "layer_types", serde_json::json!([])).contains("layer_types"));
 }

@@ -4,17 +4,22 @@ use crate::harness::*;
 use hob_cpu::{Cpu, Packing, Precision, Weights};
 use hob_graph::{Act, Batch, Builder, DType, Data, Graph};
 
-/// T, C, F, E, how many a token takes; widths in blocks of 256.
+/// T, C, F, E, how many a token takes; widths in units. The last have more experts, and pairs, than one round takes.
 const SIZES: [[usize; 5]; 8] = [
     [1, 1, 1, 4, 2],
-    [1, 2, 1, 40, 20],
     [2, 1, 2, 3, 2],
     [4, 1, 1, 2, 2],
     [7, 2, 1, 5, 2],
     [17, 1, 1, 3, 1],
-    [40, 1, 1, 34, 3],
     [70, 1, 2, 4, 3],
+    [1, 2, 1, 40, 20],
+    [40, 1, 1, 34, 3],
 ];
+
+/// Whole blocks; of blocks of 32, widths that are no multiple of what is computed at once.
+fn unit(dtypes: [DType; 3]) -> usize {
+    if dtypes.iter().any(|d| d.block() > 32) { 256 } else { 96 }
+}
 
 struct Case {
     /// with the op, and the same spelt out by linear layers
@@ -26,7 +31,7 @@ struct Case {
 
 impl Case {
     fn new(dtypes: [DType; 3], [t, c, f, e, k]: [usize; 5], stacked: bool) -> Case {
-        let (c, f) = (c * 256, f * 256);
+        let (c, f) = (c * unit(dtypes), f * unit(dtypes));
         let build = |whole: bool| {
             let g = Builder::stateless(t);
             let (x, shares) = (g.input("x", &[t, c], DType::F32), g.input("shares", &[t, e], DType::F32));
@@ -49,7 +54,7 @@ impl Case {
         };
         let mut graphs = [build(true), build(false)];
         let mut weights = Weights::default();
-        for (which, dims) in [[f, c], [f, c], [c, f]].into_iter().enumerate() {
+        for which in 0..3 {
             let (all, _) = stored(dtypes[which], e * f * c, (100 * t + 10 * e + which) as u64);
             for i in 0..e {
                 let len = all.bytes().len() / e;
@@ -58,21 +63,14 @@ impl Case {
                 weights.insert(&format!("e.{i}.{which}.weight"), hob_cpu::Tensor::own(dtypes[which], own));
             }
             weights.insert(&format!("e.{which}.weight"), all);
-            for graph in &mut graphs {
-                let held = graph.weights.clone();
-                let shape = |name: &str| held.iter().find(|w| w.name == name).unwrap().shape.to_vec();
-                let dtype = |name: &str| {
-                    dtypes[name
-                        .trim_end_matches(".weight")
-                        .rsplit('.')
-                        .next()
-                        .unwrap()
-                        .parse::<usize>()
-                        .unwrap()]
-                };
-                graph.bind(|name| Some((dtype(name), shape(name)))).unwrap();
-            }
-            let _ = dims;
+        }
+        for graph in &mut graphs {
+            let held = graph.weights.clone();
+            let shape = |name: &str| held.iter().find(|w| w.name == name).unwrap().shape.to_vec();
+            let which = |name: &str| {
+                name.trim_end_matches(".weight").rsplit('.').next().unwrap().parse::<usize>().unwrap()
+            };
+            graph.bind(|name| Some((dtypes[which(name)], shape(name)))).unwrap();
         }
         let mut random = Random(7);
         let x = (0..t * c).map(|_| random.signed()).collect();
@@ -124,7 +122,8 @@ fn exact_experts_in_every_format_are_their_reference() {
 fn fast_experts_are_linear_layers() {
     let cpus = [1, 2, 3].map(|t| Cpu::new(t, Precision::Fast));
     for dtype in quantized() {
-        for (i, size) in SIZES.into_iter().enumerate() {
+        let large = |size: &[usize; 5]| size[3] > 30 && unit([dtype; 3]) > 96;
+        for (i, size) in SIZES.into_iter().filter(|s| !large(s)).enumerate() {
             let case = Case::new([dtype; 3], size, i % 3 != 2);
             let right = case.run(&cpus[1], 1);
             for packed in [false, true] {
@@ -144,7 +143,7 @@ fn fast_experts_are_linear_layers() {
 fn fast_experts_are_near_their_reference() {
     let (cpu, oracle) = (Cpu::new(2, Precision::Fast), reference());
     for dtype in quantized() {
-        for size in [SIZES[0], SIZES[4], SIZES[5]] {
+        for size in [SIZES[1], SIZES[3], SIZES[4]] {
             let case = Case::new([dtype; 3], size, true);
             let right = case.run(&oracle, 0);
             assert_close(&format!("{dtype} {size:?}"), &case.run(&cpu, 0), &right, 3e-2);

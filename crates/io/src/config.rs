@@ -274,8 +274,6 @@ fn fill_defaults(config: &mut Map<String, Value>) {
         }
         "mixtral" => {
             default("hidden_act", "silu".into());
-            default("num_local_experts", 8.into());
-            default("num_experts_per_tok", 2.into());
             default("rms_norm_eps", json!(1e-5));
             default("rope_theta", json!(1e6));
             default("tie_word_embeddings", false.into());

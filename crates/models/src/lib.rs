@@ -120,17 +120,17 @@ fn check_act(hidden_act: Option<&str>) -> Result<(), String> {
     }
 }
 
-/// The most experts a layer may have.
-const MAX_EXPERTS: u64 = 4096;
+/// Experts a layer may have at most, and all layers together where each expert has tensors of its own: a graph of more
+/// would cost memory before it fails.
+const MAX_EXPERTS: (u64, u64) = (4096, 1 << 16);
 
 /// Refuses numbers of experts, in all and of a token, that make no choice; and a checkpoint that has gates and ups in one
 /// tensor, as its parts would have to be copied.
 fn check_experts(config: &Value) -> Result<(), String> {
     let count = |field: &str| config[field].as_u64().unwrap_or(0);
-    let experts = count("num_local_experts").max(count("num_experts"));
-    let chosen = count("num_experts_per_tok");
-    if !(1..=MAX_EXPERTS).contains(&experts) || !(1..=experts).contains(&chosen) {
-        return Err(format!("{chosen} of {experts} experts are chosen for a token"));
+    let (experts, chosen) = (count("num_local_experts"), count("num_experts_per_tok"));
+    if !(1..=MAX_EXPERTS.0).contains(&experts) || !(1..=experts).contains(&chosen) {
+        return Err(format!("num_experts_per_tok is {chosen} and num_local_experts {experts}"));
     }
     if config["experts_fused"] == true {
         return Err(
@@ -138,6 +138,12 @@ fn check_experts(config: &Value) -> Result<(), String> {
                     GGUF of this model"
                 .into(),
         );
+    }
+    let all = experts.saturating_mul(count("num_hidden_layers"));
+    if config["experts_stacked"] != true && all > MAX_EXPERTS.1 {
+        return Err(format!(
+            "{all} experts in tensors of their own are not supported; take the GGUF of this model"
+        ));
     }
     Ok(())
 }

@@ -26,7 +26,6 @@ pub struct Config {
     pub hidden_act: Option<String>,
     #[serde(default)]
     pub tie_word_embeddings: bool,
-    #[serde(alias = "num_experts")]
     pub num_local_experts: usize,
     pub num_experts_per_tok: usize,
     /// the checkpoint has the matrices of all experts in one tensor, as GGUF does

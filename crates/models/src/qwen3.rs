@@ -41,8 +41,7 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[allow(missing_docs)]
 pub struct Experts {
-    #[serde(alias = "num_local_experts")]
-    pub num_experts: usize,
+    pub num_local_experts: usize,
     pub num_experts_per_tok: usize,
     pub moe_intermediate_size: usize,
     #[serde(default)]
@@ -125,7 +124,7 @@ impl Experts {
     }
 
     fn mlp<'g>(&self, x: X<'g>, m: Path<'g>) -> X<'g> {
-        let p = x.linear(m / "gate", self.num_experts).softmax(); // (T, E)
+        let p = x.linear(m / "gate", self.num_local_experts).softmax(); // (T, E)
         let shares = p.top_k(self.num_experts_per_tok) * p;
         let shares = if self.norm_topk_prob { shares / shares.sum(1) } else { shares };
         let names = ["gate_proj", "up_proj", "down_proj"];

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use hob_engine::{CHUNK, DType, KvTypes, Model, Options, Precision, Session, memory};
+use hob_engine::{CHUNK, DType, KvTypes, Model, Op, Options, Precision, Session, memory};
 
 use super::bench::Test;
 use super::show::local;
@@ -199,5 +199,10 @@ fn plan(path: &Path, ctx: usize, kv: KvTypes) -> Result<()> {
     println!("generating a token: {} steps, arena {} bytes\n", step.steps.len(), step.arena);
     println!("{} layers keep keys and values; with {ctx} tokens of context:\n", graph.states.len());
     print!("{}", model.budget(ctx, ctx, process, words.tokenizer.heap_bytes())?);
+    if graph.nodes.iter().any(|n| matches!(n.op, Op::Experts(_))) {
+        println!(
+            "\nThe weights are those of all experts; with --mapped, those that are never chosen take no memory."
+        );
+    }
     Ok(())
 }
