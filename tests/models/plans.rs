@@ -13,7 +13,7 @@ fn show(graph: &hob_graph::Graph) -> String {
 
 #[test]
 fn language_models_are_planned_as_before() {
-    for name in ["llama", "llama-bias", "gemma3"] {
+    for name in ["llama", "llama-bias", "gemma3", "qwen3-moe"] {
         let checkpoint = Checkpoint::open(&folder(&format!("tiny/{name}"))).unwrap();
         let language = hob_engine::Model::language(&checkpoint).unwrap();
         let graph = hob_engine::bound(&checkpoint, &*language, 6, 1).unwrap();
