@@ -5,7 +5,7 @@
 
 use hob_cpu::exec::Memory;
 use hob_cpu::kv::{self, PAGE};
-use hob_cpu::{Cpu, Kv, KvTypes, Precision, Tensor, Weights};
+use hob_cpu::{Buffer, Cpu, Kv, KvTypes, Packing, Precision, Tensor, Weights};
 use hob_graph::op::{Act, Op, RopeStyle, Unary, Window};
 use hob_graph::{Attend, Batch, Builder, DType, Data, Graph, Seq, StateId, X};
 use std::time::{Duration, Instant};
@@ -64,11 +64,85 @@ fn main() {
         x(g, &[1, 320, 64, 64]).conv2d(g.path("c"), 320, w(1, 0), true)
     });
     run("conv2d 3x3 3 to 64 at 256x256", &|g| x(g, &[1, 3, 256, 256]).conv2d(g.path("c"), 64, w(3, 1), true));
+    experts(threads, filter);
     for types in KvTypes::CHOICE[1..].iter().map(|&t| KvTypes::both(t)) {
         for depth in [512, 2048, 8192] {
             attend(&cpu, filter, 1, depth, types);
         }
         attend(&cpu, filter, 512, 512, types);
+    }
+}
+
+/// The experts of a layer of Qwen3 30B-A3B in Q4_K, of which each token takes 8 by chance: as stored, and laid out anew.
+fn experts(threads: usize, filter: Option<&String>) {
+    const SIZES: [usize; 4] = [128, 768, 2048, 8];
+    let [e, f, c, used] = SIZES;
+    let cpu = Cpu::new(threads, Precision::Fast);
+    let name = |tokens: usize, packed: bool| {
+        format!("experts {used} of {e} x ({f}, {c}), {tokens} tokens{}", if packed { ", packed" } else { "" })
+    };
+    let all = [1, 8, 32, 128, 512].map(|tokens| [false, true].map(|packed| (tokens, packed)));
+    let wanted =
+        |&(tokens, packed): &(usize, bool)| filter.is_none_or(|f| name(tokens, packed).contains(f.as_str()));
+    if !all.iter().flatten().any(wanted) {
+        return;
+    }
+    let graph = |tokens: usize| {
+        let g = Builder::stateless(tokens);
+        let (x, s) = (g.input("x", &[tokens, c], DType::F32), g.input("s", &[tokens, e], DType::F32));
+        g.output("y", x.experts(s, g.path("e"), ["g", "u", "d"], f, Act::Silu, true));
+        let mut graph = g.finish().expect("a right graph");
+        let shape = |name: &str| if name == "e.d.weight" { vec![e, c, f] } else { vec![e, f, c] };
+        graph.bind(|name| Some((DType::Q4_K, shape(name)))).expect("right weights");
+        graph
+    };
+    let mut weights = Weights::default();
+    for w in graph(1).weights {
+        let mut bytes = Buffer::zeroed(w.bytes()).expect("memory");
+        for (i, block) in bytes.bytes_mut().chunks_exact_mut(144).enumerate() {
+            block.iter_mut().enumerate().for_each(|(j, b)| *b = (i * 31 + j * 97) as u8);
+            block[..4].copy_from_slice(&[0x00, 0x0c, 0x00, 0x14]); // about 0.0002 and 0.001
+        }
+        weights.insert(&w.name, Tensor::own(DType::Q4_K, bytes));
+    }
+    for packed in [false, true] {
+        if packed {
+            let Ok(Some(mut packing)) = Packing::new(&cpu, &graph(1), &weights) else { return };
+            while !packing.step(&cpu, &weights, usize::MAX) {}
+        }
+        for (tokens, _) in all.iter().flatten().filter(|a| a.1 == packed && wanted(a)) {
+            let program = cpu.program(graph(*tokens), &weights).expect("weights are given");
+            let x: Vec<f32> = (0..tokens * c).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+            let (mut memory, begin, mut best) = (Memory::new(), Instant::now(), Duration::MAX);
+            let (mut chance, mut read) = (1u64, 0);
+            while begin.elapsed() < 3 * TIME {
+                let mut shares = vec![0.0; tokens * e];
+                for row in shares.chunks_exact_mut(e) {
+                    while row.iter().filter(|s| **s > 0.0).count() < used {
+                        chance = chance
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1_442_695_040_888_963_407);
+                        row[(chance >> 33) as usize % e] = 1.0 / used as f32;
+                    }
+                }
+                let met = (0..e).filter(|i| shares.iter().skip(*i).step_by(e).any(|s| *s > 0.0)).count();
+                let inputs = [("x", Data::F32(&x[..])), ("s", Data::F32(&shares))];
+                let start = Instant::now();
+                cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] })
+                    .expect("a right run");
+                if start.elapsed() < best {
+                    (best, read) = (start.elapsed(), met * 3 * f * c / 256 * 144);
+                }
+            }
+            let (seconds, products) = (best.as_secs_f64(), 2.0 * (tokens * used * 3 * f * c) as f64);
+            println!(
+                "{:<56} {:9.1} µs {:7.1} GB/s {:8.1} GOP/s",
+                name(*tokens, packed),
+                seconds * 1e6,
+                read as f64 / seconds / 1e9,
+                products / seconds / 1e9
+            );
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Random tiny models as Hugging Face folders, with the logits that transformers computes in float32.
 
-usage: golden_tiny.py
+usage: golden_tiny.py [NAME…]      (all, where none is named)
 writes tests/golden/tiny/NAME/{config.json,model.safetensors,golden.json,golden.safetensors}; the layout:
 tests/golden/README.md
 """
 import json
 import shutil
+import sys
 
 import torch
 from transformers import (
@@ -16,6 +17,14 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 import golden_common as g
@@ -64,10 +73,16 @@ def gemma3(layer_types, full_rope=None):
     )
 
 
+def of(build, settings, **other):
+    rope = {"rope_type": "default", "rope_theta": THETA}
+    return build, settings(**(BASE | other), rope_parameters=rope)
+
+
 S, F = "sliding_attention", "full_attention"
 LLAMA3 = dict(
     rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
 )
+MOE = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=16)
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
 MODELS = {
     "llama": llama(),
@@ -79,6 +94,14 @@ MODELS = {
     "mistral": mistral(),
     "gemma3": gemma3([S, S, S, S, S, F, S]),
     "gemma3-linear-rope": gemma3([S, F], dict(rope_type="linear", factor=8.0)),
+    "qwen2": of(Qwen2ForCausalLM, Qwen2Config, tie_word_embeddings=True),
+    "qwen2-window": of(
+        Qwen2ForCausalLM, Qwen2Config, use_sliding_window=True, sliding_window=8, max_window_layers=1
+    ),
+    "qwen3": of(Qwen3ForCausalLM, Qwen3Config),
+    "qwen3-moe": of(Qwen3MoeForCausalLM, Qwen3MoeConfig, norm_topk_prob=True, **MOE),
+    "qwen3-moe-mixed": of(Qwen3MoeForCausalLM, Qwen3MoeConfig, norm_topk_prob=False, decoder_sparse_step=2, **MOE),
+    "mixtral": of(MixtralForCausalLM, MixtralConfig, num_local_experts=4, num_experts_per_tok=2),
 }
 
 
@@ -96,7 +119,7 @@ def randomize(model, seed):
             elif "embed" in name:
                 p.copy_(0.5 * noise)
             else:
-                p.copy_(noise * (2.0 / p.shape[1] ** 0.5))
+                p.copy_(noise * (2.0 / p.shape[-1] ** 0.5))
 
 
 def old_config(config):
@@ -120,6 +143,10 @@ PLAIN = {  # what each model's logits must differ from: the same weights without
     "llama-yarn": dict(rope_parameters={"rope_type": "default", "rope_theta": THETA}),
     "mistral": dict(sliding_window=None),
     "gemma3": dict(sliding_window=64),
+    "qwen2-window": dict(sliding_window=64),
+    "qwen3-moe": dict(norm_topk_prob=False),
+    "qwen3-moe-mixed": dict(norm_topk_prob=True),
+    "mixtral": dict(num_experts_per_tok=3),
     "gemma3-linear-rope": dict(
         rope_parameters={k: {"rope_type": "default", "rope_theta": v} for k, v in ((F, 1e6), (S, 1e4))}
     ),
@@ -133,7 +160,25 @@ def effect(build, config, change, model, ids, rows):
     return (g.logits(plain, ids) - rows).abs().max().item()
 
 
+def choices(model, ids):
+    """The least margin by which an expert was chosen: another rounding must not choose another."""
+    least, hooks = [], []
+    for module in model.modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            k = module.top_k
+            def hook(_, __, out, k=k):
+                top = out[0].sort(-1, descending=True).values
+                least.append((top[:, k - 1] - top[:, k]).min().item())
+            hooks.append(module.register_forward_hook(hook))
+    g.logits(model, ids)
+    for hook in hooks:
+        hook.remove()
+    return min(least, default=None)
+
+
 for seed, (name, (build, config)) in enumerate(MODELS.items()):
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        continue
     folder = g.ROOT / "tiny" / name
     shutil.rmtree(folder, ignore_errors=True)
     sharded = name == "llama-bf16-sharded"
@@ -151,6 +196,10 @@ for seed, (name, (build, config)) in enumerate(MODELS.items()):
     model = build.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = torch.randint(3, VOCAB, (TOKENS,), generator=torch.Generator().manual_seed(100 + seed)).tolist()
     rows = g.logits(model, ids)
+    margin = choices(model, ids)
+    if margin is not None:
+        assert margin > 5e-3, f"{name}: experts are chosen by {margin}"
+        print(name, "chooses experts by", margin)
     change = PLAIN.get(name)
     if change:
         difference = effect(build, config, change, model, ids, rows)

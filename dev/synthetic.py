@@ -3,8 +3,9 @@
 
   dev/synthetic.py 1b q4_k_m out.gguf --tokenizer SmolLM2-135M-Instruct.Q4_1.gguf
 
-The shapes are those of SmolLM2 135M (whose widths suit q8_0), Llama 3.2 1B and Llama 3.1 8B, all with a context
-of 131,072 tokens; which tensors of Q4_K_M have more bits is as llama.cpp's recipe has it. The tokenizer is another
+The shapes are those of SmolLM2 135M (whose widths suit q8_0), Llama 3.2 1B and Llama 3.1 8B, and, as moe-a, six layers
+of Qwen3 30B-A3B with fewer tokens (2.2 GB in q4_k_m, of which a token reads 0.2), all with a context of 131,072 tokens;
+which tensors of Q4_K_M have more bits is as llama.cpp's recipe has it. The tokenizer is another
 GGUF's, filled up with unused tokens. Weights have a deviation of about 0.02 and repeat from a store of random blocks:
 speed does not depend on them, and no more memory is used than twice the largest tensor. Needs pip's gguf.
 """
@@ -18,7 +19,9 @@ SHAPES = {  # width, inner width, heads, heads of keys and values, layers, token
     "135m": (576, 1536, 9, 3, 30, 49152, True),
     "1b": (2048, 8192, 32, 8, 16, 128256, True),
     "8b": (4096, 14336, 32, 8, 32, 128256, False),
+    "moe-a": (2048, 768, 32, 4, 6, 49152, False),
 }
+MOE = {"moe-a": (128, 128, 8)}  # width of a head, experts, how many a token takes
 # of a kind: the format of most tensors, that of the output matrix, the number GGUF has for the kind
 KINDS = {"q4_k_m": (T.Q4_K, T.Q6_K, 15), "q4_0": (T.Q4_0, T.Q6_K, 2), "q8_0": (T.Q8_0, T.Q8_0, 7)}
 BLOCKS = 1 << 16  # in a store
@@ -52,21 +55,31 @@ def tensors(shape, kind):
     """Name, format and dimensions of each tensor."""
     width, inner, heads, kv_heads, layers, vocab, tied = SHAPES[shape]
     most, output, _ = KINDS[kind]
-    keys = kv_heads * (width // heads)
+    head, experts, _ = MOE.get(shape, (width // heads, 0, 0))
+    keys, queries = kv_heads * head, heads * head
     yield "token_embd.weight", output if tied else most, (vocab, width)
     if not tied:
         yield "output.weight", output, (vocab, width)
     yield "output_norm.weight", T.F32, (width,)
-    yield "rope_freqs.weight", T.F32, (width // heads // 2,)
+    if not experts:
+        yield "rope_freqs.weight", T.F32, (head // 2,)
     for i in range(layers):
         finer = kind == "q4_k_m" and (i < layers // 8 or i >= layers * 7 // 8 or (i - layers // 8) % 3 == 2)
         more = T.Q6_K if finer else most
         yield f"blk.{i}.attn_norm.weight", T.F32, (width,)
-        yield f"blk.{i}.attn_q.weight", most, (width, width)
+        yield f"blk.{i}.attn_q.weight", most, (queries, width)
         yield f"blk.{i}.attn_k.weight", most, (keys, width)
         yield f"blk.{i}.attn_v.weight", more, (keys, width)
-        yield f"blk.{i}.attn_output.weight", most, (width, width)
+        yield f"blk.{i}.attn_output.weight", most, (width, queries)
         yield f"blk.{i}.ffn_norm.weight", T.F32, (width,)
+        if experts:
+            yield f"blk.{i}.attn_q_norm.weight", T.F32, (head,)
+            yield f"blk.{i}.attn_k_norm.weight", T.F32, (head,)
+            yield f"blk.{i}.ffn_gate_inp.weight", T.F32, (experts, width)
+            yield f"blk.{i}.ffn_gate_exps.weight", most, (experts, inner, width)
+            yield f"blk.{i}.ffn_up_exps.weight", most, (experts, inner, width)
+            yield f"blk.{i}.ffn_down_exps.weight", more, (experts, width, inner)
+            continue
         yield f"blk.{i}.ffn_gate.weight", most, (inner, width)
         yield f"blk.{i}.ffn_up.weight", most, (inner, width)
         yield f"blk.{i}.ffn_down.weight", more, (width, inner)
@@ -84,8 +97,15 @@ def packed(t, dims):
 
 def write(shape, kind, out, tokenizer):
     width, inner, heads, kv_heads, layers, vocab, _ = SHAPES[shape]
-    w = gguf.GGUFWriter(out, "llama")
-    w.add_name(f"Synthetic Llama {shape} {kind}")
+    head, experts, used = MOE.get(shape, (width // heads, 0, 0))
+    w = gguf.GGUFWriter(out, "qwen3moe" if experts else "llama")
+    w.add_name(f"Synthetic {'Qwen' if experts else 'Llama'} {shape} {kind}")
+    if experts:
+        w.add_expert_count(experts)
+        w.add_expert_used_count(used)
+        w.add_expert_feed_forward_length(inner)
+        w.add_key_length(head)
+        w.add_value_length(head)
     w.add_vocab_size(vocab)
     w.add_context_length(131072)
     w.add_embedding_length(width)
@@ -93,7 +113,7 @@ def write(shape, kind, out, tokenizer):
     w.add_block_count(layers)
     w.add_head_count(heads)
     w.add_head_count_kv(kv_heads)
-    w.add_rope_dimension_count(width // heads)
+    w.add_rope_dimension_count(head)
     w.add_rope_freq_base(500000.0)
     w.add_layer_norm_rms_eps(1e-5)
     w.add_quantization_version(2)
@@ -119,10 +139,12 @@ def write(shape, kind, out, tokenizer):
     w.write_kv_data_to_file()
     w.write_ti_data_to_file()
     stores = {}
-    for _, t, dims in tensors(shape, kind):
+    for name, t, dims in tensors(shape, kind):
         lies, dtype = packed(t, dims)
         if t == T.F32:
-            w.write_tensor_data(np.ones(lies, dtype))
+            # Tokens choose their experts differently; all else are norms.
+            chooses = "gate_inp" in name
+            w.write_tensor_data(rng.standard_normal(lies, dtype) if chooses else np.ones(lies, dtype))
             continue
         if t not in stores:
             stores[t] = store(t)

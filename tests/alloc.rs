@@ -34,12 +34,52 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// Experts in whole numbers: the tiny models are stored in floats.
+fn quantized_experts() {
+    use hob_cpu::{Buffer, Cpu, Tensor, Weights};
+    let cpu = Cpu::new(2, Precision::Fast);
+    for tokens in [1, 24] {
+        let g = hob_graph::Builder::stateless(tokens);
+        let x = g.input("x", &[tokens, 64], DType::F32);
+        let p = x.linear(g.path("router"), 4).softmax();
+        let y = x.experts(p.top_k(2) * p, g.path("e"), ["g", "u", "d"], 96, hob_graph::Act::Silu, true);
+        g.output("y", y);
+        let mut graph = g.finish().unwrap();
+        let held = graph.weights.clone();
+        let shape = |name: &str| held.iter().find(|w| w.name == name).unwrap().shape;
+        let dtype = |name: &str| if name == "router.weight" { DType::F32 } else { DType::Q4_0 };
+        graph.bind(|name| Some((dtype(name), shape(name).to_vec()))).unwrap();
+        let mut weights = Weights::default();
+        for w in &held {
+            let values: Vec<f32> = (0..w.shape.count()).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let mut bytes = Buffer::zeroed(dtype(&w.name).bytes(values.len()).unwrap()).unwrap();
+            dtype(&w.name).encode(&values, bytes.bytes_mut());
+            weights.insert(&w.name, Tensor::own(dtype(&w.name), bytes));
+        }
+        let program = cpu.program(graph, &weights).unwrap();
+        let x: Vec<f32> = (0..tokens * 64).map(|i| (i * 29 % 103) as f32 / 51.0 - 1.0).collect();
+        let inputs = [("x", Data::F32(&x))];
+        let batch = Batch { inputs: &inputs, seqs: &[] };
+        let mut memory = Memory::new();
+        let mut run = || cpu.run(&program, &mut memory, None, &batch).unwrap();
+        (0..50).for_each(|_| run()); // also wakes the worker
+        WATCHED.store(true, SeqCst);
+        run();
+        WATCHED.store(false, SeqCst);
+        assert_eq!(COUNT.swap(0, SeqCst), 0, "experts of {tokens} tokens");
+        assert!(program.output(&memory, "y").unwrap().iter().any(|y| *y != 0.0));
+    }
+}
+
 // One test alone in this file: the count is the process's.
 #[test]
 fn a_run_allocates_nothing() {
-    for (name, precision) in
-        [("llama", Precision::Exact), ("llama", Precision::Fast), ("gemma3", Precision::Fast)]
-    {
+    for (name, precision) in [
+        ("llama", Precision::Exact),
+        ("llama", Precision::Fast),
+        ("gemma3", Precision::Fast),
+        ("qwen3-moe", Precision::Fast),
+    ] {
         let folder =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
         let options = Options { threads: 2, precision, ..Options::default() };
@@ -69,4 +109,5 @@ fn a_run_allocates_nothing() {
             assert_eq!(COUNT.swap(0, SeqCst), 0, "{name}, {precision:?}, {tokens} tokens");
         }
     }
+    quantized_experts();
 }

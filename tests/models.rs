@@ -1,5 +1,7 @@
 //! Models against goldens of independent implementations, and the one runner of tiny models.
 
+#[path = "models/converted.rs"]
+mod converted;
 #[path = "common/golden.rs"]
 mod golden;
 #[path = "common/models.rs"]

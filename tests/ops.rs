@@ -2,6 +2,8 @@
 
 #[path = "ops/cached.rs"]
 mod cached;
+#[path = "ops/experts.rs"]
+mod experts;
 #[path = "ops/harness.rs"]
 mod harness;
 #[path = "ops/table.rs"]

@@ -2,7 +2,7 @@
 
 use crate::common::{World, noise};
 use crate::spent::{refuses, spent, survives};
-use crate::tiny::{HIDDEN, LAYERS, Meta, TEMPLATE, Tiny, VOCAB};
+use crate::tiny::{EXPERTS, FFN, HIDDEN, LAYERS, Meta, TEMPLATE, Tiny, VOCAB};
 use hob_dtype::DType;
 use std::io::Write;
 use std::process::Stdio;
@@ -10,8 +10,12 @@ use std::process::Stdio;
 /// Writes the model as the closure changes it, and expects `hob run` to refuse it so.
 #[track_caller]
 fn spoiled(spoil: impl FnOnce(&mut Tiny), why: &str) {
+    spoiled_of(Tiny::llama(), spoil, why);
+}
+
+#[track_caller]
+fn spoiled_of(mut tiny: Tiny, spoil: impl FnOnce(&mut Tiny), why: &str) {
     let world = World::new();
-    let mut tiny = Tiny::llama();
     spoil(&mut tiny);
     let path = tiny.write(&world, "bad");
     refuses(&world, &run(path.to_str().unwrap()), why);
@@ -73,6 +77,49 @@ fn configurations_that_cannot_be() {
     spoiled(|t| t.unset("llama."), "bad.gguf");
     spoiled(|t| t.unset("general.architecture"), "do not name the architecture");
     spoiled(|t| t.set("general.architecture", Meta::Str("warp-drive".into())), "warp-drive is not supported");
+}
+
+#[test]
+fn experts_that_do_not_fit() {
+    let spoiled = |spoil: &dyn Fn(&mut Tiny), why: &str| spoiled_of(Tiny::mixtral(), spoil, why);
+    let experts = "model.layers.1.block_sparse_moe.experts";
+    spoiled(&|t| t.tensors.retain(|t| t.name != "blk.1.ffn_up_exps.weight"), &format!("{experts}.w3"));
+    spoiled(
+        &|t| t.tensors.retain(|t| t.name != "blk.1.ffn_gate_inp.weight"),
+        "model.layers.1.block_sparse_moe.gate",
+    );
+    let shape =
+        |shape: [usize; 3]| move |t: &mut Tiny| t.weight("blk.1.ffn_down_exps.weight", DType::Q8_0, &shape);
+    spoiled(&shape([EXPERTS - 1, HIDDEN, FFN]), &format!("{experts}.w2"));
+    spoiled(&shape([EXPERTS, FFN, HIDDEN]), &format!("{experts}.w2"));
+    for (count, used, why) in [
+        (4, 5, "num_experts_per_tok is 5"),
+        (4, 0, "num_experts_per_tok is 0"),
+        (u32::MAX, 2, "num_local_experts"),
+    ] {
+        let set = |t: &mut Tiny| {
+            t.set("llama.expert_count", Meta::U32(count));
+            t.set("llama.expert_used_count", Meta::U32(used));
+        };
+        spoiled(&set, why);
+    }
+    spoiled(&|t| t.set("llama.expert_count", Meta::U32(5)), "block_sparse_moe");
+}
+
+#[test]
+fn experts_run() {
+    let world = World::new();
+    let mut tiny = Tiny::mixtral();
+    let path = tiny.write(&world, "experts");
+    assert!(!world.run(&run(path.to_str().unwrap())).ok().is_empty());
+    let mapped = [&run(path.to_str().unwrap())[..], &["--mapped"]].concat();
+    assert!(!world.run(&mapped).ok().is_empty());
+    let plan = world.run(&["debug", "plan", path.to_str().unwrap()]).ok().to_string();
+    assert!(plan.contains("experts(Silu)") && plan.contains("top_k(2)"), "{plan}");
+    // A router of no numbers chooses whom it likes.
+    tiny.tensor("blk.0.ffn_gate_inp.weight").bytes.fill(0xff);
+    let path = tiny.write(&world, "nan");
+    survives(&world, &run(path.to_str().unwrap()), "a router of NaN");
 }
 
 /// Heads of an odd width cannot be rotated in pairs, even where all weights agree with it.

@@ -37,6 +37,7 @@ pub const FFN: usize = 128;
 pub const HEADS: usize = 4;
 pub const KV_HEADS: usize = 2;
 pub const LAYERS: usize = 2;
+pub const EXPERTS: usize = 4;
 pub const CONTEXT: usize = 512;
 /// 256 bytes, `<|im_start|>`, `<|im_end|>` and `th`
 pub const VOCAB: usize = 259;
@@ -98,6 +99,24 @@ impl Tiny {
             ] {
                 let dtype = if shape.len() == 2 { DType::Q8_0 } else { DType::F32 };
                 tiny.weight(&format!("blk.{i}.{name}.weight"), dtype, shape);
+            }
+        }
+        tiny
+    }
+
+    /// The same with two of four experts in place of each layer's MLP.
+    pub fn mixtral() -> Tiny {
+        let mut tiny = Tiny::llama();
+        tiny.set("llama.expert_count", Meta::U32(EXPERTS as u32));
+        tiny.set("llama.expert_used_count", Meta::U32(2));
+        for i in 0..LAYERS {
+            tiny.tensors.retain(|t| {
+                ["gate", "up", "down"].iter().all(|n| t.name != format!("blk.{i}.ffn_{n}.weight"))
+            });
+            tiny.weight(&format!("blk.{i}.ffn_gate_inp.weight"), DType::F32, &[EXPERTS, HIDDEN]);
+            for (name, shape) in [("gate", [FFN, HIDDEN]), ("up", [FFN, HIDDEN]), ("down", [HIDDEN, FFN])] {
+                let shape = [EXPERTS, shape[0], shape[1]];
+                tiny.weight(&format!("blk.{i}.ffn_{name}_exps.weight"), DType::Q8_0, &shape);
             }
         }
         tiny

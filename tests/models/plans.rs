@@ -20,7 +20,7 @@ fn outline(name: &str) -> Outline {
 
 #[test]
 fn language_models_are_planned_as_before() {
-    for name in ["llama", "llama-bias", "gemma3"] {
+    for name in ["llama", "llama-bias", "gemma3", "qwen3-moe"] {
         let graph = outline(name).graph(6, 1).unwrap();
         insta::assert_snapshot!(format!("plan of {name}"), show(&graph));
     }

@@ -16,6 +16,12 @@ const TINY: &[&str] = &[
     "mistral",
     "gemma3",
     "gemma3-linear-rope",
+    "qwen2",
+    "qwen2-window",
+    "qwen3",
+    "qwen3-moe",
+    "qwen3-moe-mixed",
+    "mixtral",
 ];
 
 fn exact() -> Options {
@@ -278,7 +284,7 @@ fn windows_give_pages_back() {
 fn quantized_weights_are_what_they_decode_to() {
     use hob_cpu::{Buffer, Cpu, Kv, Tensor, Weights, exec::Memory};
     use hob_graph::{Batch, Data, Seq, graph::windows};
-    for name in ["llama", "gemma3"] {
+    for name in ["llama", "gemma3", "qwen3-moe"] {
         let model = open(name, exact());
         let ids: Vec<i32> = ids(&facts(&format!("tiny/{name}"))["ids"]).iter().map(|&id| id as i32).collect();
         let [mut quantized, mut decoded] = [Weights::default(), Weights::default()];

@@ -21,7 +21,7 @@ fn x<'g>(g: &'g Builder, dims: &[usize]) -> X<'g> {
 
 /// Every row.
 pub fn table() -> Vec<Row> {
-    [elementwise(), axes(), moves(), products(), norms(), positions(), attention(), images()]
+    [elementwise(), axes(), moves(), products(), experts(), norms(), positions(), attention(), images()]
         .into_iter()
         .flatten()
         .collect()
@@ -195,6 +195,51 @@ fn products() -> Vec<Row> {
     rows
 }
 
+fn experts() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for dims in ROWS {
+        for k in [1, dims[1].div_ceil(2), dims[1]] {
+            rows.push(row(format!("top_k {k} {dims:?}"), move |g| x(g, &dims).top_k(k)).flat());
+        }
+    }
+    rows.push(row("top_k of equal numbers", |g| x(g, &[2, 5]).top_k(3)).range(1.0, 1.0).flat());
+    rows.push(row("top_k that scales", |g| x(g, &[3, 5]).top_k(2) * x(g, &[3, 5])));
+    let sizes = [
+        (1, 1, 1, 1, 1),
+        (1, 3, 2, 4, 2),
+        (3, 4, 5, 3, 2),
+        (5, 2, 3, 4, 4),
+        (70, 40, 67, 9, 3),
+        (9, 33, 100, 40, 1),
+    ];
+    for (t, c, f, e, k) in sizes {
+        for stacked in [true, false] {
+            for act in ACTS {
+                let name = format!("experts {act:?}, {k} of {e}, ({t}, {c}) by {f}, stacked {stacked}");
+                rows.push(row(name, move |g| {
+                    let logits = g.weight("router", &[t, e]);
+                    let shares = logits.softmax() * logits.top_k(k);
+                    let shares = shares / shares.sum(1);
+                    x(g, &[t, c]).experts(shares, g.path("e"), ["g", "u", "d"], f, act, stacked)
+                }));
+            }
+        }
+    }
+    // One is chosen by all tokens, others by none.
+    rows.push(row("experts that all choose", |g| {
+        let shares = g.constant((0..20 * 6).map(|i| [0.0, 0.25, 0.0, -1.5, 0.0, 0.0][i % 6]).collect());
+        x(g, &[20, 8]).experts(shares.reshape(&[20, 6]), g.path("e"), ["g", "u", "d"], 5, Act::Silu, true)
+    }));
+    rows.push(
+        row("experts that none chooses", |g| {
+            let shares = g.constant(vec![0.0; 6]).reshape(&[2, 3]);
+            x(g, &[2, 3]).experts(shares, g.path("e"), ["g", "u", "d"], 5, Act::Silu, true)
+        })
+        .flat(),
+    );
+    rows
+}
+
 fn norms() -> Vec<Row> {
     let mut rows = Vec::new();
     for dims in ROWS {
@@ -342,10 +387,12 @@ pub fn kind(op: &Op) -> usize {
         Op::CrossEntropy => 31,
         Op::Conv2d(_) => 32,
         Op::Upsample(_) => 33,
+        Op::TopK(_) => 34,
+        Op::Experts(_) => 35,
     }
 }
 
-pub const KINDS: usize = 34;
+pub const KINDS: usize = 36;
 
 /// The graphs of `linear`, `matmul` and `gather` on a stored weight `w`, for `t` rows, `k` in and `n` out.
 pub fn on_stored(op: &str, t: usize, k: usize, n: usize) -> (hob_graph::Graph, [usize; 2]) {

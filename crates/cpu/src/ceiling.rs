@@ -88,8 +88,11 @@ pub(crate) fn free() -> usize {
     (free << 10).min(group().unwrap_or(usize::MAX))
 }
 
-/// Bytes a second of reading `bytes` of memory in turn.
-fn read(pool: &Pool, bytes: usize) -> std::io::Result<f64> {
+/// Bytes a second of reading `bytes` of memory in turn; of few, caches keep a part.
+///
+/// # Errors
+/// When the system grants no memory.
+pub fn read(pool: &Pool, bytes: usize) -> std::io::Result<f64> {
     const PART: usize = LEAST / 4;
     let mut map = MmapMut::map_anon(bytes)?;
     #[cfg(target_os = "linux")]

@@ -41,6 +41,8 @@ pub struct Program {
     /// where everything lies
     pub plan: Plan,
     weights: Vec<Arc<Tensor>>,
+    /// of each weight, whether a run reads all of it: not so of experts
+    whole: Vec<bool>,
 }
 
 /// The memory a run works in; programs of one model share it, as they run one at a time.
@@ -220,7 +222,13 @@ impl Cpu {
                 _ => weights.decoded(&w.name)?.ok_or_else(|| ExecError::Missing(w.name.clone()))?,
             });
         }
-        Ok(Program { graph, plan, weights: held })
+        let mut whole = vec![true; graph.weights.len()];
+        for node in graph.nodes.iter().filter(|n| matches!(n.op, Op::Experts(_))) {
+            for w in node.inputs[2..].iter().filter_map(|&id| graph.as_weight(id)) {
+                whole[w.0 as usize] = false;
+            }
+        }
+        Ok(Program { graph, plan, weights: held, whole })
     }
 
     /// Runs `program`. Its outputs lie in `memory` afterwards, see [`Program::output`].
@@ -337,9 +345,11 @@ impl Program {
             let (used, at) = (&self.weights[w.0 as usize], w.0 as usize);
             if used.is_streamed() {
                 used.forget(0..used.bytes().len());
-                let mut after = self.weights[at + 1..].iter().chain(&self.weights[..at]);
-                if let Some(next) = after.find(|w| w.is_streamed()) {
-                    next.fetch();
+                let n = self.weights.len();
+                let mut after = (at + 1..n).chain(0..at);
+                // Which experts come next is not known yet.
+                if let Some(next) = after.find(|&i| self.weights[i].is_streamed() && self.whole[i]) {
+                    self.weights[next].fetch();
                 }
             }
         }

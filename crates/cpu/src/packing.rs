@@ -69,16 +69,25 @@ impl Start {
     }
 }
 
-/// Weights `(N, K)` of a graph that linear layers read and that can be laid out anew: name, N, K, bytes of it.
+/// Weights `(N, K)` of a graph that linear layers read, or experts `(E, N, K)`, and that can be laid out anew: name, all
+/// rows, K, bytes of it. No panel holds rows of two experts.
 fn candidates(graph: &Graph) -> Vec<(&str, usize, usize, usize)> {
     let mut seen = HashSet::new();
-    let linear = graph.nodes.iter().filter(|node| node.op == Op::Linear);
-    let weights = linear.filter_map(|node| graph.as_weight(node.inputs[1]));
+    let read = graph.nodes.iter().flat_map(|node| match node.op {
+        Op::Linear => &node.inputs[1..2],
+        Op::Experts(_) => &node.inputs[2..],
+        _ => &[],
+    });
+    let weights = read.filter_map(|&id| graph.as_weight(id));
     let fresh = weights.filter(|id| seen.insert(id.0)).collect::<Vec<_>>();
     let of = |id: hob_graph::WeightId| {
         let w = &graph.weights[id.0 as usize];
-        let [n, k] = w.shape[..] else { return None };
-        Some((w.name.as_str(), n, k, packed_bytes(w.dtype, n, k)?))
+        let (e, n, k) = match w.shape[..] {
+            [n, k] => (1, n, k),
+            [e, n, k] => (e, n, k),
+            _ => return None,
+        };
+        Some((w.name.as_str(), e * n, k, e * packed_bytes(w.dtype, n, k)?))
     };
     fresh.into_iter().filter_map(of).collect()
 }

@@ -4,6 +4,7 @@
 //! kernel and its reference is the kernel's own rounding. Speed is no aim here, and memory is allocated freely.
 
 mod attend;
+mod experts;
 mod image;
 
 pub use attend::sees;
@@ -27,6 +28,7 @@ pub fn run(c: &mut Call) {
         Op::Binary(f) => binary(c, f),
         Op::Sum(axis) => reduce(c, axis as usize, 0.0, |sum, x| sum + x),
         Op::Max(axis) => reduce(c, axis as usize, f64::NEG_INFINITY, greater),
+        Op::TopK(k) => experts::top_k(c, k as usize),
         Op::Permute(axes) => {
             let x = c.x(0);
             let strides = x.shape.strides();
@@ -60,6 +62,7 @@ pub fn run(c: &mut Call) {
         Op::Attend(how) => attend::attend(c, how),
         Op::Act(act) => map(c, |x| activation(act, x)),
         Op::Glu(act) => glu(c, act),
+        Op::Experts(act) => experts::experts(c, act),
         Op::Softmax => softmax(c),
         Op::CrossEntropy => cross_entropy(c),
         Op::Conv2d(window) => image::conv2d(c, window),

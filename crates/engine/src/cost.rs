@@ -1,6 +1,7 @@
 //! What a node of a graph reads and multiplies at least, to hold its time against what the machine allows.
 
 use crate::{Options, in_int8};
+use hob_graph::graph::Weight;
 use hob_graph::{Graph, NodeId, Op};
 
 /// The work of a node.
@@ -35,6 +36,19 @@ pub fn cost(g: &Graph, id: NodeId, reached: usize, how: &Options) -> Cost {
                 false => cost.float = products,
             }
         }
+        Op::Experts(_) => {
+            for (weight, bytes, products) in experts(g, id) {
+                cost.bytes += bytes;
+                match in_int8(how.precision, weight.dtype) {
+                    true => cost.int8 += products,
+                    false => cost.float += products,
+                }
+            }
+            if let Some(w) = g.as_weight(node.inputs[2]).map(|w| &g.weights[w.0 as usize]) {
+                let (all, rows) = (shape(1)[1], w.shape[w.shape.len() - 2]);
+                cost.kind = format!("experts {} ({all}, {rows})", w.dtype);
+            }
+        }
         Op::Attend(attend) => {
             let (t, d, kv) = (node.shape[0], node.shape[2], shape(1)[1]);
             let seen =
@@ -50,6 +64,30 @@ pub fn cost(g: &Graph, id: NodeId, reached: usize, how: &Options) -> Cost {
         _ => {}
     }
     cost
+}
+
+/// Of a node of experts each weight, with the bytes that are read of it and the multiplications and additions. An expert
+/// is read once if any token chose it, as if they chose by chance.
+pub fn experts(g: &Graph, id: NodeId) -> Vec<(&Weight, f64, f64)> {
+    let node = g.node(id);
+    let (tokens, all) = (node.shape[0] as f64, g.node(node.inputs[1]).shape[1] as f64);
+    let used = chosen(g, node.inputs[1]).map_or(all, |k| k as f64);
+    let met = 1.0 - (1.0 - used / all).powf(tokens);
+    let weights = node.inputs[2..].iter().filter_map(|&id| g.as_weight(id));
+    let weights = weights.map(|w| &g.weights[w.0 as usize]);
+    // Stacked, or one for each expert: which a token meets as often as it chooses it.
+    let products = |w: &Weight| 2.0 * tokens * used / all * w.shape.count() as f64;
+    weights.map(|w| (w, w.bytes() as f64 * met, products(w))).collect()
+}
+
+/// How many experts of each token the shares `id` are of.
+fn chosen(g: &Graph, id: NodeId) -> Option<usize> {
+    let node = g.node(id);
+    match node.op {
+        Op::TopK(k) => Some(k as usize),
+        Op::Binary(_) => node.inputs.iter().find_map(|&x| chosen(g, x)),
+        _ => None,
+    }
 }
 
 /// The work of a whole run, its kinds together.

@@ -10,7 +10,7 @@ pub struct Budget {
     pub process: usize,
     /// what the model's file says of itself, its tokenizer, and the graphs
     pub model: usize,
-    /// weights as stored in the file
+    /// weights as stored in the file; of all experts, though a mapped file's are in memory only once they were chosen
     pub weights: usize,
     /// weights copied into another form
     pub copies: usize,

@@ -1,13 +1,14 @@
 //! What a model's header tells: enough for every graph of it and every byte of its runs, with no weight read.
 
 use crate::cache;
+use crate::cost::experts;
 use crate::memory::{self, Budget};
 use crate::{CHUNK, Error, Options, Result};
 use hob_cpu::{Cpu, KvTypes, Precision, packing};
 use hob_graph::graph::State;
 use hob_graph::graph::Weight;
 use hob_graph::plan::Home;
-use hob_graph::{DType, Graph, Plan};
+use hob_graph::{DType, Graph, Op, Plan};
 use hob_io::Checkpoint;
 use hob_models::Language;
 use std::collections::HashMap;
@@ -92,12 +93,16 @@ impl Outline {
         Ok(self.graph(1, 1)?.weights.iter().map(Weight::bytes).sum())
     }
 
-    /// The formats of weights that linear layers read.
+    /// The formats of weights that linear layers and experts read.
     pub fn formats(&self) -> Result<Vec<DType>> {
         let graph = self.graph(1, 1)?;
-        let linear = graph.nodes.iter().filter(|n| n.op == hob_graph::Op::Linear);
-        let mut formats: Vec<DType> = linear
-            .filter_map(|n| graph.as_weight(n.inputs[1]))
+        let read = |n: &hob_graph::Node| match n.op {
+            Op::Linear => n.inputs[1..2].to_vec(),
+            Op::Experts(_) => n.inputs[2..].to_vec(),
+            _ => Vec::new(),
+        };
+        let mut formats: Vec<DType> = (graph.nodes.iter().flat_map(read))
+            .filter_map(|id| graph.as_weight(id))
             .map(|id| graph.weights[id.0 as usize].dtype)
             .collect();
         formats.sort_unstable();
@@ -142,11 +147,23 @@ impl Outline {
             let stored = || graph.weights.iter().map(Weight::bytes).collect();
             let held = if options.mapped { stored() } else { packing::held(cpu, &graph) };
             let by_rows = memory::read_by_rows(&graph);
-            weights = (graph.weights.iter().zip(held).zip(by_rows).zip(&plan.homes))
-                .map(|(((w, bytes), by_rows), home)| Held {
+            let mut shares = vec![1.0; graph.weights.len()];
+            for (i, _) in graph.nodes.iter().enumerate().filter(|(_, n)| matches!(n.op, Op::Experts(_))) {
+                for (w, read, _) in experts(&graph, hob_graph::NodeId(i as u32)) {
+                    if let Some(id) = graph.weight(&w.name) {
+                        shares[id.0 as usize] = read / w.bytes().max(1) as f64;
+                    }
+                }
+            }
+            // Of the sizes the first is that of a step, which is what streaming is about.
+            let first: Vec<f64> = weights.iter().map(|w: &Held| w.share).collect();
+            let shares = if first.is_empty() { shares } else { first };
+            weights = (graph.weights.iter().zip(held).zip(by_rows).zip(shares).zip(&plan.homes))
+                .map(|((((w, bytes), by_rows), share), home)| Held {
                     name: w.name.clone(),
                     bytes,
                     by_rows,
+                    share,
                     stays: *home == Home::Decoded || w.bytes() <= packing::SMALL,
                 })
                 .collect();
@@ -169,6 +186,8 @@ struct Held {
     bytes: usize,
     /// of which a run reads the tokens' rows alone
     by_rows: bool,
+    /// of its bytes those that a step reads: of experts, the ones that are chosen
+    share: f64,
     /// too small to be streamed, or needed as a copy anyway
     stays: bool,
 }
@@ -238,9 +257,9 @@ impl Footprint {
         (layers, others)
     }
 
-    /// Bytes of weights that a token reads: all but those of which it reads a row alone.
+    /// Bytes of weights that a step reads: all but those of which it reads a row alone, and experts that no token chose.
     pub fn read_bytes(&self) -> usize {
-        self.weights.iter().filter(|w| !w.by_rows).map(|w| w.bytes).sum()
+        self.weights.iter().filter(|w| !w.by_rows).map(|w| (w.bytes as f64 * w.share) as usize).sum()
     }
 
     /// The weights to keep in memory so that all is held in `bytes`, each sequence having reached `reached` tokens; the
@@ -265,7 +284,7 @@ impl Footprint {
                     continue;
                 }
                 streamed.push(w.name.clone());
-                streamed_bytes += bytes.unwrap_or(0);
+                streamed_bytes += (bytes.unwrap_or(0) as f64 * w.share) as usize;
             }
             let budget = Budget { weights: kept + largest + AROUND, ..without };
             (kept + largest <= room).then_some(Residency { budget, streamed, streamed_bytes })
@@ -325,7 +344,8 @@ mod tests {
 
     /// Two layers of three weights and a head, a norm that is always there, and an embedding read by rows.
     fn footprint() -> Footprint {
-        let held = |name: &str, bytes, by_rows, stays| Held { name: name.into(), bytes, by_rows, stays };
+        let held =
+            |name: &str, bytes, by_rows, stays| Held { name: name.into(), bytes, by_rows, share: 1.0, stays };
         let layer = |i: usize| {
             ["q", "up", "down"]
                 .map(|n| held(&format!("{i}.{n}"), if n == "q" { 10 } else { 30 }, false, false))

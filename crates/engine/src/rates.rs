@@ -3,12 +3,14 @@
 //! A roofline of memory and arithmetic says what no kernel exceeds. What one reaches differs from format to format, so
 //! each is measured on weights of the size that models have: a few seconds once a machine, for estimates that hold.
 
-use crate::cost::{Cost, cost};
+use crate::cost::{Cost, cost, experts, work};
 use crate::{CHUNK, Options, Result};
+use hob_cpu::ceiling::read;
 use hob_cpu::exec::{ExecError, Memory};
 use hob_cpu::kv::PAGE;
 use hob_cpu::packing::Packing;
 use hob_cpu::{Cpu, Kv, Program, Source, Tensor, Weights};
+use hob_graph::graph::Weight;
 use hob_graph::{Attend, Batch, Builder, DType, Data, Graph, GraphError, NodeId, Op, Seq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::Arc;
@@ -56,6 +58,10 @@ pub struct Rates {
     pub linear: Vec<LinearRate>,
     /// of attention, by the format of keys and values
     pub attend: Vec<AttendRate>,
+    /// of memory that is read in turn: how many bytes, and how many of them in a second, in 10⁹
+    pub memory: Vec<(u64, f64)>,
+    /// bytes that linear layers read in a second of weights that no cache keeps, in 10⁹
+    pub far_gbps: f64,
     /// bytes that small ops read and write in a second, in 10⁹
     pub small_gbps: f64,
     /// seconds that a step of a plan takes however little it does
@@ -82,14 +88,30 @@ pub const MANY: usize = 128;
 /// Bytes of weights that a format is measured with: more than the caches of a core, and laid out in little time.
 const WEIGHTS: usize = 96 << 20;
 
+/// Bytes of weights that no cache keeps.
+const FAR: usize = 384 << 20;
+
+/// Bytes of memory that are read, from those that caches keep to those that they do not.
+const SIZES: [usize; 4] = [64 << 20, 128 << 20, 256 << 20, FAR];
+
 /// Channels of the layers that are measured.
 const K: usize = 2048;
 
 /// Rows of a layer.
 const N: usize = 4096;
 
-/// Weights of no meaning: scales of moderate size in every format.
-struct Filler(Vec<u8>);
+/// Weights of no meaning: scales of moderate size in every format, in pages as a mapped file has them.
+struct Filler(memmap2::MmapMut);
+
+impl Filler {
+    fn new(bytes: usize) -> Result<Arc<Filler>, ExecError> {
+        let mut map = memmap2::MmapMut::map_anon(bytes)?;
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::NoHugePage); // what is not granted changes little
+        map.fill(0x2a);
+        Ok(Arc::new(Filler(map)))
+    }
+}
 
 impl AsRef<[u8]> for Filler {
     fn as_ref(&self) -> &[u8] {
@@ -97,9 +119,7 @@ impl AsRef<[u8]> for Filler {
     }
 }
 
-impl Source for Filler {
-    fn forget(&self, _: std::ops::Range<usize>) {}
-}
+impl Source for Filler {}
 
 /// The formats that weights of linear layers come in.
 pub fn formats() -> Vec<DType> {
@@ -115,8 +135,8 @@ impl Rates {
         formats: &[DType],
         mut progress: impl FnMut(usize, usize) -> bool,
     ) -> Result<Option<Rates>> {
-        let parts = formats.len() + 2;
-        let filler = Arc::new(Filler(vec![0x2a; WEIGHTS]));
+        let parts = formats.len() + 3;
+        let filler = Filler::new(WEIGHTS)?;
         let mut linear = Vec::new();
         for (i, &dtype) in formats.iter().enumerate() {
             if !progress(i, parts) {
@@ -124,6 +144,12 @@ impl Rates {
             }
             linear.push(linear_rate(cpu, &filler, dtype)?);
         }
+        if !progress(parts - 3, parts) {
+            return Ok(None);
+        }
+        let memory = SIZES.iter().map(|&n| Ok((n as u64, read(&cpu.pool, n)? / 1e9)));
+        let memory = memory.collect::<std::io::Result<_>>().map_err(ExecError::Memory)?;
+        let far_gbps = far_rate(cpu, &filler)?;
         if !progress(parts - 2, parts) {
             return Ok(None);
         }
@@ -134,7 +160,7 @@ impl Rates {
         }
         let (small_gbps, step) = small_rates(cpu)?;
         progress(parts, parts);
-        Ok(Some(Rates { linear, attend, small_gbps, step }))
+        Ok(Some(Rates { linear, attend, memory, far_gbps, small_gbps, step }))
     }
 
     /// These and newer ones, which count where both know a format.
@@ -149,7 +175,8 @@ impl Rates {
         let speeds = |s: Speeds| [s.one_gbps, s.few_gops, s.many_gops];
         let layers = self.linear.iter().flat_map(|l| [l.packed, l.mapped]).flat_map(speeds);
         let attend = self.attend.iter().flat_map(|a| [a.gbps, a.gflops]);
-        let mut all = layers.chain(attend).chain([self.small_gbps]);
+        let memory = self.memory.iter().map(|m| m.1);
+        let mut all = layers.chain(attend).chain(memory).chain([self.far_gbps, self.small_gbps]);
         let plausible = |x: f64| (1e-3..1e7).contains(&x);
         all.all(plausible) && (0.0..1.0).contains(&self.step)
     }
@@ -171,38 +198,67 @@ impl Rates {
         self.attend.iter().find(|a| a.dtype == like).or(self.attend.first()).copied()
     }
 
-    /// Seconds that a run of `graph` takes, with `reached` tokens of context when it is done, in each of so many sequences.
-    pub fn seconds(&self, graph: &Graph, reached: usize, sequences: usize, how: &Options) -> f64 {
-        let live = graph.live();
-        let leaf = |op: &Op| matches!(op, Op::Input(_) | Op::Weight(_) | Op::Const(_) | Op::Reshape);
-        let nodes = graph.nodes.iter().enumerate().filter(|(i, n)| live[*i] && !leaf(&n.op));
-        nodes.map(|(i, _)| self.node_seconds(graph, NodeId(i as u32), reached, sequences, how)).sum()
+    /// Bytes that linear layers read in a second at most, in 10⁹, when a run reads `bytes` in all.
+    fn limit(&self, bytes: f64) -> f64 {
+        let at = |bytes: f64| {
+            let after = self.memory.iter().position(|m| m.0 as f64 >= bytes);
+            match (after, self.memory.last()) {
+                (Some(0), _) => self.memory[0].1,
+                (Some(i), _) => {
+                    let (from, to) = (self.memory[i - 1], self.memory[i]);
+                    let share = (bytes - from.0 as f64) / (to.0 - from.0) as f64;
+                    from.1 + share * (to.1 - from.1)
+                }
+                (None, Some(last)) => last.1,
+                (None, None) => f64::INFINITY,
+            }
+        };
+        at(bytes) * self.far_gbps / at(FAR as f64)
     }
 
-    fn node_seconds(
-        &self,
-        graph: &Graph,
-        id: NodeId,
-        reached: usize,
-        sequences: usize,
-        how: &Options,
-    ) -> f64 {
+    /// Seconds that a run of `graph` takes, with `reached` tokens of context when it is done, in each of so many sequences.
+    pub fn seconds(&self, graph: &Graph, reached: usize, sequences: usize, how: &Options) -> f64 {
+        let leaf = |op: &Op| matches!(op, Op::Input(_) | Op::Weight(_) | Op::Const(_) | Op::Reshape);
+        let live = graph.live();
+        let nodes = graph.nodes.iter().enumerate().filter(|(i, n)| live[*i] && !leaf(&n.op));
+        let costs: Vec<(NodeId, Cost)> = nodes
+            .map(|(i, n)| {
+                let id = NodeId(i as u32);
+                let mut cost = cost(graph, id, reached, how);
+                if matches!(n.op, Op::Attend(_)) {
+                    cost.bytes *= sequences as f64; // each has keys and values of its own
+                }
+                (id, cost)
+            })
+            .collect();
+        // What one step reads is in the caches when the next one begins, or it is not.
+        let limit = self.limit(costs.iter().map(|c| c.1.bytes).sum());
+        costs.iter().map(|(id, cost)| self.node_seconds(graph, *id, cost, limit, how)).sum()
+    }
+
+    fn node_seconds(&self, graph: &Graph, id: NodeId, cost: &Cost, limit: f64, how: &Options) -> f64 {
         let node = graph.node(id);
-        let Cost { bytes, int8, float, .. } = cost(graph, id, reached, how);
+        let &Cost { bytes, int8, float, .. } = cost;
+        let speeds = |w: &Weight| self.of(w.dtype).map(|r| if how.mapped { r.mapped } else { r.packed });
         let work = match node.op {
             Op::Linear => {
                 let weight = graph.as_weight(node.inputs[1]).map(|w| &graph.weights[w.0 as usize]);
-                let rate = weight.and_then(|w| self.of(w.dtype));
                 let tokens = graph.node(node.inputs[0]).shape[0];
-                rate.map_or(0.0, |r| {
-                    let speeds = if how.mapped { r.mapped } else { r.packed };
-                    speeds.seconds(tokens, bytes, int8 + float)
-                })
+                let time = |s: Speeds| s.seconds(tokens, bytes, int8 + float).max(giga(bytes, limit));
+                weight.and_then(speeds).map_or(0.0, time)
+            }
+            Op::Experts(_) => {
+                let one = |(w, bytes, products): (&Weight, f64, f64)| {
+                    // What an expert that is met has to do: of all tokens those that chose it.
+                    let tokens = products / (2.0 * w.shape.count() as f64 * bytes / w.bytes() as f64);
+                    let seconds = speeds(w)?.seconds(tokens.round().max(1.0) as usize, bytes, products);
+                    Some(seconds.max(giga(bytes, limit)))
+                };
+                experts(graph, id).into_iter().filter_map(one).sum()
             }
             Op::Attend(_) => {
                 // Keys and values take turns: half the work each, at the speed of its format.
                 let half = |dtype: DType, bytes: f64| {
-                    let bytes = bytes * sequences as f64;
                     let of = |r: AttendRate| giga(bytes, r.gbps).max(giga(float / 2.0, r.gflops));
                     self.attend(dtype).map_or(0.0, of)
                 };
@@ -260,16 +316,17 @@ fn built<T>(graph: Result<T, GraphError>) -> Result<T> {
     graph.map_err(|source| crate::Error::Graph { model: "the measurement".into(), source })
 }
 
-/// The least seconds of some runs, after one that warms up.
-fn best(times: usize, mut run: impl FnMut() -> Result<(), ExecError>) -> Result<f64> {
+/// The median seconds of some runs, after one that warms up.
+fn typical(times: usize, mut run: impl FnMut() -> Result<(), ExecError>) -> Result<f64> {
     run()?;
-    let mut best = f64::INFINITY;
+    let mut seconds = Vec::with_capacity(times);
     for _ in 0..times {
         let start = Instant::now();
         run()?;
-        best = best.min(start.elapsed().as_secs_f64());
+        seconds.push(start.elapsed().as_secs_f64());
     }
-    Ok(best)
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[times / 2])
 }
 
 fn linear_rate(cpu: &Cpu, filler: &Arc<Filler>, dtype: DType) -> Result<LinearRate> {
@@ -286,14 +343,14 @@ fn linear_rate(cpu: &Cpu, filler: &Arc<Filler>, dtype: DType) -> Result<LinearRa
             let program = cpu.program(built(layers(tokens, count, N, K, dtype))?, weights)?;
             let inputs = [("x", Data::F32(&x[..tokens * K]))];
             let batch = Batch { inputs: &inputs, seqs: &[] };
-            Ok::<f64, crate::Error>(best(times, || cpu.run(&program, &mut memory, None, &batch))?)
+            Ok::<f64, crate::Error>(typical(times, || cpu.run(&program, &mut memory, None, &batch))?)
         };
         let products = |tokens: usize, count: usize| 2.0 * (count * tokens * N * K) as f64;
         let (some, two) = (count.min(8), count.min(2));
         Ok::<Speeds, crate::Error>(Speeds {
             one_gbps: (count * size) as f64 / time(3, 1, count)? / 1e9,
-            few_gops: products(FEW, some) / time(2, FEW, some)? / 1e9,
-            many_gops: products(MANY, two) / time(2, MANY, two)? / 1e9,
+            few_gops: products(FEW, some) / time(3, FEW, some)? / 1e9,
+            many_gops: products(MANY, two) / time(3, MANY, two)? / 1e9,
         })
     };
     let mapped = speeds(&weights)?;
@@ -308,45 +365,74 @@ fn linear_rate(cpu: &Cpu, filler: &Arc<Filler>, dtype: DType) -> Result<LinearRa
     Ok(LinearRate { dtype, packed, mapped })
 }
 
-/// Attention as models have it, with keys and values kept in `dtype`.
+/// Linear layers over so many weights that each is read from memory: a format whose numbers take little work.
+fn far_rate(cpu: &Cpu, filler: &Arc<Filler>) -> Result<f64> {
+    let size = DType::Q8_0.bytes(N * K).unwrap_or(usize::MAX);
+    let count = FAR / size;
+    let mut weights = Weights::default();
+    for i in 0..count {
+        weights.insert(&format!("w{i}"), Tensor::shared(DType::Q8_0, filler.clone(), 0..size));
+    }
+    let graph = built(layers(1, count, N, K, DType::Q8_0))?;
+    if let Some(mut packing) = Packing::new(cpu, &graph, &weights).map_err(ExecError::Memory)? {
+        packing.step(cpu, &weights, usize::MAX);
+    }
+    let program = cpu.program(graph, &weights)?;
+    let x = vec![0.1f32; K];
+    let inputs = [("x", Data::F32(&x))];
+    let mut memory = Memory::new();
+    let seconds = typical(3, || cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] }))?;
+    Ok((count * size) as f64 / seconds / 1e9)
+}
+
+/// Attention as models have it, with keys and values kept in `dtype`: in so many layers that no cache keeps those in f16.
 fn attend_rate(cpu: &Cpu, dtype: DType) -> Result<AttendRate> {
-    const LAYERS: usize = 16;
+    const LAYERS: usize = 96;
+    const TIMED: usize = 8;
     const DEPTH: usize = 2 * CHUNK;
     let (heads, kv_heads, dim) = (32, 8, 64);
-    let graph = |tokens: usize| {
+    // Layers beyond those that are timed with a chunk are filled with a query for each key only.
+    let graph = |tokens: usize, heads: usize, layers: usize| {
         let g = Builder::new(tokens, tokens);
         let q = g.input("q", &[tokens, heads, dim], DType::F32);
         let k = g.input("k", &[tokens, kv_heads, dim], DType::F32);
         let how = Attend { scale: 0.125, window: None, softcap: None, causal: true, cache: None };
-        for i in 0..LAYERS {
+        for i in 0..layers {
             g.output(&format!("y{i}"), q.attend(k, k, how));
         }
-        g.finish()
+        built(g.finish())
     };
     let pages = DEPTH / PAGE + 1;
     let x: Vec<f32> = (0..CHUNK * heads * dim).map(|i| (i % 61) as f32 / 61.0 - 0.5).collect();
     let table: Vec<u32> = (0..pages as u32).collect();
-    let states = built(graph(1))?.states;
-    let mut kv = Kv::new(&states, dtype, |_| pages).map_err(ExecError::Memory)?;
     let mut memory = Memory::new();
-    let mut run = |program: &Program, pos: usize| {
-        let tokens = program.graph.inputs[0].shape[0];
-        let inputs =
-            [("q", Data::F32(&x[..tokens * heads * dim])), ("k", Data::F32(&x[..tokens * kv_heads * dim]))];
+    let mut run = |kv: &mut Kv, program: &Program, pos: usize| {
+        let q = program.graph.inputs[0].shape;
+        let tokens = q[0];
+        let inputs = [("q", Data::F32(&x[..q.count()])), ("k", Data::F32(&x[..tokens * kv_heads * dim]))];
         let seqs = [Seq { start: 0, len: tokens, pos, pages: &[&table] }];
-        cpu.run(program, &mut memory, Some(&mut kv), &Batch { inputs: &inputs, seqs: &seqs })
+        cpu.run(program, &mut memory, Some(kv), &Batch { inputs: &inputs, seqs: &seqs })
     };
-    let (one, chunk) = (cpu.program(built(graph(1))?, &Weights::default())?, built(graph(CHUNK))?);
-    let chunk = cpu.program(chunk, &Weights::default())?;
-    run(&chunk, 0)?;
-    let seconds_chunk = best(1, || run(&chunk, CHUNK))?;
-    let seconds_one = best(5, || run(&one, DEPTH))?;
+    let program = |tokens, heads, layers| {
+        Ok::<_, crate::Error>(cpu.program(graph(tokens, heads, layers)?, &Weights::default())?)
+    };
+    let cache =
+        |program: &Program| Kv::new(&program.graph.states, dtype, |_| pages).map_err(ExecError::Memory);
+    let (chunk, fill, one) =
+        (program(CHUNK, heads, TIMED)?, program(CHUNK, kv_heads, LAYERS)?, program(1, heads, LAYERS)?);
+    let mut few = cache(&chunk)?;
+    run(&mut few, &chunk, 0)?;
+    let seconds_chunk = typical(1, || run(&mut few, &chunk, CHUNK))?;
+    drop(few);
+    let mut all = cache(&one)?;
+    run(&mut all, &fill, 0)?;
+    run(&mut all, &fill, CHUNK)?;
+    let seconds_one = typical(3, || run(&mut all, &one, DEPTH))?;
     let work = |program: &Program, reached| {
-        let id = program.graph.outputs[0].1;
-        cost(&program.graph, id, reached, &Options { kv: dtype.into(), ..Options::default() })
+        work(&program.graph, reached, &Options { kv: dtype.into(), ..Options::default() })
     };
-    let gbps = LAYERS as f64 * work(&one, DEPTH + 1).bytes / seconds_one / 1e9;
-    let gflops = LAYERS as f64 * work(&chunk, DEPTH).float / seconds_chunk / 1e9;
+    let gbps = work(&one, DEPTH + 1).bytes / seconds_one / 1e9;
+    let gflops = work(&chunk, DEPTH).float / seconds_chunk / 1e9;
     Ok(AttendRate { dtype, gbps, gflops })
 }
 
@@ -365,12 +451,12 @@ fn small_rates(cpu: &Cpu) -> Result<(f64, f64)> {
         let x = vec![0.0f32; rows * K];
         let mut memory = Memory::new();
         let inputs = [("x", Data::F32(&x))];
-        best(5, || cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] }))
+        typical(5, || cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] }))
     };
     let (rows, steps) = (CHUNK / 2, 8);
     let gbps = (steps * 3 * 4 * rows * K) as f64 / seconds(rows, steps)? / 1e9;
     // A small linear layer wakes the other threads, which is what most steps of a model do.
-    let filler = Arc::new(Filler(vec![0x2a; 1 << 20]));
+    let filler = Filler::new(1 << 20)?;
     let mut weights = Weights::default();
     let size = DType::Q8_0.bytes(SMALL * SMALL).unwrap_or(0);
     for i in 0..STEPS {
@@ -380,7 +466,7 @@ fn small_rates(cpu: &Cpu) -> Result<(f64, f64)> {
     let x = [0.1f32; SMALL];
     let inputs = [("x", Data::F32(&x))];
     let mut memory = Memory::new();
-    let step = best(5, || cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] }))?;
+    let step = typical(5, || cpu.run(&program, &mut memory, None, &Batch { inputs: &inputs, seqs: &[] }))?;
     Ok((gbps, step / STEPS as f64))
 }
 
@@ -396,9 +482,22 @@ mod tests {
         Rates {
             linear: vec![rate(DType::Q8_0, 10.0, 500.0), rate(DType::F32, 8.0, 100.0)],
             attend: vec![AttendRate { dtype: DType::F16, gbps: 5.0, gflops: 50.0 }],
+            memory: vec![(100 << 20, 40.0), (200 << 20, 30.0)],
+            far_gbps: 15.0,
             small_gbps: 20.0,
             step: 1e-6,
         }
+    }
+
+    #[test]
+    fn what_no_cache_keeps_is_read_at_the_speed_of_memory() {
+        let mib = |n: f64| rates().limit(n * 1048576.0);
+        assert_eq!([1.0, 100.0, 150.0, 200.0, 9999.0].map(mib), [20.0, 20.0, 17.5, 15.0, 15.0]);
+        let how = Options { threads: 1, ..Options::default() };
+        let slow = Rates { far_gbps: 3.0, ..rates() };
+        let seconds = slow.seconds(&layers(1, 3, N, K, DType::Q8_0).unwrap(), 1, 1, &how);
+        let bytes = 3.0 * DType::Q8_0.bytes(N * K).unwrap() as f64;
+        assert!((seconds / (bytes / 4e9 + 3e-6) - 1.0).abs() < 1e-9, "{seconds}");
     }
 
     #[test]

@@ -235,13 +235,29 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_an_error_and_never_a_panic() {
         type Wrong = dyn for<'g> Fn(&'g Builder, X<'g>) -> X<'g>;
-        let wrong: [(&str, &Wrong); 7] = [
+        let wrong: [(&str, &Wrong); 11] = [
             ("axis 2 of (2, 3)", &|_, x| x.pad(2, 1, 1)),
             ("axis 2 of (2, 3)", &|_, x| x.slice(2, 0, 1)),
             ("axis 9 of (2, 3)", &|_, x| x.sum(9)),
             ("[1, 1] is no order of the axes of (2, 3)", &|_, x| x.permute(&[1, 1])),
             ("operand 0 must be f32, not I32", &|g, _| g.ids().reshape(&[2, 2]).permute(&[1, 0])),
             ("operand 0 must be f32, not I32", &|g, _| g.ids().expand(&[2, 4])),
+            ("the 0 largest of rows of (2, 3)", &|_, x| x.top_k(0)),
+            ("the 4 largest of rows of (2, 3)", &|_, x| x.top_k(4)),
+            ("(2, 3) by the shares (1, 4)", &|g, x| {
+                let shares = g.constant(vec![0.0; 4]).reshape(&[1, 4]);
+                x.experts(shares, g.path("e"), ["a", "b", "c"], 5, Act::Silu, true)
+            }),
+            ("takes tokens, shares and matrices", &|g, x| {
+                x.experts(
+                    g.constant(Vec::new()).reshape(&[2, 0]),
+                    g.path("e"),
+                    ["a", "b", "c"],
+                    5,
+                    Act::Silu,
+                    false,
+                )
+            }),
             ("(3) is no image", &|_, x| x.fold(Window { kernel: 1, stride: 1, padding: 0 }, &[3])),
         ];
         for (message, build) in wrong {

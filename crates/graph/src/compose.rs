@@ -19,6 +19,7 @@ pub fn define<'g>(op: &Op, x: &[X<'g>]) -> Option<X<'g>> {
         Op::Attend(how) => attend(x[0], x[1], x[2], how),
         Op::Act(act) => activation(x[0], act),
         Op::Glu(act) => activation(x[0], act) * x[1],
+        Op::Experts(act) => experts(x, act),
         Op::Softmax => softmax(x[0]),
         Op::CrossEntropy => cross_entropy(x[0], x[1]),
         Op::Conv2d(window) => conv2d(x, window),
@@ -91,6 +92,25 @@ fn attend<'g>(q: X<'g>, k: X<'g>, v: X<'g>, how: Attend) -> X<'g> {
     let p = softmax(scores.reshape(&[kv, g, t, t]) + mask).reshape(&[kv, g * t, t]);
     let out = p.matmul(v.permute(&[1, 0, 2])); // (K, G·T, D)
     out.reshape(&[kv, g, t, d]).permute(&[2, 0, 1, 3]).reshape(&[t, h, d])
+}
+
+/// Every expert on every token; what is not chosen has the share 0.
+fn experts<'g>(x: &[X<'g>], act: Act) -> X<'g> {
+    let (tokens, shares, w) = (x[0], x[1], &x[2..]);
+    let (t, c, e) = (tokens.dim(0), tokens.dim(1), shares.dim(1));
+    if w[0].shape().len() == 2 {
+        let one = |i: usize| {
+            let by = |x: X<'g>, w: X<'g>| x.matmul(w.transpose());
+            let h = activation(by(tokens, w[3 * i]), act) * by(tokens, w[3 * i + 1]); // (T, F)
+            by(h, w[3 * i + 2]) * shares.slice(1, i, 1) // (T, C)
+        };
+        return (1..e).fold(one(0), |sum, i| sum + one(i));
+    }
+    let all = tokens.reshape(&[1, t, c]).expand(&[e, t, c]);
+    let by = |x: X<'g>, w: X<'g>| x.matmul(w.transpose());
+    let h = activation(by(all, w[0]), act) * by(all, w[1]); // (E, T, F)
+    let y = by(h, w[2]) * shares.transpose().reshape(&[e, t, 1]); // (E, T, C)
+    y.sum(0).reshape(&[t, c])
 }
 
 fn activation(x: X<'_>, act: Act) -> X<'_> {
@@ -178,6 +198,8 @@ mod tests {
             x.act(Act::Gelu),
             flat.glu(Act::Silu, flat),
             flat.softmax(),
+            flat.experts(flat.slice(1, 0, 3).softmax(), p / "e", ["g", "u", "d"], 7, Act::Silu, true),
+            flat.experts(flat.slice(1, 0, 3).softmax(), p / "f", ["g", "u", "d"], 7, Act::Gelu, false),
             flat.cross_entropy(g.ids()),
             img.conv2d(p / "c", 3, Window { kernel: 3, stride: 2, padding: 1 }, true),
             img.upsample(2),

@@ -131,6 +131,7 @@ fn rule<'g>(op: &Op, k: usize, x: &[X<'g>], y: X<'g>, dy: X<'g>) -> Option<X<'g>
             }
         }
         Op::OneHot
+        | Op::TopK(_)
         | Op::Input(_)
         | Op::Weight(_)
         | Op::Const(_)
@@ -146,6 +147,7 @@ fn rule<'g>(op: &Op, k: usize, x: &[X<'g>], y: X<'g>, dy: X<'g>) -> Option<X<'g>
         | Op::Attend(_)
         | Op::Act(_)
         | Op::Glu(_)
+        | Op::Experts(_)
         | Op::Softmax
         | Op::CrossEntropy
         | Op::Conv2d(_)

@@ -11,7 +11,7 @@ pub struct Operand {
     pub shape: Shape,
     /// F32 or I32; a stored weight may have any format, or none yet (then F32 stands here)
     pub dtype: DType,
-    /// whether it is a stored weight, which only `linear`, `matmul`, `gather` and `conv2d` read as it lies
+    /// whether it is a stored weight, which only `linear`, `matmul`, `gather`, `experts` and `conv2d` read as it lies
     pub stored: bool,
 }
 
@@ -85,6 +85,14 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
             arity(1)?;
             f32s(0..1)?;
             x[0].shape.with(axis_of(axis)?, 1)
+        }
+        Op::TopK(k) => {
+            arity(1)?;
+            f32s(0..1)?;
+            if k == 0 || k as usize > x[0].shape.last() {
+                return Err(format!("the {k} largest of rows of {}", x[0].shape));
+            }
+            x[0].shape
         }
         Op::Reshape => {
             arity(1)?;
@@ -271,6 +279,30 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
                 return Err(format!("q {q}, k {k}, v {v}"));
             }
             q
+        }
+        Op::Experts(_) => {
+            f32s(0..x.len())?;
+            if x.len() < 5 {
+                return Err(format!("takes tokens, shares and matrices, not {} operands", x.len()));
+            }
+            rank(0, 2)?;
+            rank(1, 2)?;
+            let (c, e, own) = (x[0].shape[1], x[1].shape[1], x[2].shape.len() == 2);
+            let f = x[2].shape.iter().nth_back(1).copied().unwrap_or(0);
+            if x[1].shape[0] != x[0].shape[0] {
+                return Err(format!("{} by the shares {}", x[0].shape, x[1].shape));
+            }
+            if x.len() - 2 != if own { 3 * e } else { 3 } {
+                return Err(format!("{} matrices for {e} experts", x.len() - 2));
+            }
+            for k in 2..x.len() {
+                let right = [[e, f, c], [e, f, c], [e, c, f]][(k - 2) % 3];
+                let right = shape(&right[own as usize..])?;
+                if x[k].shape != right {
+                    return Err(format!("operand {k} must be {right}, not {}", x[k].shape));
+                }
+            }
+            x[0].shape
         }
         Op::CrossEntropy => {
             arity(2)?;

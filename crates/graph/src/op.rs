@@ -131,6 +131,8 @@ pub enum Op {
     Sum(u8),
     /// Largest along an axis, which stays as 1.
     Max(u8),
+    /// 1 at the so many largest along the last axis, else 0; of equal ones the first count. Its gradient is zero.
+    TopK(u16),
     /// The same numbers in another shape.
     Reshape,
     /// Axes in another order.
@@ -180,6 +182,11 @@ pub enum Op {
     Act(Act),
     /// `gate, up → act(gate) · up` (Shazeer 2020).
     Glu(Act),
+    /// Gated MLPs side by side, each token's results added up by its shares (Shazeer et al. 2017):
+    /// `x (T, C), shares (T, E), gate (E, F, C), up (E, F, C), down (E, C, F) → (T, C)`, or with the three matrices of
+    /// each expert as operands of their own, `(F, C), (F, C), (C, F)`. An expert whose share is 0 counts for nothing,
+    /// whatever it holds.
+    Experts(Act),
     /// Softmax over the last axis.
     Softmax,
     /// `(T, V), (T) → ()`: mean of -log softmax at the targets; a negative target leaves its row out.
@@ -220,6 +227,7 @@ impl Op {
             | Attend(_)
             | Act(_)
             | Glu(_)
+            | Experts(_)
             | Softmax
             | CrossEntropy
             | Conv2d(_)
@@ -234,6 +242,7 @@ impl Op {
             | Binary(_)
             | Sum(_)
             | Max(_)
+            | TopK(_)
             | Reshape
             | Permute(_)
             | Expand
@@ -281,6 +290,7 @@ impl Op {
             },
             Sum(_) => "sum",
             Max(_) => "max",
+            TopK(_) => "top_k",
             Reshape => "reshape",
             Permute(_) => "permute",
             Expand => "expand",
@@ -305,6 +315,7 @@ impl Op {
                 self::Act::Gelu => "gelu",
             },
             Glu(_) => "glu",
+            Experts(_) => "experts",
             Softmax => "softmax",
             CrossEntropy => "cross_entropy",
             Conv2d(_) => "conv2d",

@@ -174,6 +174,7 @@ pub fn reads_stored(op: &Op, k: usize) -> bool {
     match op {
         Op::Linear | Op::MatMul => k == 1,
         Op::Gather => k == 0,
+        Op::Experts(_) => k >= 2,
         _ => false,
     }
 }

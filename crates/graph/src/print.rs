@@ -5,6 +5,9 @@ use crate::op::Op;
 use crate::plan::{Home, Place, Plan};
 use std::fmt::{self, Write};
 
+/// Operands of a node that are named: experts may have hundreds.
+const MOST_OPERANDS: usize = 8;
+
 impl Graph {
     /// The op with its parameters, such as `rms_norm(eps 1e-5)`.
     pub fn label(&self, node: &Node) -> String {
@@ -45,7 +48,8 @@ impl Graph {
                 };
                 s + if a.causal { ")" } else { ", both ways)" }
             }
-            Op::Glu(act) => format!("glu({act:?})"),
+            Op::Glu(act) | Op::Experts(act) => format!("{name}({act:?})"),
+            Op::TopK(k) => format!("top_k({k})"),
             Op::Upsample(n) => format!("upsample({n})"),
             Op::Const(_)
             | Op::Positions
@@ -77,7 +81,11 @@ impl Graph {
             Op::Positions => "positions".into(),
             _ => format!("%{}", id.0),
         };
-        node.inputs.iter().map(one).collect::<Vec<_>>().join(", ")
+        let shown = node.inputs.iter().take(MOST_OPERANDS).map(one).collect::<Vec<_>>().join(", ");
+        match node.inputs.len().saturating_sub(MOST_OPERANDS) {
+            0 => shown,
+            more => format!("{shown}, and {more} more"),
+        }
     }
 }
 

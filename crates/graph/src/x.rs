@@ -129,6 +129,12 @@ impl<'g> X<'g> {
         self.with(Op::Max(axis as u8), &[])
     }
 
+    /// 1 at the `k` largest of each row, else 0; of equal ones the first count.
+    #[track_caller]
+    pub fn top_k(self, k: usize) -> X<'g> {
+        self.with(Op::TopK(k.try_into().unwrap_or(u16::MAX)), &[])
+    }
+
     /// The same numbers in other dimensions.
     #[track_caller]
     pub fn reshape(self, dims: &[usize]) -> X<'g> {
@@ -297,6 +303,31 @@ impl<'g> X<'g> {
     #[track_caller]
     pub fn glu(self, act: Act, up: X<'g>) -> X<'g> {
         self.with(Op::Glu(act), &[up])
+    }
+
+    /// Gated MLPs of which each token takes some: `x (T, C)` by the experts that `shares` `(T, E)` are not 0 for. The
+    /// matrices of gate, up `(E, inner, C)` and down `(E, C, inner)` are at `p.NAME.weight`, or, where the checkpoint
+    /// has them not `stacked`, each expert's at `p.NUMBER.NAME.weight`.
+    #[track_caller]
+    pub fn experts(
+        self,
+        shares: X<'g>,
+        p: Path<'g>,
+        names: [&str; 3],
+        inner: usize,
+        act: Act,
+        stacked: bool,
+    ) -> X<'g> {
+        let (c, e) = (self.shape().last(), shares.shape().last());
+        let dims = [[inner, c], [inner, c], [c, inner]];
+        let mut others = vec![shares];
+        if stacked {
+            others.extend((0..3).map(|k| (p / names[k] / "weight").weight(&[e, dims[k][0], dims[k][1]])));
+        } else {
+            let matrix = |i: usize| (p / (i / 3) / names[i % 3] / "weight").weight(&dims[i % 3]);
+            others.extend((0..3 * e).map(matrix));
+        }
+        self.with(Op::Experts(act), &others)
     }
 
     /// Softmax over the last axis.

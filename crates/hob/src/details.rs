@@ -98,6 +98,9 @@ pub fn dimensions(config: &Value) -> Vec<(&'static str, u64)> {
         ("attention heads", "num_attention_heads"),
         ("key and value heads", "num_key_value_heads"),
         ("feed-forward size", "intermediate_size"),
+        ("experts", "num_local_experts"),
+        ("experts of a token", "num_experts_per_tok"),
+        ("size of an expert", "moe_intermediate_size"),
         ("vocabulary", "vocab_size"),
     ];
     fields.iter().filter_map(|(name, field)| Some((*name, config[field].as_u64()?))).collect()

@@ -102,6 +102,11 @@ impl Checkpoint {
         };
         let name = |stored: &str| if multimodal { names::from_multimodal(stored) } else { stored.to_owned() };
         let tensors = by_name(weights.tensors(), file, name)?;
+        if let Some(config) = config.as_object_mut()
+            && tensors.keys().any(|name| name.ends_with(".experts.gate_up_proj"))
+        {
+            config.insert("experts_fused".into(), true.into());
+        }
         let template = match companion("chat_template.jinja")? {
             Some(template) => Some(template),
             None => {

@@ -6,6 +6,9 @@
 //! - `norm_weight_offset`: added to the weights of the RMS norms. Gemma multiplies by `1 + w`: 1.0 from Hugging Face, but
 //!   0.0 from GGUF, whose converter has added the 1 already.
 //!
+//! And `experts_stacked: true` where one tensor has the matrices of all experts, as in GGUF; `experts_fused: true` where it
+//! has their gates and ups too.
+//!
 //! And `rope_freqs: true` when GGUF brings the tensor `rope_freqs.weight`: Llama 3's frequency factors.
 
 use crate::{Error, Gguf, Result, gguf::Value as Meta};
@@ -35,7 +38,13 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
         ));
     }
     let mut config = Map::new();
-    let model_type = if architecture == "gemma3" { "gemma3_text" } else { architecture };
+    let has_experts = meta("expert_count").and_then(Meta::u64).is_some_and(|n| n > 0);
+    let model_type = match architecture {
+        "gemma3" => "gemma3_text",
+        "llama" if has_experts => "mixtral",
+        "qwen3moe" => "qwen3_moe",
+        other => other,
+    };
     config.insert("model_type".into(), model_type.into());
     for (key, field) in [
         ("block_count", "num_hidden_layers"),
@@ -56,6 +65,7 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
         ("final_logit_softcapping", "final_logit_softcapping"),
         ("expert_count", "num_local_experts"),
         ("expert_used_count", "num_experts_per_tok"),
+        ("expert_feed_forward_length", "moe_intermediate_size"),
     ] {
         let value = meta(key);
         if let Some(Meta::F64(x)) = value
@@ -86,6 +96,17 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
     config.insert("rope_freqs".into(), has("rope_freqs.weight").into());
     config.insert("rope_interleaved".into(), (architecture == "llama").into());
     config.insert("norm_weight_offset".into(), json!(0.0));
+    if has_experts {
+        // Older files have a tensor for each expert.
+        config.insert("experts_stacked".into(), (!has("blk.0.ffn_gate.0.weight")).into());
+        // GGUF does not say so, and llama.cpp does it for every model of these architectures.
+        config.insert("norm_topk_prob".into(), true.into());
+        if architecture == "qwen3moe" {
+            let dense = |i: &u64| has(&format!("blk.{i}.ffn_gate.weight"));
+            let dense = (0..layers.unwrap_or(0)).filter(dense).collect::<Vec<_>>();
+            config.insert("mlp_only_layers".into(), dense.into());
+        }
+    }
     for name in ["bos", "eos", "eot", "padding"] {
         if let Some(id) = gguf.get(&format!("tokenizer.ggml.{name}_token_id")).and_then(Meta::u64) {
             let field = if name == "padding" { "pad_token_id".into() } else { format!("{name}_token_id") };
@@ -230,10 +251,14 @@ fn flatten_rope_parameters(config: &mut Map<String, Value>) {
 }
 
 /// Completes a configuration with what its architecture fixes, or `transformers` assumes when `config.json` is silent
-/// (`configuration_llama.py`, `configuration_gemma3.py`).
+/// (`configuration_llama.py`, `configuration_gemma3.py` and so on).
 fn fill_defaults(config: &mut Map<String, Value>) {
     // An explicit null is silence too.
     config.retain(|key, value| !value.is_null() || key == "sliding_window");
+    // Two names of one number, by the version of transformers.
+    if let Some(n) = config.remove("num_experts") {
+        config.entry("num_local_experts").or_insert(n);
+    }
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut default = |field: &str, value: Value| {
         config.entry(field).or_insert(value);
@@ -246,6 +271,28 @@ fn fill_defaults(config: &mut Map<String, Value>) {
             default("tie_word_embeddings", false.into());
             default("attention_bias", false.into());
             default("mlp_bias", false.into());
+        }
+        "mixtral" => {
+            default("hidden_act", "silu".into());
+            default("rms_norm_eps", json!(1e-5));
+            default("rope_theta", json!(1e6));
+            default("tie_word_embeddings", false.into());
+        }
+        "qwen2" | "qwen3" | "qwen3_moe" => {
+            default("hidden_act", "silu".into());
+            default("rms_norm_eps", json!(1e-6));
+            default("rope_theta", json!(10000.0));
+            default("tie_word_embeddings", false.into());
+            default("use_sliding_window", false.into());
+            default("attention_bias", (model_type == "qwen2").into());
+            if model_type == "qwen3" {
+                default("head_dim", 128.into());
+            }
+            if model_type == "qwen3_moe" {
+                default("norm_topk_prob", false.into());
+                default("decoder_sparse_step", 1.into());
+                default("mlp_only_layers", json!([]));
+            }
         }
         "gemma3_text" => {
             default("hidden_activation", "gelu_pytorch_tanh".into());

@@ -10,7 +10,7 @@ pub fn from_gguf(architecture: &str, stored: &str) -> String {
 
 fn original(architecture: &str, stored: &str) -> Option<String> {
     let gemma = match architecture {
-        "llama" => false,
+        "llama" | "qwen2" | "qwen3" | "qwen3moe" => false,
         "gemma3" => true,
         _ => return None,
     };
@@ -27,6 +27,9 @@ fn original(architecture: &str, stored: &str) -> Option<String> {
     let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
     if layer.is_empty() || !layer.bytes().all(|b| b.is_ascii_digit()) {
         return None;
+    }
+    if let Some(part) = expert(architecture, part) {
+        return Some(format!("model.layers.{layer}.{part}.{kind}"));
     }
     let part = match part {
         "attn_norm" => "input_layernorm",
@@ -46,6 +49,36 @@ fn original(architecture: &str, stored: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("model.layers.{layer}.{part}.{kind}"))
+}
+
+/// The parts of a layer with experts: of Mixtral, which GGUF calls llama, and of Qwen's. A matrix holds those of all
+/// experts; in older files of Mixtral each expert has its own, with a number.
+fn expert(architecture: &str, part: &str) -> Option<String> {
+    let (part, number) = match part.strip_suffix("_exps") {
+        Some(part) => (part, None),
+        None if part == "ffn_gate_inp" => (part, None),
+        None => {
+            let (part, number) = part.split_once('.')?;
+            (part, Some(number).filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))?.into())
+        }
+    };
+    let (block, names) = match architecture {
+        "llama" => ("block_sparse_moe", ["w1", "w3", "w2"]),
+        "qwen3moe" => ("mlp", ["gate_proj", "up_proj", "down_proj"]),
+        _ => return None,
+    };
+    let name = match part {
+        "ffn_gate_inp" => return Some(format!("{block}.gate")),
+        "ffn_gate" => names[0],
+        "ffn_up" => names[1],
+        "ffn_down" => names[2],
+        _ => return None,
+    };
+    let number: Option<&str> = number;
+    Some(match number {
+        Some(number) => format!("{block}.experts.{number}.{name}"),
+        None => format!("{block}.experts.{name}"),
+    })
 }
 
 /// The name that a language model's tensor has in a text-only checkpoint, when `stored` is from a multimodal one of
@@ -82,6 +115,16 @@ mod tests {
             ("gemma3", "blk.0.ffn_norm.weight", "model.layers.0.pre_feedforward_layernorm.weight"),
             ("gemma3", "blk.0.post_ffw_norm.weight", "model.layers.0.post_feedforward_layernorm.weight"),
             ("gemma3", "blk.0.attn_q_norm.weight", "model.layers.0.self_attn.q_norm.weight"),
+            ("llama", "blk.1.ffn_gate_inp.weight", "model.layers.1.block_sparse_moe.gate.weight"),
+            ("llama", "blk.1.ffn_gate_exps.weight", "model.layers.1.block_sparse_moe.experts.w1.weight"),
+            ("llama", "blk.1.ffn_up_exps.weight", "model.layers.1.block_sparse_moe.experts.w3.weight"),
+            ("llama", "blk.1.ffn_down.7.weight", "model.layers.1.block_sparse_moe.experts.7.w2.weight"),
+            ("llama", "blk.1.ffn_down.x.weight", "blk.1.ffn_down.x.weight"),
+            ("qwen2", "blk.0.attn_k.bias", "model.layers.0.self_attn.k_proj.bias"),
+            ("qwen3", "blk.0.attn_k_norm.weight", "model.layers.0.self_attn.k_norm.weight"),
+            ("qwen3", "blk.0.ffn_gate_exps.weight", "blk.0.ffn_gate_exps.weight"),
+            ("qwen3moe", "blk.0.ffn_gate_inp.weight", "model.layers.0.mlp.gate.weight"),
+            ("qwen3moe", "blk.0.ffn_down_exps.weight", "model.layers.0.mlp.experts.down_proj.weight"),
             ("unheard-of", "blk.0.attn_q.weight", "blk.0.attn_q.weight"),
         ] {
             assert_eq!(from_gguf(architecture, stored), expected);

@@ -166,6 +166,74 @@ fn an_unknown_architecture_opens_under_its_stored_names() {
     assert!(model.tensors.contains_key("blk.0.attn_q.weight"));
 }
 
+fn metadata(architecture: &str, of: &[(&str, u32)]) -> Writer {
+    let mut w = Writer::new();
+    w.str("general.architecture", architecture);
+    for (key, n) in of {
+        w.u32(&format!("{architecture}.{key}"), *n);
+    }
+    w
+}
+
+#[test]
+fn experts_from_gguf() {
+    let sizes = [
+        ("block_count", 2),
+        ("embedding_length", 64),
+        ("attention.head_count", 4),
+        ("attention.key_length", 32),
+        ("feed_forward_length", 96),
+        ("expert_count", 8),
+        ("expert_used_count", 2),
+        ("expert_feed_forward_length", 48),
+    ];
+    let tensors: [(&str, DType, &[usize]); 3] = [
+        ("blk.0.ffn_gate.weight", DType::F32, &[96, 64]),
+        ("blk.1.ffn_gate_exps.weight", DType::F32, &[8, 48, 64]),
+        ("blk.1.ffn_gate_inp.weight", DType::F32, &[8, 64]),
+    ];
+    let qwen = open_gguf(gguf(metadata("qwen3moe", &sizes), &tensors));
+    has(
+        &qwen.config,
+        json!({
+            "model_type": "qwen3_moe", "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+            "head_dim": 32, "norm_topk_prob": true, "experts_stacked": true, "mlp_only_layers": [0],
+            "rope_interleaved": false, "attention_bias": false, "use_sliding_window": false,
+        }),
+    );
+    assert_eq!(qwen.tensors["model.layers.1.mlp.experts.gate_proj.weight"].shape[..], [8, 48, 64]);
+    assert!(qwen.tensors.contains_key("model.layers.1.mlp.gate.weight"));
+
+    let older: [(&str, DType, &[usize]); 1] = [("blk.0.ffn_gate.0.weight", DType::F32, &[96, 64])];
+    let mixtral = open_gguf(gguf(metadata("llama", &sizes[..7]), &older));
+    let expected = json!({"model_type": "mixtral", "experts_stacked": false, "rope_interleaved": true});
+    has(&mixtral.config, expected);
+    assert!(mixtral.tensors.contains_key("model.layers.0.block_sparse_moe.experts.0.w1.weight"));
+    let dense = open_gguf(gguf(metadata("llama", &sizes[..5]), &[]));
+    has(&dense.config, json!({"model_type": "llama", "experts_stacked": null}));
+    let qwen2 = open_gguf(gguf(metadata("qwen2", &sizes[..5]), &[("blk.0.attn_q.bias", DType::F32, &[128])]));
+    has(&qwen2.config, json!({"model_type": "qwen2", "rope_interleaved": false, "attention_bias": true}));
+    assert!(qwen2.tensors.contains_key("model.layers.0.self_attn.q_proj.bias"));
+}
+
+#[test]
+fn experts_of_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let config =
+        r#"{"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "hidden_size": 8}"#;
+    write(dir, "config.json", config);
+    let with = |name: &str| {
+        let header = format!(r#"{{"{name}":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}"#);
+        write(dir, "model.safetensors", safetensors(&header, 8));
+        Checkpoint::open(dir).unwrap().config
+    };
+    let plain =
+        json!({"num_local_experts": 4, "num_experts": null, "decoder_sparse_step": 1, "experts_fused": null});
+    has(&with("model.layers.0.mlp.experts.0.gate_proj.weight"), plain);
+    has(&with("model.layers.0.mlp.experts.gate_up_proj"), json!({"experts_fused": true}));
+}
+
 #[test]
 fn absurd_metadata_are_errors() {
     let open = |w: Writer| {

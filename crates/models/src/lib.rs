@@ -5,6 +5,9 @@
 
 pub mod gemma3;
 pub mod llama;
+pub mod mixtral;
+pub mod qwen2;
+pub mod qwen3;
 pub mod rope;
 pub mod tae;
 
@@ -80,6 +83,10 @@ type Parse = fn(&Value) -> Result<Box<dyn Language>, String>;
 const REGISTRY: &[(&str, Parse)] = &[
     ("llama", |v| Ok(Box::new(llama::Config::parse(v)?))),
     ("mistral", |v| Ok(Box::new(llama::Config::parse(v)?))),
+    ("mixtral", |v| Ok(Box::new(mixtral::Config::parse(v)?))),
+    ("qwen2", |v| Ok(Box::new(qwen2::Config::parse(v)?))),
+    ("qwen3", |v| Ok(Box::new(qwen3::Config::parse(v)?))),
+    ("qwen3_moe", |v| Ok(Box::new(qwen3::Config::parse_moe(v)?))),
     ("gemma3_text", |v| Ok(Box::new(gemma3::Config::parse(v)?))),
     ("gemma3", |v| Ok(Box::new(gemma3::Config::parse(v)?))),
 ];
@@ -103,6 +110,42 @@ fn check_sizes(sizes: &[(&str, usize)]) -> Result<(), String> {
         Some((name, n)) => Err(format!("{name} is {n}")),
         None => Ok(()),
     }
+}
+
+/// Refuses an activation that gates by another function than these models'.
+fn check_act(hidden_act: Option<&str>) -> Result<(), String> {
+    match hidden_act {
+        None | Some("silu") => Ok(()),
+        Some(other) => Err(format!("hidden_act {other} is not supported")),
+    }
+}
+
+/// Experts a layer may have at most, and all layers together where each expert has tensors of its own: a graph of more
+/// would cost memory before it fails.
+const MAX_EXPERTS: (u64, u64) = (4096, 1 << 16);
+
+/// Refuses numbers of experts, in all and of a token, that make no choice; and a checkpoint that has gates and ups in one
+/// tensor, as its parts would have to be copied.
+fn check_experts(config: &Value) -> Result<(), String> {
+    let count = |field: &str| config[field].as_u64().unwrap_or(0);
+    let (experts, chosen) = (count("num_local_experts"), count("num_experts_per_tok"));
+    if !(1..=MAX_EXPERTS.0).contains(&experts) || !(1..=experts).contains(&chosen) {
+        return Err(format!("num_experts_per_tok is {chosen} and num_local_experts {experts}"));
+    }
+    if config["experts_fused"] == true {
+        return Err(
+            "its experts' gates and ups lie in one tensor (gate_up_proj), which is not supported; take the \
+                    GGUF of this model"
+                .into(),
+        );
+    }
+    let all = experts.saturating_mul(count("num_hidden_layers"));
+    if config["experts_stacked"] != true && all > MAX_EXPERTS.1 {
+        return Err(format!(
+            "{all} experts in tensors of their own are not supported; take the GGUF of this model"
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses what is added to a mean square before the root, where it would make no numbers of it.

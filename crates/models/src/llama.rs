@@ -2,7 +2,7 @@
 //! After transformers' `modeling_llama.py` and `modeling_mistral.py`.
 
 use crate::rope::{RopeScaling, inv_freq};
-use crate::{Language, check_eps, check_sizes, read};
+use crate::{Language, check_act, check_eps, check_sizes, read};
 use hob_graph::{Act, Attend, Builder, Path, RopeStyle, X};
 use serde::Deserialize;
 use serde_json::Value;
@@ -55,10 +55,7 @@ impl Config {
             ("max_position_embeddings", c.max_position_embeddings.min(1)), // none at all is refused
         ])?;
         check_eps(c.rms_norm_eps)?;
-        match c.hidden_act.as_deref() {
-            None | Some("silu") => {}
-            Some(other) => return Err(format!("hidden_act {other} is not supported")),
-        }
+        check_act(c.hidden_act.as_deref())?;
         // What would run, and be wrong, if it were passed over.
         for (field, fine) in [("partial_rotary_factor", 1.0), ("num_local_experts", 0.0)] {
             match config[field].as_f64() {

@@ -9,12 +9,17 @@ use hob_graph::Act;
 /// Runs the node of `c`.
 pub fn run(c: &mut Call, act: Act) {
     let (gate, up) = (c.x(0).f32s(), c.x(1).f32s());
-    let kernel = match act {
+    let kernel = kernel(act);
+    by_rows(&c.cpu.pool, c.out, 1, COST, |first, y, _| kernel(&gate[first..], &up[first..], y));
+}
+
+/// `(gate, up, y)`: y = act(gate) · up.
+pub fn kernel(act: Act) -> fn(&[f32], &[f32], &mut [f32]) {
+    match act {
         Act::Silu => by_silu,
         Act::GeluTanh => by_gelu_tanh,
         Act::Gelu => by_gelu,
-    };
-    by_rows(&c.cpu.pool, c.out, 1, COST, |first, y, _| kernel(&gate[first..], &up[first..], y));
+    }
 }
 
 for_each_isa! {

@@ -6,6 +6,7 @@ mod axes;
 mod binary;
 mod concat;
 mod conv2d;
+pub(crate) mod experts;
 mod gather;
 mod gemm;
 mod glu;
@@ -20,6 +21,7 @@ pub(crate) mod rows;
 mod scatter_add;
 mod softmax;
 mod sum;
+mod top_k;
 mod unary;
 mod upsample;
 
@@ -36,6 +38,7 @@ pub fn run(c: &mut Call) {
         Op::Concat(axis) => concat::run(c, axis as usize),
         Op::Conv2d(window) => conv2d::run(c, window),
         Op::Expand => permute::expand(c),
+        Op::Experts(act) => experts::run(c, act),
         Op::Gather => gather::run(c),
         Op::Glu(act) => glu::run(c, act),
         Op::GroupNorm { groups, eps } => group_norm::run(c, groups as usize, eps),
@@ -51,6 +54,7 @@ pub fn run(c: &mut Call) {
         Op::Slice { axis, start } => permute::slice(c, axis as usize, start),
         Op::Softmax => softmax::run(c),
         Op::Sum(axis) => sum::run(c, axis as usize),
+        Op::TopK(k) => top_k::run(c, k as usize),
         Op::Unary(f) => unary::run(c, f),
         Op::Upsample(n) => upsample::run(c, n as usize),
         _ => reference::run(c),
@@ -63,6 +67,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
     match node.op {
         Op::Attend(_) => attend::scratch(cpu, graph, node),
         Op::Conv2d(_) => conv2d::scratch(cpu, graph, node),
+        Op::Experts(_) => experts::scratch(cpu, graph, node),
         Op::Linear => linear::scratch(cpu, graph, id),
         Op::MatMul => matmul::scratch(cpu, graph, node),
         Op::Rope { .. } => rope::scratch(cpu, graph, node),

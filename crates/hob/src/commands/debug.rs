@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use hob_engine::{CHUNK, DType, KvTypes, Model, Options, Precision, Session, memory};
+use hob_engine::{CHUNK, DType, KvTypes, Model, Op, Options, Precision, Session, memory};
 
 use super::bench::Test;
 use super::show::local;
@@ -200,5 +200,10 @@ fn plan(path: &Path, ctx: usize, kv: KvTypes) -> Result<()> {
     println!("{} layers keep keys and values; with {ctx} tokens of context:\n", graph.states.len());
     let footprint = model.footprint(ctx, 1)?.beside(process, words.tokenizer.heap_bytes());
     print!("{}", footprint.at(ctx));
+    if graph.nodes.iter().any(|n| matches!(n.op, Op::Experts(_))) {
+        println!(
+            "\nThe weights are those of all experts; with --mapped, those that are never chosen take no memory."
+        );
+    }
     Ok(())
 }

@@ -120,7 +120,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("hob/kernels.json");
         assert_eq!(read(&file, &machine, &cpu), None);
-        let rates = Rates { linear: Vec::new(), attend: Vec::new(), small_gbps: 3.0, step: 1e-6 };
+        let rates = Rates {
+            linear: Vec::new(),
+            attend: Vec::new(),
+            memory: vec![(1, 5.0)],
+            far_gbps: 4.0,
+            small_gbps: 3.0,
+            step: 1e-6,
+        };
         keep(&file, &kept(&machine, &cpu, rates.clone())).unwrap();
         assert_eq!(read(&file, &machine, &cpu), Some(rates.clone()));
         assert_eq!(read(&file, &machine, &Cpu::new(2, hob_engine::Precision::Fast)), None);

@@ -4,6 +4,7 @@ use super::{Carver, Linear, Shared, Size, carved};
 use crate::quant::acts::{self, Acts, ActsMut, GROUP};
 use crate::quant::{Direct, Kernels, Out, Panel, Part, packed};
 use crate::threads::Pool;
+use std::ops::Range;
 
 /// Values of a row unpacked at a time: a panel stays in the second level of cache.
 const PANEL_K: usize = 4096;
@@ -17,7 +18,7 @@ const SIDE_BY_SIDE: usize = 4;
 const QUANTIZE: usize = 16 << 10;
 
 /// Numbers of a thread's panel: bytes of values, and scales.
-fn panel(kernels: &Kernels, k: usize) -> (usize, usize) {
+pub(crate) fn panel(kernels: &Kernels, k: usize) -> (usize, usize) {
     let k = k.min(PANEL_K);
     (kernels.panel_rows * k, kernels.panel_rows * kernels.scales * k / GROUP)
 }
@@ -210,6 +211,7 @@ fn tiles(
     let memory = (Shared(q.as_mut_ptr()), Shared(d.as_mut_ptr()), Shared(m.as_mut_ptr()));
     // Neighbouring panels go to one thread, which asks for the next one's weights in time.
     let items = panels * parts;
+    let matrix = Matrix { kernels: *kernels, w: l.w, packed: l.packed, row_bytes, n: size.n, k: size.k };
     let tasks = items.div_ceil((items / (8 * threads)).clamp(1, 4));
     let compute = |item: usize, thread: usize| {
         // SAFETY: each thread has a panel of its own.
@@ -221,58 +223,10 @@ fn tiles(
             }
         };
         let (from, part) = (item % panels * rows, item / panels);
-        let wanted = rows.min(size.n - from);
-        let w = &l.w[from * row_bytes..(from + wanted) * row_bytes];
         let mine = tiles * part / parts..tiles * (part + 1) / parts;
-        for k in (0..size.k).step_by(PANEL_K) {
-            let (first, groups) = (k / GROUP, PANEL_K.min(size.k - k) / GROUP);
-            match kernels.direct.zip(l.packed) {
-                // SAFETY: the processor has the instruction set, and the panel is large enough.
-                Some((direct, all)) => unsafe {
-                    (direct.unpack)(all, from, size.k / GROUP, first, groups, &mut panel)
-                },
-                // SAFETY: likewise.
-                None => unsafe { (kernels.unpack)(w, row_bytes, first, groups, &mut panel) },
-            }
-            for tile in mine.clone() {
-                let tokens = step.min(size.tokens - tile * step);
-                let at = tile * step * size.n + from;
-                let mut part = Part { tile, tokens, first, groups, accumulate: k > 0 };
-                if k == 0
-                    && let Some(bias) = l.bias
-                {
-                    part.accumulate = true;
-                    for t in 0..tokens {
-                        // SAFETY: these rows and tokens of the result belong to this task.
-                        let y = unsafe { out.slice(at + t * size.n, wanted) };
-                        y.copy_from_slice(&bias[from..from + wanted]);
-                    }
-                }
-                // The activations, and what they leave over.
-                for tile in [Some(tile), size.finer.then_some(tiles + tile)].into_iter().flatten() {
-                    part.tile = tile;
-                    if wanted == rows {
-                        // SAFETY: the processor has the instruction set, and these rows and tokens belong to this task.
-                        unsafe { (kernels.tile)(&panel, x, part, Out { at: out.0.add(at), stride: size.n }) };
-                    } else {
-                        // A whole panel is computed aside, and what is wanted of it is taken.
-                        let mut aside = [0f32; ASIDE];
-                        let whole = Out { at: aside.as_mut_ptr(), stride: rows };
-                        assert!(rows * step <= ASIDE);
-                        // SAFETY: the processor has the instruction set, and `aside` has room for the panel.
-                        unsafe { (kernels.tile)(&panel, x, Part { accumulate: false, ..part }, whole) };
-                        for t in 0..tokens {
-                            // SAFETY: these rows and tokens of the result belong to this task.
-                            let y = unsafe { out.slice(at + t * size.n, wanted) };
-                            for (y, a) in y.iter_mut().zip(&aside[t * rows..]) {
-                                *y = if part.accumulate { *y + a } else { *a };
-                            }
-                        }
-                    }
-                    part.accumulate = true;
-                }
-            }
-        }
+        let y = Out { at: out.at(from), stride: size.n };
+        // SAFETY: these rows and tokens of the result belong to this task.
+        unsafe { matrix.meet(from, x, mine, l.bias, size.finer, y, &mut panel) };
     };
     l.pool.run(tasks, &|task, thread| {
         (items * task / tasks..items * (task + 1) / tasks).for_each(|item| compute(item, thread));
@@ -281,3 +235,124 @@ fn tiles(
 
 /// Numbers of the largest tile of any instruction set.
 const ASIDE: usize = 256;
+
+/// Weights `(N, K)` and the kernels for them.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub kernels: Kernels,
+    /// as stored
+    pub w: &'a [u8],
+    /// laid out anew
+    pub packed: Option<&'a [u8]>,
+    pub row_bytes: usize,
+    pub n: usize,
+    pub k: usize,
+}
+
+impl Matrix<'_> {
+    /// Tokens of the tiles in which [`Matrix::by_one`] wants so many.
+    pub fn tile(&self, tokens: usize) -> usize {
+        let streamed = !by_tiles(&self.kernels, tokens, self.packed.is_some());
+        let alone = tokens == 1 || self.kernels.direct.is_none() || self.packed.is_none();
+        if streamed && alone { 1 } else { self.kernels.tile_tokens }
+    }
+
+    /// Products of some rows, which begin with a whole panel, with all tokens of `x`, by one thread. Tiles of one token
+    /// are fine too where not many are given.
+    ///
+    /// # Safety
+    /// As of [`Matrix::meet`], `out` being at the first token and the first of the rows.
+    pub unsafe fn by_one(&self, rows: Range<usize>, x: &Acts, out: Out, panel: &mut Panel) {
+        let kernels = &self.kernels;
+        if by_tiles(kernels, x.tokens, self.packed.is_some()) {
+            let tiles = x.tokens.div_ceil(kernels.tile_tokens);
+            for from in rows.clone().step_by(kernels.panel_rows) {
+                let out = Out { at: out.at.wrapping_add(from - rows.start), ..out };
+                // SAFETY: as the caller says; the last panel may be the matrix's last, which is not whole.
+                unsafe { self.meet(from, x, 0..tiles, None, false, out, panel) };
+            }
+            return;
+        }
+        let Some((direct, panels)) = kernels.direct.zip(self.packed) else {
+            let w = &self.w[rows.start * self.row_bytes..rows.end * self.row_bytes];
+            // SAFETY: as the caller says.
+            return unsafe { (kernels.rows)(w, x, out) };
+        };
+        let bytes = panels.len() / (self.n / packed::ROWS);
+        let w = &panels[rows.start / packed::ROWS * bytes..rows.end / packed::ROWS * bytes];
+        for tile in 0..x.tokens.div_ceil(x.tile) {
+            let tokens = x.tile.min(x.tokens - tile * x.tile);
+            let out = Out { at: out.at.wrapping_add(tile * x.tile * out.stride), ..out };
+            // SAFETY: as the caller says.
+            unsafe { (direct.run)(w, x, tile, tokens, out) };
+        }
+    }
+
+    /// The panel of rows from `from` on is unpacked, piece by piece, and meets `tiles` of the tokens of `x`.
+    ///
+    /// # Safety
+    /// The processor has the kernels' instruction set; the panel has room for them; `out`, at the first token and row
+    /// `from`, is writable for these tokens and rows, and nobody else uses them.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn meet(
+        &self,
+        from: usize,
+        x: &Acts,
+        tiles: Range<usize>,
+        bias: Option<&[f32]>,
+        finer: bool,
+        out: Out,
+        panel: &mut Panel,
+    ) {
+        let Matrix { kernels, row_bytes, .. } = self;
+        let (rows, step) = (kernels.panel_rows, kernels.tile_tokens);
+        let (wanted, all) = (rows.min(self.n - from), x.tokens.div_ceil(step));
+        let w = &self.w[from * row_bytes..(from + wanted) * row_bytes];
+        for k in (0..self.k).step_by(PANEL_K) {
+            let (first, groups) = (k / GROUP, PANEL_K.min(self.k - k) / GROUP);
+            match kernels.direct.zip(self.packed) {
+                // SAFETY: the processor has the instruction set, and the panel is large enough.
+                Some((direct, all)) => unsafe {
+                    (direct.unpack)(all, from, self.k / GROUP, first, groups, panel)
+                },
+                // SAFETY: likewise.
+                None => unsafe { (kernels.unpack)(w, *row_bytes, first, groups, panel) },
+            }
+            for tile in tiles.clone() {
+                let tokens = step.min(x.tokens - tile * step);
+                let at = out.at.wrapping_add(tile * step * out.stride);
+                // SAFETY: these rows and tokens of the result are the caller's.
+                let row =
+                    |t: usize| unsafe { std::slice::from_raw_parts_mut(at.add(t * out.stride), wanted) };
+                let mut part = Part { tile, tokens, first, groups, accumulate: k > 0 };
+                if k == 0
+                    && let Some(bias) = bias
+                {
+                    part.accumulate = true;
+                    (0..tokens).for_each(|t| row(t).copy_from_slice(&bias[from..from + wanted]));
+                }
+                // The activations, and what they leave over.
+                for tile in [Some(tile), finer.then_some(all + tile)].into_iter().flatten() {
+                    part.tile = tile;
+                    if wanted == rows {
+                        // SAFETY: the processor has the instruction set, and these rows and tokens are the caller's.
+                        unsafe { (kernels.tile)(panel, x, part, Out { at, stride: out.stride }) };
+                    } else {
+                        // A whole panel is computed aside, and what is wanted of it is taken.
+                        let mut aside = [0f32; ASIDE];
+                        let whole = Out { at: aside.as_mut_ptr(), stride: rows };
+                        assert!(rows * step <= ASIDE);
+                        // SAFETY: the processor has the instruction set, and `aside` has room for the panel.
+                        unsafe { (kernels.tile)(panel, x, Part { accumulate: false, ..part }, whole) };
+                        for t in 0..tokens {
+                            for (y, a) in row(t).iter_mut().zip(&aside[t * rows..]) {
+                                *y = if part.accumulate { *y + a } else { *a };
+                            }
+                        }
+                    }
+                    part.accumulate = true;
+                }
+            }
+        }
+    }
+}

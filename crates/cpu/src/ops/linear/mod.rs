@@ -16,7 +16,7 @@
 //! | Q8_1, Q8_K, which weights are not stored in; 64-bit floats and integers | decoded to f32 first |
 
 mod exact;
-mod fast;
+pub(crate) mod fast;
 pub(crate) mod float;
 #[cfg(test)]
 mod tests;
@@ -168,34 +168,48 @@ impl Linear<'_> {
 
 /// A pointer that threads write through, each to places of its own.
 #[derive(Clone, Copy)]
-struct Shared<T>(*mut T);
+pub(crate) struct Shared<T>(pub *mut T);
 // SAFETY: writing through it is unsafe, and those who do keep the places apart.
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: likewise.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
+    /// Where element `i` lies.
+    pub fn at(self, i: usize) -> *mut T {
+        self.0.wrapping_add(i)
+    }
+
+    /// `n` elements from `at` on, to read.
+    ///
+    /// # Safety
+    /// They lie within the memory, and nobody writes them meanwhile.
+    pub unsafe fn read<'s>(self, at: usize, n: usize) -> &'s [T] {
+        // SAFETY: as the caller says.
+        unsafe { std::slice::from_raw_parts(self.0.add(at), n) }
+    }
+
     /// `n` elements from `at` on.
     ///
     /// # Safety
     /// They lie within the memory, and nobody else uses them at the same time.
-    unsafe fn slice<'s>(self, at: usize, n: usize) -> &'s mut [T] {
+    pub unsafe fn slice<'s>(self, at: usize, n: usize) -> &'s mut [T] {
         // SAFETY: as the caller says.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), n) }
     }
 }
 
 /// Takes slices from working memory, one after another, each aligned to 64 bytes.
-struct Carver<'a>(&'a mut [u8]);
+pub(crate) struct Carver<'a>(pub &'a mut [u8]);
 
 impl<'a> Carver<'a> {
-    fn new(scratch: &'a mut [u8]) -> Carver<'a> {
+    pub fn new(scratch: &'a mut [u8]) -> Carver<'a> {
         let skip = scratch.as_ptr().align_offset(64).min(scratch.len());
         Carver(&mut scratch[skip..])
     }
 
     /// `n` numbers. Panics where the memory is used up.
-    fn take<T: Number>(&mut self, n: usize) -> &'a mut [T] {
+    pub fn take<T: Number>(&mut self, n: usize) -> &'a mut [T] {
         let (taken, rest) = std::mem::take(&mut self.0).split_at_mut(carved::<T>(n));
         self.0 = rest;
         // SAFETY: any bits are a number.
@@ -206,12 +220,13 @@ impl<'a> Carver<'a> {
 }
 
 /// Bytes that `n` numbers take from a [`Carver`]; the first slice may cost 64 more.
-fn carved<T: Number>(n: usize) -> usize {
+pub(crate) fn carved<T: Number>(n: usize) -> usize {
     (n * size_of::<T>()).next_multiple_of(64)
 }
 
 /// Numbers of which any bits are valid.
-trait Number: Copy {}
+pub(crate) trait Number: Copy {}
 impl Number for u8 {}
 impl Number for i8 {}
+impl Number for u32 {}
 impl Number for f32 {}
