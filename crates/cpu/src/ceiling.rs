@@ -74,7 +74,7 @@ pub fn in_int8(precision: Precision, dtype: DType) -> bool {
 }
 
 /// Bytes of memory that may be taken; little where the system does not tell.
-pub(crate) fn free() -> usize {
+pub fn free() -> usize {
     let number = |path: &str, name: &str| -> Option<usize> {
         let text = std::fs::read_to_string(path).ok()?;
         text.lines().find_map(|l| l.strip_prefix(name))?.split_ascii_whitespace().next()?.parse().ok()

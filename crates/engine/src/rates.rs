@@ -5,11 +5,11 @@
 
 use crate::cost::{Cost, cost, experts, work};
 use crate::{CHUNK, Options, Result};
-use hob_cpu::ceiling::read;
+use hob_cpu::ceiling::{free, read};
 use hob_cpu::exec::{ExecError, Memory};
 use hob_cpu::kv::PAGE;
 use hob_cpu::packing::Packing;
-use hob_cpu::{Cpu, Kv, Program, Source, Tensor, Weights};
+use hob_cpu::{Cpu, Kv, KvTypes, Program, Source, Tensor, Weights};
 use hob_graph::graph::Weight;
 use hob_graph::{Attend, Batch, Builder, DType, Data, Graph, GraphError, NodeId, Op, Seq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -39,12 +39,15 @@ pub struct LinearRate {
     pub mapped: Speeds,
 }
 
-/// The rates of attention over keys and values kept in one format.
+/// The rates of attention, by how keys and values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AttendRate {
-    /// the format
+    /// the format of keys
     #[serde(serialize_with = "by_name", deserialize_with = "named")]
-    pub dtype: DType,
+    pub k: DType,
+    /// the format of values
+    #[serde(serialize_with = "by_name", deserialize_with = "named")]
+    pub v: DType,
     /// bytes of keys and values read in a second with one token, in 10⁹
     pub gbps: f64,
     /// multiplications and additions in a second with a chunk of tokens, in 10⁹
@@ -88,11 +91,19 @@ pub const MANY: usize = 128;
 /// Bytes of weights that a format is measured with: more than the caches of a core, and laid out in little time.
 const WEIGHTS: usize = 96 << 20;
 
-/// Bytes of weights that no cache keeps.
-const FAR: usize = 384 << 20;
+/// Bytes of weights that no cache keeps, where memory allows: a server's last level has some hundred MB, shared by many.
+const FAR: usize = 1 << 30;
 
 /// Bytes of memory that are read, from those that caches keep to those that they do not.
-const SIZES: [usize; 4] = [64 << 20, 128 << 20, 256 << 20, FAR];
+const SIZES: [usize; 4] = [64 << 20, 128 << 20, 256 << 20, 512 << 20];
+
+/// How keys and values are commonly kept.
+const KINDS: [(DType, DType); 4] = [
+    (DType::F16, DType::F16),
+    (DType::Q8_0, DType::Q8_0),
+    (DType::Q8_0, DType::Q4_0),
+    (DType::Q4_0, DType::Q4_0),
+];
 
 /// Channels of the layers that are measured.
 const K: usize = 2048;
@@ -147,14 +158,16 @@ impl Rates {
         if !progress(parts - 3, parts) {
             return Ok(None);
         }
-        let memory = SIZES.iter().map(|&n| Ok((n as u64, read(&cpu.pool, n)? / 1e9)));
+        let far = (free() / 4).clamp(SIZES[0], FAR);
+        let sizes = SIZES.into_iter().filter(|n| *n < far).chain([far]);
+        let memory = sizes.map(|n| Ok((n as u64, read(&cpu.pool, n)? / 1e9)));
         let memory = memory.collect::<std::io::Result<_>>().map_err(ExecError::Memory)?;
-        let far_gbps = far_rate(cpu, &filler)?;
+        let far_gbps = far_rate(cpu, &filler, far)?;
         if !progress(parts - 2, parts) {
             return Ok(None);
         }
-        let kinds = [DType::F16, DType::Q8_0, DType::Q4_0];
-        let attend = kinds.into_iter().map(|kv| attend_rate(cpu, kv)).collect::<Result<_>>()?;
+        let attend = KINDS.into_iter().map(|(k, v)| attend_rate(cpu, KvTypes { k, v }));
+        let attend = attend.collect::<Result<_>>()?;
         if !progress(parts - 1, parts) {
             return Ok(None);
         }
@@ -192,10 +205,21 @@ impl Rates {
         self.linear.iter().find(|l| l.dtype == dtype).or_else(slowest).copied()
     }
 
-    /// Of attention over what is kept in `dtype`; f32 is taken for two of f16.
-    fn attend(&self, dtype: DType) -> Option<AttendRate> {
-        let like = if dtype == DType::F32 { DType::F16 } else { dtype };
-        self.attend.iter().find(|a| a.dtype == like).or(self.attend.first()).copied()
+    /// Seconds of attention that reads `bytes` and does `products`, keys and values being kept as `kv` says.
+    fn attend(&self, kv: KvTypes, bytes: f64, products: f64) -> f64 {
+        let time = |r: &AttendRate, bytes, products| giga(bytes, r.gbps).max(giga(products, r.gflops));
+        let like = |k, v| self.attend.iter().find(|a| (a.k, a.v) == (k, v));
+        if let Some(both) = like(kv.k, kv.v) {
+            return time(both, bytes, products);
+        }
+        // Keys and values take turns: half the work each, at the speed of its format. Numbers of f32 are two of f16.
+        let size = |x: DType| x.block_bytes() as f64 / x.block() as f64;
+        let half = |dtype: DType| {
+            let bytes = bytes * size(dtype) / (size(kv.k) + size(kv.v));
+            let rate = like(dtype, dtype).or(self.attend.first());
+            rate.map_or(0.0, |r| time(r, bytes, products / 2.0))
+        };
+        half(kv.k) + half(kv.v)
     }
 
     /// Bytes that linear layers read in a second at most, in 10⁹, when a run reads `bytes` in all.
@@ -213,7 +237,7 @@ impl Rates {
                 (None, None) => f64::INFINITY,
             }
         };
-        at(bytes) * self.far_gbps / at(FAR as f64)
+        at(bytes) * self.far_gbps / at(f64::MAX)
     }
 
     /// Seconds that a run of `graph` takes, with `reached` tokens of context when it is done, in each of so many sequences.
@@ -263,16 +287,7 @@ impl Rates {
                 };
                 experts(graph, id).into_iter().filter_map(one).sum()
             }
-            Op::Attend(_) => {
-                // Keys and values take turns: half the work each, at the speed of its format.
-                let half = |dtype: DType, bytes: f64| {
-                    let of = |r: AttendRate| giga(bytes, r.gbps).max(giga(float / 2.0, r.gflops));
-                    self.attend(dtype).map_or(0.0, of)
-                };
-                let size = |x: DType| x.block_bytes() as f64 / x.block() as f64;
-                let (k, v) = (size(how.kv.k), size(how.kv.v));
-                half(how.kv.k, bytes * k / (k + v)) + half(how.kv.v, bytes * v / (k + v))
-            }
+            Op::Attend(_) => self.attend(how.kv, bytes, float),
             Op::Gather => giga(8.0 * node.shape.count() as f64, self.small_gbps),
             _ => {
                 let read: usize = node.inputs.iter().map(|&x| graph.node(x).shape.count()).sum();
@@ -375,9 +390,9 @@ fn linear_rate(cpu: &Cpu, filler: &Arc<Filler>, dtype: DType) -> Result<LinearRa
 }
 
 /// Linear layers over so many weights that each is read from memory: a format whose numbers take little work.
-fn far_rate(cpu: &Cpu, filler: &Arc<Filler>) -> Result<f64> {
+fn far_rate(cpu: &Cpu, filler: &Arc<Filler>, bytes: usize) -> Result<f64> {
     let size = DType::Q8_0.bytes(N * K).unwrap_or(usize::MAX);
-    let count = FAR / size;
+    let count = bytes / size;
     let mut weights = Weights::default();
     for i in 0..count {
         weights.insert(&format!("w{i}"), Tensor::shared(DType::Q8_0, filler.clone(), 0..size));
@@ -394,8 +409,8 @@ fn far_rate(cpu: &Cpu, filler: &Arc<Filler>) -> Result<f64> {
     Ok((count * size) as f64 / seconds / 1e9)
 }
 
-/// Attention as models have it, with keys and values kept in `dtype`: in so many layers that no cache keeps those in f16.
-fn attend_rate(cpu: &Cpu, dtype: DType) -> Result<AttendRate> {
+/// Attention as models have it, keys and values being kept as `types` says: in so many layers that no cache keeps those in f16.
+fn attend_rate(cpu: &Cpu, types: KvTypes) -> Result<AttendRate> {
     const LAYERS: usize = 96;
     const TIMED: usize = 8;
     const DEPTH: usize = 2 * CHUNK;
@@ -426,7 +441,7 @@ fn attend_rate(cpu: &Cpu, dtype: DType) -> Result<AttendRate> {
         Ok::<_, crate::Error>(cpu.program(graph(tokens, heads, layers)?, &Weights::default())?)
     };
     let cache =
-        |program: &Program| Kv::new(&program.graph.states, dtype, |_| pages).map_err(ExecError::Memory);
+        |program: &Program| Kv::new(&program.graph.states, types, |_| pages).map_err(ExecError::Memory);
     let (chunk, fill, one) =
         (program(CHUNK, heads, TIMED)?, program(CHUNK, kv_heads, LAYERS)?, program(1, heads, LAYERS)?);
     let mut few = cache(&chunk)?;
@@ -438,11 +453,11 @@ fn attend_rate(cpu: &Cpu, dtype: DType) -> Result<AttendRate> {
     run(&mut all, &fill, CHUNK)?;
     let seconds_one = typical(3, || run(&mut all, &one, DEPTH))?;
     let work = |program: &Program, reached| {
-        work(&program.graph, reached, &Options { kv: dtype.into(), ..Options::default() })
+        work(&program.graph, reached, &Options { kv: types, ..Options::default() })
     };
     let gbps = work(&one, DEPTH + 1).bytes / seconds_one / 1e9;
     let gflops = work(&chunk, DEPTH).float / seconds_chunk / 1e9;
-    Ok(AttendRate { dtype, gbps, gflops })
+    Ok(AttendRate { k: types.k, v: types.v, gbps, gflops })
 }
 
 /// Bytes a second of an elementwise op on a chunk, and what a step costs that has hardly anything to do.
@@ -490,12 +505,32 @@ mod tests {
         };
         Rates {
             linear: vec![rate(DType::Q8_0, 10.0, 500.0), rate(DType::F32, 8.0, 100.0)],
-            attend: vec![AttendRate { dtype: DType::F16, gbps: 5.0, gflops: 50.0 }],
+            attend: KINDS
+                .map(|(k, v)| AttendRate {
+                    k,
+                    v,
+                    gbps: if v == DType::Q4_0 { 1.0 } else { 5.0 },
+                    gflops: 50.0,
+                })
+                .to_vec(),
             memory: vec![(100 << 20, 40.0), (200 << 20, 30.0)],
             far_gbps: 15.0,
             small_gbps: 20.0,
             step: 1e-6,
         }
+    }
+
+    #[test]
+    fn attention_is_as_fast_as_what_it_reads_allows() {
+        let of = |k, v| rates().attend(KvTypes { k, v }, 1e9, 1.0);
+        let (f16, q8, q4) = (DType::F16, DType::Q8_0, DType::Q4_0);
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} and {b}");
+        near(of(f16, f16), 0.2);
+        near(of(q8, q4), 1.0);
+        near(of(f16, q8), 0.2); // was not measured: half of each
+        near(of(DType::F32, DType::F32), 0.2);
+        near(of(f16, q4), 2.0 / (2.0 + 18.0 / 32.0) * 0.2 + (18.0 / 32.0) / (2.0 + 18.0 / 32.0));
+        near(rates().attend(KvTypes::default(), 1.0, 1e11), 2.0);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::machine::{Disk, Machine, Processor, Rates, advice, kernels};
 use crate::terminal::{self, bytes, clean};
 
 const EXAMPLES: &str = "Examples:
-  hob doctor                     look and measure, in a few seconds
+  hob doctor                     look and measure, in about ten seconds
   hob doctor --quick             look only; speeds are those measured last
   hob doctor --json | jq .rates
 
@@ -255,7 +255,7 @@ fn of<'a>(disk: &Disk, rates: &'a Rates) -> Option<&'a DiskRate> {
 fn speeds(rates: Option<&Rates>, took: Duration) -> Section {
     let mut s = Section::new("Measured");
     match rates {
-        None => s.line("not yet", "hob doctor measures this machine in a few seconds"),
+        None => s.line("not yet", "hob doctor measures this machine in about ten seconds"),
         Some(r) => {
             let threads = if r.threads == 1 { "1 thread".into() } else { format!("{} threads", r.threads) };
             let busy = if r.busy { ", while other programs ran" } else { "" };
