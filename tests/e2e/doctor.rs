@@ -35,7 +35,7 @@ fn the_machine_is_told_truly_and_its_speeds_are_kept() {
     assert!(!disks.is_empty() && disks.iter().all(|d| d["free_bytes"].as_u64() <= d["total_bytes"].as_u64()));
     assert!(told["uses"].as_array().unwrap().len() >= 5, "{told}");
 
-    assert_eq!(files(&world.path("hob")), ["cache/machine.json"]);
+    assert_eq!(files(&world.path("hob")), ["cache/kernels.json", "cache/machine.json"]);
     let again = look(&world, &["--quick"]);
     for rate in ["read_gbps", "read_bytes", "int8_gops", "f32_gflops", "when"] {
         assert_eq!(again["rates"][rate], rates[rate], "{rate}");
@@ -109,7 +109,8 @@ fn a_model_that_lies_there_is_what_is_read() {
     let told = text.split_whitespace().collect::<Vec<_>>().join(" ");
     // A folder in memory is not measured.
     assert!(told.contains("reading a model") || told.contains("in memory"), "{text}");
-    assert_eq!(files(&world.path("hob")), ["cache/machine.json".to_string(), format!("models/{name}")]);
+    let left = ["cache/kernels.json".to_string(), "cache/machine.json".to_string(), format!("models/{name}")];
+    assert_eq!(files(&world.path("hob")), left);
 }
 
 #[test]
@@ -202,6 +203,17 @@ fn nvidias_gpus_are_told_by_the_drivers_library() {
     };
     assert_eq!((&shared["total_bytes"], &shared["free_bytes"]), (most, &told["memory"]["free_bytes"]));
     assert_eq!((&shared["bandwidth_gbps"], &shared["pci"]), (&Value::Null, &"000f:01:00.0".into()));
+    // Plans name the GPU that is there, and tell what it would do.
+    let fit = world.run(&["fit", "llama-3.2-1b", "--json"]);
+    let plan: Value = serde_json::from_str(fit.ok()).unwrap();
+    assert_eq!(
+        (&plan["gpu"]["name"], &plan["gpu"]["verdict"]),
+        (&"NVIDIA GB10".into(), &"gpu".into()),
+        "{plan}"
+    );
+    assert!((50.0..400.0).contains(&plan["gpu"]["tps"].as_f64().unwrap()), "{plan}");
+    let fit = world.run(&["fit", "llama-3.2-1b"]);
+    assert!(fit.ok().contains("On the GPU here (NVIDIA GB10): fits: "), "{fit:?}");
     let text = world.run(&["doctor", "--quick"]);
     assert!(
         text.ok().contains("one memory with the processor") && text.stdout.contains("None of the 2 GPUs"),

@@ -60,6 +60,9 @@ fn no_socket_is_opened_with_a_model_at_hand() {
         &["debug", "logits", tiny, "--text=hi", "--out", logits.to_str().unwrap()],
         &["debug", "plan", tiny],
         &["doctor"],
+        &["fit", tiny],
+        &["fit", "starter"],
+        &["fit", "llama-3.1-8b", "--gpu=rtx4060"],
     ] {
         let spent = spent(&mut without_sockets(world.command(args)));
         assert_eq!(spent.signal, None, "{args:?} opened a socket: {spent:?}");
@@ -72,6 +75,7 @@ fn no_socket_is_opened_with_a_model_at_hand() {
         &["run", "starter", "hi", "--yes", "--offline"],
         &["show", "starter"],
         &["show", "hf:owner/repo", "--offline"],
+        &["fit", "hf:owner/repo", "--offline"],
         &["bench", "hf:owner/repo"],
     ] {
         let spent = spent(&mut without_sockets(world.command(args)));

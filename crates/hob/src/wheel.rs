@@ -222,6 +222,7 @@ mod tests {
         file: "x.gguf",
         size: 6,
         sha256: "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721", // of "abcdef"
+        shape: ("smollm2-135m", "Q4_1"),
         licence: "MIT",
         sources: &[],
     };

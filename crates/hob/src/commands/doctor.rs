@@ -52,7 +52,7 @@ pub fn run(args: DoctorArgs, _: &Global) -> Result<()> {
             spinner.finish_and_clear();
             let (rates, left_out) = measured?;
             notes = left_out;
-            kernels = Some(kernels::measure(&cpu, &kernels::COMMON)?);
+            kernels = Some(kernels::measure(&cpu, &kernels::COMMON, None)?);
             let kept = rates.save().and_then(|()| match &kernels {
                 Some(kernels) => kernels::save(&machine, &cpu, kernels.clone()),
                 None => Ok(()),

@@ -10,9 +10,8 @@ use super::Global;
 use crate::error::{Error, Result};
 use crate::fit::plan::{Ask, Card, Fit};
 use crate::fit::planner::{Planner, better};
-use crate::fit::quants::Mix;
 use crate::fit::subject::Subject;
-use crate::fit::verdict::{rate, sentences};
+use crate::fit::verdict::{brief, rate, sentences};
 use crate::fit::{gpus, overview, zoo};
 use crate::hub::{Hub, remote};
 use crate::model::options;
@@ -88,7 +87,21 @@ pub fn run(args: FitArgs, global: &Global) -> Result<()> {
         let subject = find(name, &net)?;
         let fit = planner.plan(&subject)?;
         if args.json {
-            println!("{}", as_json(&subject, &fit, &planner));
+            let own = if planner.target.card.is_none() { planner.own_card() } else { None };
+            let on_own =
+                own.map(|card| Ok::<_, Error>((card.name.clone(), planner.plan_for(&subject, card)?)));
+            let mut object = as_json(&subject, &fit, &planner);
+            object["gpu"] = on_own.transpose()?.map_or(Value::Null, |(name, fit)| {
+                json!({
+                    "name": name,
+                    "free_bytes": fit.free,
+                    "total_bytes": fit.total(),
+                    "verdict": fit.verdict.name(),
+                    "layers": fit.layers.gpu,
+                    "tps": fit.speed.map(|s| s.tps),
+                })
+            });
+            println!("{object}");
             continue;
         }
         if i > 0 {
@@ -105,10 +118,8 @@ fn find(name: &str, net: &Net) -> Result<Subject> {
         Ok(Wanted::Here(model)) => return Subject::here(&model.name, &model.path),
         Ok(Wanted::Path(path)) => return Subject::here(&path.display().to_string(), &path),
         Ok(Wanted::Hub(spec)) => return Subject::remote(remote::headers(&Hub::new(net), &spec)?),
-        Ok(Wanted::Catalogue(entry)) => match entry.on_hub() {
-            Some(spec) if !net.offline() => return Subject::remote(remote::headers(&Hub::new(net), &spec)?),
-            _ => Error::new(format!("{name} is not on this machine; fetch it with: hob pull {name}")),
-        },
+        // Not here: planned by its shape, as a name is no leave to open a connection.
+        Ok(Wanted::Catalogue(entry)) => return Subject::of_shape(entry.shape.0, entry.shape.1),
         Err(e) => e,
     };
     let (shape, mix) = name.split_once(':').unwrap_or((name, "Q4_K_M"));
@@ -116,12 +127,10 @@ fn find(name: &str, net: &Net) -> Result<Subject> {
     if crate::naming::is_gguf(name) || name.starts_with(['.', '/', '~']) {
         return Err(unknown);
     }
-    let Ok(row) = zoo::find(shape) else { return Err(unknown) };
-    let mix = Mix::parse(mix).ok_or_else(|| {
-        let known = Mix::ALL.map(Mix::name).join(", ");
-        Error::new(format!("{} is no quantization that is planned; {known} are", terminal::clean(mix)))
-    })?;
-    Subject::imagined(row, mix)
+    if zoo::find(shape).is_err() {
+        return Err(unknown);
+    }
+    Subject::of_shape(shape, mix)
 }
 
 fn as_text(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<String> {
@@ -181,11 +190,25 @@ fn as_text(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<String
         let end = format!("{} when the context is full", rate(s.tps_full));
         line("speed", format!("{first}then {} tokens/s, {end}", rate(s.tps)));
         line("", terminal::dim(&format!("by {}", planner.basis(fit))));
+    } else if fit.streamed > 0 {
+        line("speed", "not known until hob doctor has measured this machine's disk".into());
     }
     out.push('\n');
     let smaller = better(subject, fit, planner)?;
     for sentence in sentences(fit, &smaller) {
         out.push_str(&format!("  {sentence}\n"));
+    }
+    let own = if planner.target.card.is_none() { planner.own_card() } else { None };
+    let on_own = own.map(|card| Ok::<_, Error>((card.name.clone(), planner.plan_for(subject, card)?)));
+    if let Some((name, fit)) = on_own.transpose()? {
+        let found = brief(&fit);
+        out.push_str(&format!(
+            "  On the GPU here ({}): {found}; planned for, not used yet.\n",
+            terminal::clean(&name)
+        ));
+    }
+    if !subject.variants.is_empty() {
+        out.push_str(&format!("  Also there: {}.\n", subject.variants.join(", ")));
     }
     if fit.layers.gpu > 0 {
         out.push_str(

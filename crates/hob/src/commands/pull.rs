@@ -86,6 +86,10 @@ pub fn catalogued(entry: &Entry, to: Option<&Path>, net: &Net) -> Result<PathBuf
     if net.offline() {
         return Err(Net::refusal(entry.name));
     }
+    let (shape, mix) = entry.shape;
+    if let Ok(subject) = Subject::of_shape(shape, mix) {
+        terminal::note(&advice(&subject, false));
+    }
     let mut failures = Vec::new();
     for (i, source) in entry.sources.iter().enumerate() {
         match from_source(entry, source, to, net) {
@@ -170,20 +174,21 @@ pub fn from_hub(spec: &Spec, to: Option<&Path>, net: &Net) -> Result<PathBuf> {
     if size >= WORTH_ASKING
         && !matches!(store::resolve(&spec.to_string(), &store::discover()), Ok(Wanted::Here(_)))
     {
-        terminal::note(&advice(&hub, spec, &listing));
+        terminal::note(&match remote::headers_of(&hub, spec, &listing).and_then(Subject::remote) {
+            Ok(subject) => advice(&subject, true),
+            Err(e) => format!("whether it fits is not known: {e}"),
+        });
     }
     place(&hub, spec, &listing, &files, to)
 }
 
-/// What the planner says of a model that is about to be fetched, by its header.
-fn advice(hub: &Hub, spec: &Spec, listing: &hub::Listing) -> String {
-    let process = memory::process();
-    let planned = || {
-        let subject = Subject::remote(remote::headers_of(hub, spec, listing)?)?;
-        let ask = Ask { ctx: None, sequences: 1, prompt: 512 };
-        Planner::new(None, None, ask, options(None), process).plan(&subject)
-    };
-    match planned() {
+/// What the planner says of a model that is about to be fetched. What is not known of this machine is measured, in some
+/// seconds, where the download takes longer.
+fn advice(subject: &Subject, measures: bool) -> String {
+    let ask = Ask { ctx: None, sequences: 1, prompt: 512 };
+    let mut planner = Planner::new(None, None, ask, options(None), memory::process());
+    planner.measures = measures;
+    match planner.plan(subject) {
         Ok(fit) => brief(&fit),
         Err(e) => format!("whether it fits is not known: {e}"),
     }

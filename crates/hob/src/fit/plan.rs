@@ -230,7 +230,7 @@ impl Case<'_> {
         // What a context adds lies where its layers do, so it is the plan of the processor with another limit.
         let elsewhere = (budget.process + budget.model) as u64;
         let longest = |free: u64| {
-            let bytes = (free + elsewhere).saturating_sub(DRIVER);
+            let bytes = free.saturating_add(elsewhere).saturating_sub(DRIVER);
             self.footprint.longest(usize::try_from(bytes).unwrap_or(usize::MAX), trained)
         };
         let free = card.free;
@@ -274,7 +274,7 @@ impl Case<'_> {
         let layers = Layers { gpu: on_gpu, ram: count - on_gpu - slow, streamed: slow };
         let speed = self.gpu_seconds(card, share, streamed)?;
         let verdict = if streamed > 0 { Verdict::Disk } else { Verdict::Split };
-        let max_ctx = longest(free + self.target.ram);
+        let max_ctx = longest(free.saturating_add(self.target.ram));
         Ok(Fit { driver: DRIVER, free, max_ctx, layers, streamed, speed, ..self.fit(verdict, budget) })
     }
 

@@ -2,6 +2,7 @@
 
 use hob_engine::{Cpu, DType, KvTypes, Options, isa};
 
+use super::gpus;
 use super::plan::{Ask, Card, Fit, Target, plan};
 use super::quants::Mix;
 use super::subject::Subject;
@@ -20,6 +21,8 @@ pub struct Planner {
     pub ask: Ask,
     /// how they are run
     pub options: Options,
+    /// whether what is not known of this machine is measured; else speeds are left out
+    pub measures: bool,
     machine: Machine,
     cpu: Cpu,
 }
@@ -44,7 +47,30 @@ impl Planner {
         let disk_gbps = machine::Rates::known(&machine).and_then(|k| k.disk_gbps());
         let cpu = Cpu::new(options.threads, options.precision);
         let target = Target { ram, card, rates: None, disk_gbps, process };
-        Planner { target, place, ask, options, machine, cpu }
+        Planner { target, place, ask, options, measures: true, machine, cpu }
+    }
+
+    /// The GPU of this machine with the most memory free, to plan for beside the processor; `None` where there is none of
+    /// whose memory the driver tells.
+    pub fn own_card(&self) -> Option<Card> {
+        let told = self.machine.gpus.iter().filter_map(|g| Some((g, g.free?)));
+        let (gpu, free) = told.max_by_key(|(_, free)| *free)?;
+        let known = gpus::find(&gpu.name).ok();
+        Some(Card {
+            name: gpu.name.clone(),
+            free,
+            bandwidth_gbps: gpu.bandwidth_gbps.or(known.map(|k| k.bandwidth_gbps))?,
+            tflops: known.map(|k| k.tflops),
+            unified: gpu.unified,
+        })
+    }
+
+    /// The plan of one model for another GPU.
+    pub fn plan_for(&mut self, subject: &Subject, card: Card) -> Result<Fit> {
+        let own = self.target.card.replace(card);
+        let fit = self.plan(subject);
+        self.target.card = own;
+        fit
     }
 
     /// Plans one model.
@@ -64,8 +90,10 @@ impl Planner {
     /// Finds out what these formats run at; those that are not known are measured, once a machine.
     fn know(&mut self, formats: &[DType]) -> Result<()> {
         if self.target.rates.as_ref().is_none_or(|r| !r.know(formats)) {
-            let known = kernels::know(&self.machine, &self.cpu, formats)?;
-            self.target.rates = Some(known);
+            self.target.rates = match self.measures {
+                true => Some(kernels::know(&self.machine, &self.cpu, formats)?),
+                false => kernels::known(&self.machine, &self.cpu).filter(|k| k.know(formats)),
+            };
         }
         Ok(())
     }

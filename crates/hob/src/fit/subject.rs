@@ -9,9 +9,10 @@ use hob_io::{Checkpoint, Tokenizer};
 use super::quants::{self, Facts, Mix};
 use super::zoo;
 use crate::details::Details;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hub::remote::Remote;
 use crate::model::Words;
+use crate::terminal;
 
 /// A model to plan.
 pub struct Subject {
@@ -25,6 +26,8 @@ pub struct Subject {
     pub file_bytes: u64,
     /// bytes its tokenizer holds
     pub tokenizer: usize,
+    /// others of the same repository: quantization and size
+    pub variants: Vec<String>,
     /// its configuration, for the same model in other formats
     pub config: serde_json::Value,
 }
@@ -51,8 +54,13 @@ impl Subject {
             _ => remote.tokenizer_bytes.map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX)),
         };
         let bytes = remote.bytes;
+        let others = remote.variants.iter().filter(|v| v.name != remote.name);
+        let variants = others.filter_map(|v| {
+            Some(format!("{} ({})", terminal::clean(v.quantization.as_deref()?), terminal::bytes(v.bytes)))
+        });
+        let variants = variants.collect();
         let subject = Subject::of(&remote.name, Arc::new(remote.checkpoint), tokenizer)?;
-        Ok(Subject { file_bytes: bytes, ..subject })
+        Ok(Subject { file_bytes: bytes, variants, ..subject })
     }
 
     fn of(name: &str, checkpoint: Arc<Checkpoint>, tokenizer: usize) -> Result<Subject> {
@@ -62,8 +70,18 @@ impl Subject {
             outline: Outline::of(&checkpoint)?,
             file_bytes: checkpoint.size_bytes(),
             tokenizer,
+            variants: Vec::new(),
             config: checkpoint.config.clone(),
         })
+    }
+
+    /// A well-known shape, by its name, in the formats of a mix.
+    pub fn of_shape(shape: &str, mix: &str) -> Result<Subject> {
+        let mix = Mix::parse(mix).ok_or_else(|| {
+            let known = Mix::ALL.map(Mix::name).join(", ");
+            Error::new(format!("{} is no quantization that is planned; {known} are", terminal::clean(mix)))
+        })?;
+        Subject::imagined(zoo::find(shape)?, mix)
     }
 
     /// A shape of the catalogue in the formats of `mix`.
@@ -95,6 +113,14 @@ impl Subject {
         };
         let file_bytes = outline.stored_bytes()? as u64 + header as u64;
         let tokenizer = TOKENIZER * outline.vocab_size();
-        Ok(Subject { name: name.into(), details, outline, file_bytes, tokenizer, config: config.clone() })
+        Ok(Subject {
+            name: name.into(),
+            details,
+            outline,
+            file_bytes,
+            tokenizer,
+            variants: Vec::new(),
+            config: config.clone(),
+        })
     }
 }

@@ -45,16 +45,10 @@ pub const COMMON: [DType; 14] = [
 /// When the system grants no memory for it, or the person pressed Ctrl-C.
 pub fn know(machine: &Machine, cpu: &Cpu, formats: &[DType]) -> Result<Rates> {
     let known = known(machine, cpu);
-    let missing: Vec<DType> =
-        formats.iter().copied().filter(|f| known.as_ref().is_none_or(|k| !k.know(&[*f]))).collect();
-    if let (Some(known), true) = (&known, missing.is_empty()) {
+    if let Some(known) = known.as_ref().filter(|k| k.know(formats)) {
         return Ok(known.clone());
     }
-    let rates = measure(cpu, &missing)?;
-    let rates = match known {
-        Some(known) => known.with(rates),
-        None => rates,
-    };
+    let rates = measure(cpu, formats, known)?;
     let _ = save(machine, cpu, rates.clone()); // what is not kept is measured again
     Ok(rates)
 }
@@ -72,14 +66,14 @@ pub fn save(machine: &Machine, cpu: &Cpu, rates: Rates) -> Result<()> {
     keep(&file()?, &kept(machine, cpu, rates))
 }
 
-/// Measures layers of these formats, and attention.
+/// Measures what is not known: layers of these formats, and at first all else.
 ///
 /// # Errors
 /// As [`know`].
-pub fn measure(cpu: &Cpu, formats: &[DType]) -> Result<Rates> {
+pub fn measure(cpu: &Cpu, formats: &[DType], known: Option<Rates>) -> Result<Rates> {
     let wait = terminal::delayed("measuring this machine's kernels");
     let catch = interrupt::Catch::new();
-    let rates = Rates::measure(cpu, formats, |done, all| {
+    let rates = Rates::measure(cpu, formats, known, |done, all| {
         wait.set(done as u64, all as u64);
         !catch.pressed()
     })?;
