@@ -74,6 +74,9 @@ fn the_verdict_follows_the_memory() {
     };
     assert!(split == "split" && on + off == 32 && on > 8, "{on} and {off}");
 
+    let (disk, [on, off, slow]) = verdict(&["--memory=1G", "--gpu=rtx3050-6"]);
+    assert!(disk == "disk" && on + off + slow == 32 && slow > 0, "{on}, {off} and {slow}");
+
     let told = world.run(&["fit", "llama-3.1-8b", "--memory=4G"]);
     let text = told.ok();
     for part in

@@ -172,7 +172,12 @@ fn as_text(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<String
         "program, vocabulary, graphs"
     };
     row("overhead", overhead as u64 + fit.driver, driver);
-    row("total", total, &format!("of {} free on {}", terminal::bytes(fit.free), planner.place));
+    let shared = fit.layers.gpu > 0 && fit.layers.ram + fit.layers.streamed > 0;
+    let ram = match shared {
+        true => format!(" and {} of memory", terminal::bytes(planner.target.ram)),
+        false => String::new(),
+    };
+    row("total", total, &format!("of {} free on {}{ram}", terminal::bytes(fit.free), planner.place));
     let mut line = |name: &str, text: String| {
         out.push_str(&format!("  {name:<16} {text}\n"));
     };

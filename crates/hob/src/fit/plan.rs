@@ -115,6 +115,13 @@ pub struct Fit {
     pub verdict: Verdict,
 }
 
+/// Seconds of a step after the prompt, of the last of the context, and of the prompt.
+struct Times {
+    step: f64,
+    last: f64,
+    prompt: f64,
+}
+
 /// What a driver and the kernels take of a GPU's memory: CUDA's context is 300 to 500 MB on recent drivers.
 const DRIVER: u64 = 450 << 20;
 
@@ -177,7 +184,7 @@ impl Case<'_> {
         let trained = self.subject.outline.context().max(self.ctx);
         let all = self.footprint.by_layer(self.ctx).0.len();
         if budget.total() <= ram {
-            let speed = self.processor_seconds(0)?;
+            let speed = self.on_processor_speed(0)?;
             let max_ctx = self.footprint.longest(ram, trained);
             let layers = Layers { ram: all, ..Layers::default() };
             return Ok(Fit { max_ctx, layers, speed, ..self.fit(Verdict::Ram, budget) });
@@ -192,29 +199,40 @@ impl Case<'_> {
         touched.dedup();
         let layers = Layers { gpu: 0, ram: all.saturating_sub(touched.len()), streamed: touched.len() };
         let max_ctx = self.footprint.longest_streamed(ram, trained);
-        let speed = self.processor_seconds(streamed)?;
+        let speed = self.on_processor_speed(streamed)?;
         Ok(Fit { max_ctx, layers, streamed, speed, ..self.fit(Verdict::Disk, residency.budget) })
     }
 
-    /// The speeds on the processor, `streamed` bytes being read from disk for each token.
-    fn processor_seconds(&self, streamed: u64) -> Result<Option<Speed>> {
+    /// The speeds on the processor, `streamed` bytes being read from disk for each step.
+    fn on_processor_speed(&self, streamed: u64) -> Result<Option<Speed>> {
+        let Some(times) = self.times(streamed)? else { return Ok(None) };
+        let n = self.ask.sequences as f64;
+        Ok(Some(Speed { tps: n / times.step, tps_full: n / times.last, first: Some(times.prompt) }))
+    }
+
+    /// The times of the processor, which waits for `streamed` bytes of the disk in each step and chunk; `None` where a rate
+    /// is not known.
+    fn times(&self, streamed: u64) -> Result<Option<Times>> {
         let Some(rates) = &self.target.rates else { return Ok(None) };
-        let disk = match (streamed, self.target.disk_gbps) {
-            (0, _) => 0.0,
-            (_, None) => return Ok(None),
-            (n, Some(gbps)) => n as f64 / (gbps * 1e9),
-        };
+        let Some(disk) = self.disk(streamed) else { return Ok(None) };
         let n = self.ask.sequences;
         let step = self.subject.outline.graph(n, n)?;
         let seconds = |reached| rates.seconds(&step, reached, n, self.options) + disk;
-        let mut first = 0.0;
+        let mut prompt = 0.0;
         for from in (0..self.prompt).step_by(CHUNK) {
             let tokens = CHUNK.min(self.prompt - from);
             let graph = self.subject.outline.graph(tokens, 1)?;
-            first += rates.seconds(&graph, from + tokens, 1, self.options) + disk;
+            prompt += rates.seconds(&graph, from + tokens, 1, self.options) + disk;
         }
-        let tps = |reached| n as f64 / seconds(reached);
-        Ok(Some(Speed { tps: tps(self.prompt + 1), tps_full: tps(self.ctx), first: Some(first) }))
+        Ok(Some(Times { step: seconds(self.prompt + 1), last: seconds(self.ctx), prompt }))
+    }
+
+    /// Seconds that the disk takes for so many bytes; `None` where its speed is not known.
+    fn disk(&self, bytes: u64) -> Option<f64> {
+        match bytes {
+            0 => Some(0.0),
+            n => Some(n as f64 / (self.target.disk_gbps? * 1e9)),
+        }
     }
 
     fn on_gpu(&self, card: &Card) -> Result<Fit> {
@@ -228,15 +246,14 @@ impl Case<'_> {
         let needed = fixed + others as u64 + layers;
         let trained = self.subject.outline.context().max(self.ctx);
         // What a context adds lies where its layers do, so it is the plan of the processor with another limit.
-        let elsewhere = (budget.process + budget.model) as u64;
         let longest = |free: u64| {
-            let bytes = free.saturating_add(elsewhere).saturating_sub(DRIVER);
+            let bytes = free.saturating_add(beside).saturating_sub(DRIVER);
             self.footprint.longest(usize::try_from(bytes).unwrap_or(usize::MAX), trained)
         };
         let free = card.free;
         if needed <= free && (card.unified || beside <= self.target.ram) {
             let layers = Layers { gpu: count, ..Layers::default() };
-            let speed = self.gpu_seconds(card, 1.0, 0)?;
+            let speed = self.on_gpu_speed(card, 1.0, 0)?;
             let max_ctx = longest(free);
             return Ok(Fit {
                 driver: DRIVER,
@@ -272,37 +289,30 @@ impl Case<'_> {
             .scan(streamed, |left, n| (*left > 0).then(|| *left = left.saturating_sub(*n as u64)));
         let slow = slow.count();
         let layers = Layers { gpu: on_gpu, ram: count - on_gpu - slow, streamed: slow };
-        let speed = self.gpu_seconds(card, share, streamed)?;
+        let speed = self.on_gpu_speed(card, share, streamed)?;
         let verdict = if streamed > 0 { Verdict::Disk } else { Verdict::Split };
         let max_ctx = longest(free.saturating_add(self.target.ram));
         Ok(Fit { driver: DRIVER, free, max_ctx, layers, streamed, speed, ..self.fit(verdict, budget) })
     }
 
-    /// The speeds where a share of the work is the GPU's.
-    fn gpu_seconds(&self, card: &Card, share: f64, streamed: u64) -> Result<Option<Speed>> {
-        let processor = if share < 1.0 {
-            let Some(speed) = self.processor_seconds(streamed)? else { return Ok(None) };
-            Some(speed)
-        } else {
-            None
+    /// The speeds where a share of the work is the GPU's, the processor has the rest, and the disk `streamed` bytes.
+    fn on_gpu_speed(&self, card: &Card, share: f64, streamed: u64) -> Result<Option<Speed>> {
+        let none = Times { step: 0.0, last: 0.0, prompt: 0.0 };
+        let whole = share >= 1.0;
+        let Some(rest) = (if whole { Some(none) } else { self.times(0)? }) else { return Ok(None) };
+        let Some(disk) = self.disk(streamed) else { return Ok(None) };
+        let bytes = |reached| self.footprint.read_bytes() as f64 + self.footprint.at(reached).state as f64;
+        let read = |reached| share * bytes(reached) / (card.bandwidth_gbps * 1e9 * OF_BANDWIDTH);
+        let tps = |reached, rest| {
+            self.ask.sequences as f64 / (read(reached) + (1.0 - share.min(1.0)) * rest + disk)
         };
-        let n = self.ask.sequences as f64;
-        let weights = self.footprint.read_bytes() as f64;
-        let state = |reached: usize| self.footprint.at(reached).state as f64;
-        let rest = |tps: Option<f64>| tps.map_or(0.0, |tps| (1.0 - share) * n / tps);
-        let gpu = |reached| share * (weights + state(reached)) / (card.bandwidth_gbps * 1e9 * OF_BANDWIDTH);
-        let tps = |reached, other| n / (gpu(reached) + rest(other));
         let products = self.products()? * self.prompt as f64;
+        let chunks = self.prompt.div_ceil(CHUNK) as f64;
         let first = card.tflops.map(|t| {
-            let on_gpu = share * products / (t * 1e12 * OF_TFLOPS);
-            let other = processor.and_then(|s| s.first).map_or(0.0, |s| (1.0 - share) * s);
-            on_gpu.max(gpu(self.prompt)) + other
+            let multiplied = share * products / (t * 1e12 * OF_TFLOPS);
+            multiplied.max(read(self.prompt)) + (1.0 - share.min(1.0)) * rest.prompt + chunks * disk
         });
-        Ok(Some(Speed {
-            tps: tps(self.prompt + 1, processor.map(|s| s.tps)),
-            tps_full: tps(self.ctx, processor.map(|s| s.tps_full)),
-            first,
-        }))
+        Ok(Some(Speed { tps: tps(self.prompt + 1, rest.step), tps_full: tps(self.ctx, rest.last), first }))
     }
 
     /// Multiplications and additions that a token takes, without its attention.
