@@ -69,12 +69,12 @@ fn the_verdict_follows_the_memory() {
     assert!(disk == "disk" && kept + streamed == 32 && streamed > 5);
     assert_eq!(verdict(&["--memory=600M"]), ("no".into(), [0, 0, 0]));
     assert_eq!(verdict(&["--memory=16G", "--gpu=rtx4060"]), ("gpu".into(), [32, 0, 0]));
-    let (split, [on, off, 0]) = verdict(&["--memory=16G", "--gpu=rtx3050-6"]) else {
+    let (split, [on, off, 0]) = verdict(&["--memory=16G", "--gpu=rtx3050laptop"]) else {
         panic!("memory is enough")
     };
     assert!(split == "split" && on + off == 32 && on > 8, "{on} and {off}");
 
-    let (disk, [on, off, slow]) = verdict(&["--memory=1G", "--gpu=rtx3050-6"]);
+    let (disk, [on, off, slow]) = verdict(&["--memory=1G", "--gpu=rtx3050laptop"]);
     assert!(disk == "disk" && on + off + slow == 32 && slow > 0, "{on}, {off} and {slow}");
 
     let told = world.run(&["fit", "llama-3.1-8b", "--memory=4G"]);

@@ -48,6 +48,9 @@ pub fn sentences(fit: &Fit, smaller: &[String]) -> Vec<String> {
     let layers = fit.layers.gpu + fit.layers.ram + fit.layers.streamed;
     let mut out = vec![match fit.verdict {
         Verdict::Gpu => format!("Runs fully on the GPU: {size} of {free} free{speed}."),
+        Verdict::Split if fit.layers.gpu == layers => {
+            format!("Runs split: all layers on the GPU, the output matrix on the processor{speed}.")
+        }
         Verdict::Split => {
             format!(
                 "Runs split: {} of {layers} layers on the GPU, the others on the processor{speed}.",
