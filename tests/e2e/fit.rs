@@ -92,6 +92,12 @@ fn the_verdict_follows_the_memory() {
     let ctx = long["max_ctx"].to_string();
     assert_ne!(fit(&world, &["llama-3.2-1b", "--memory=2G", "--ctx", &ctx])["verdict"], "no");
 
+    for gpu in [&[][..], &["--gpu=rtx4060"]] {
+        for ctx in ["1000000000000", "18446744073709551615"] {
+            let vast = [&["llama-3.1-8b", "--memory=16G", "--ctx", ctx], gpu].concat();
+            assert_eq!(fit(&world, &vast)["verdict"], "no", "{vast:?}");
+        }
+    }
     world.run(&["fit", "llama-3.1-8b", "--gpu=rtx4061"]).fails("rtx4060");
     world.run(&["fit", "llama-3.1-8b:Q9"]).fails("Q9 is no quantization that is planned");
     world.run(&["fit", "no-such-model"]).fails("there is no model named no-such-model");
@@ -129,9 +135,10 @@ fn the_table_of_memory_classes_is_by_the_plan() {
     }
 }
 
-/// A llama whose weights have over 64 MiB.
+/// A llama of over 8 MiB, of which the planner is asked. Not much more: what a test holds counts to the peaks of the
+/// processes that it starts.
 fn large() -> Vec<u8> {
-    const FFN: usize = 180_224;
+    const FFN: usize = 24_576;
     let mut tiny = Tiny::llama();
     tiny.set("llama.feed_forward_length", Meta::U32(FFN as u32));
     for i in 0..2 {
@@ -145,13 +152,13 @@ fn large() -> Vec<u8> {
 #[test]
 fn a_model_of_the_hub_is_planned_by_its_header_before_it_is_fetched() {
     let file = large();
-    assert!(file.len() > 64 << 20);
+    assert!(file.len() > 8 << 20);
     let hub = Hub::new(&[("model-Q8_0.gguf", &file)]);
     let world = measured(hub.world());
     let plan = fit(&world, &["hf:owner/repo"]);
     assert_eq!((&plan["verdict"], &plan["quantization"]), (&"ram".into(), &"Q8_0".into()), "{plan}");
     assert_eq!(bytes(&plan, "file_bytes"), file.len() as u64);
-    assert!(bytes(&plan, "weights_bytes") > 64 << 20, "{plan}");
+    assert!(bytes(&plan, "weights_bytes") > 8 << 20, "{plan}");
     assert!(hub.cdn.served() < 1 << 20, "{} bytes for a header", hub.cdn.served());
     world.run(&["fit", "hf:owner/repo", "--offline"]).fails("offline");
 
@@ -173,7 +180,7 @@ fn a_model_of_the_hub_is_planned_by_its_header_before_it_is_fetched() {
 fn a_model_that_cannot_be_planned_is_fetched_with_a_word_about_it() {
     let mut tiny = Tiny::llama();
     tiny.set("general.architecture", Meta::Str("mamba".into()));
-    tiny.weight("big", DType::F32, &[64, 300_000]);
+    tiny.weight("big", DType::F32, &[64, 40_000]);
     let hub = Hub::new(&[("model.gguf", &tiny.bytes())]);
     let world = measured(hub.world());
     world.run(&["fit", "hf:owner/repo"]).fails("mamba");

@@ -51,7 +51,11 @@ fn hanging(child: &mut Child, start: Instant) {
 
 #[cfg(unix)]
 fn wait(child: &mut Child, start: Instant) -> (std::process::ExitStatus, usize) {
+    // What the system says at the end may be what the parent held when the child began: what the child itself has held
+    // is asked while it runs, and counts where that was soon enough.
+    let mut held = 0;
     loop {
+        held = held.max(most_held(child.id()).unwrap_or(0));
         let mut status = 0;
         // SAFETY: a plain struct of numbers, for which all zeros are valid.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -61,10 +65,19 @@ fn wait(child: &mut Child, start: Instant) -> (std::process::ExitStatus, usize) 
         if done > 0 {
             let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
             let status = std::os::unix::process::ExitStatusExt::from_raw(status);
-            return (status, usage.ru_maxrss as usize * unit);
+            let at_most = usage.ru_maxrss as usize * unit;
+            return (status, if held > 0 { held.min(at_most) } else { at_most });
         }
         hanging(child, start);
     }
+}
+
+/// The most bytes that a process has held so far; `None` where the system does not tell, or it has ended.
+#[cfg(unix)]
+fn most_held(process: u32) -> Option<usize> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
 }
 
 #[cfg(not(unix))]

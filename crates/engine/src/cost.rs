@@ -53,11 +53,11 @@ pub fn cost(g: &Graph, id: NodeId, reached: usize, how: &Options) -> Cost {
             let (t, d, kv) = (node.shape[0], node.shape[2], shape(1)[1]);
             let seen =
                 |i: usize| (reached + i + 1).saturating_sub(t).min(attend.window.unwrap_or(usize::MAX));
-            let pairs: usize = (0..t).map(seen).sum();
-            cost.float = 4.0 * (pairs * node.shape[1] * d) as f64;
+            let pairs: f64 = (0..t).map(|i| seen(i) as f64).sum();
+            cost.float = 4.0 * pairs * (node.shape[1] * d) as f64;
             // Keys and values, each once.
             let bytes = |x: hob_graph::DType| {
-                (seen(t - 1) * kv * d) as f64 * x.block_bytes() as f64 / x.block() as f64
+                seen(t - 1) as f64 * (kv * d) as f64 * x.block_bytes() as f64 / x.block() as f64
             };
             cost.bytes = bytes(how.kv.k) + bytes(how.kv.v);
         }

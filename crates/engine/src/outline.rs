@@ -244,13 +244,15 @@ impl Footprint {
     /// What each layer holds when its sequences have reached `reached` tokens, its weights with their keys and values; and
     /// the weights that are no layer's, but for those of which only rows are read.
     pub fn by_layer(&self, reached: usize) -> (Vec<usize>, usize) {
-        let state =
-            |s: &State| cache::bytes(std::slice::from_ref(s), self.kv, self.sequences, reached) as usize;
+        let state = |s: &State| {
+            let bytes = cache::bytes(std::slice::from_ref(s), self.kv, self.sequences, reached);
+            usize::try_from(bytes).unwrap_or(usize::MAX)
+        };
         let mut layers: Vec<usize> = self.states.iter().map(state).collect();
         let mut others = 0;
         for w in self.weights.iter().filter(|w| !w.by_rows) {
             match layer_of(&w.name).and_then(|i| layers.get_mut(i)) {
-                Some(layer) => *layer += w.bytes,
+                Some(layer) => *layer = layer.saturating_add(w.bytes),
                 None => others += w.bytes,
             }
         }
@@ -330,7 +332,10 @@ fn longest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
     if most == 0 || !fits(1) {
         return None;
     }
-    let (mut fine, mut over) = (1, most + 1); // the bytes grow with the context
+    if fits(most) {
+        return Some(most);
+    }
+    let (mut fine, mut over) = (1, most); // the bytes grow with the context
     while over - fine > 1 {
         let middle = fine + (over - fine) / 2;
         if fits(middle) { fine = middle } else { over = middle }
@@ -390,6 +395,8 @@ mod tests {
         assert_eq!(f.longest(all(640), 600), Some(600));
         assert_eq!(f.longest(all(1) - 1, 600), None);
         assert_eq!(f.longest_streamed(f.least(640), 100_000), Some(640));
-        assert!(f.longest(usize::MAX, usize::MAX - 1).is_some(), "no context overflows");
+        assert_eq!(f.longest(usize::MAX, usize::MAX), Some(usize::MAX), "no context overflows");
+        assert!(f.longest_streamed(1 << 40, usize::MAX).is_some_and(|n| n < 1 << 40));
+        assert_eq!(f.by_layer(usize::MAX).0, [usize::MAX]);
     }
 }

@@ -31,7 +31,7 @@ Files go into the Hugging Face cache, where other programs find them too. An int
 download is continued by the same command. Set HF_TOKEN for gated or private models.";
 
 /// Bytes of a download before which the planner is asked: what is smaller is here sooner than its answer helps.
-const WORTH_ASKING: u64 = 64 << 20;
+const WORTH_ASKING: u64 = 8 << 20;
 
 /// Arguments of `hob pull`.
 #[derive(Args)]

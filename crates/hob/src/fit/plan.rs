@@ -133,7 +133,7 @@ const OF_TFLOPS: f64 = 0.4;
 impl Fit {
     /// All bytes.
     pub fn total(&self) -> u64 {
-        self.budget.total() as u64 + self.driver
+        (self.budget.total() as u64).saturating_add(self.driver)
     }
 }
 
@@ -242,8 +242,8 @@ impl Case<'_> {
         let (per_layer, others) = self.footprint.by_layer(self.ctx);
         let count = per_layer.len();
         let fixed = DRIVER + (budget.activations + budget.copies) as u64;
-        let layers: u64 = per_layer.iter().map(|n| *n as u64).sum();
-        let needed = fixed + others as u64 + layers;
+        let layers = per_layer.iter().fold(0u64, |sum, n| sum.saturating_add(*n as u64));
+        let needed = layers.saturating_add(fixed + others as u64);
         let trained = self.subject.outline.context().max(self.ctx);
         // What a context adds lies where its layers do, so it is the plan of the processor with another limit.
         let longest = |free: u64| {
@@ -278,12 +278,12 @@ impl Case<'_> {
             on_gpu += 1;
         }
         let on_gpu_bytes: u64 = per_layer[..on_gpu].iter().map(|n| *n as u64).sum();
-        let rest = others as u64 + layers - on_gpu_bytes;
+        let rest = (layers - on_gpu_bytes).saturating_add(others as u64);
         if on_gpu == 0 {
             return self.on_processor();
         }
         let ram = self.target.ram.saturating_sub(beside);
-        let share = on_gpu_bytes as f64 / (others as u64 + layers).max(1) as f64;
+        let share = on_gpu_bytes as f64 / layers.saturating_add(others as u64).max(1) as f64;
         let streamed = rest.saturating_sub(ram);
         let slow = (per_layer[on_gpu..].iter())
             .scan(streamed, |left, n| (*left > 0).then(|| *left = left.saturating_sub(*n as u64)));
