@@ -88,6 +88,10 @@ pub const MANY: usize = 128;
 /// 8B (LOG.md, 2026-11-27).
 const OF_ALONE: f64 = 0.92;
 
+/// Experts that a token chose lie scattered, and are read so much slower than layers in turn: by six layers of the shape of
+/// Qwen3 30B-A3B.
+const OF_EXPERTS: f64 = 0.8;
+
 /// The share of a step's cost that ops have which wake no other thread.
 const OF_STEP: f64 = 0.25;
 
@@ -170,8 +174,12 @@ impl Rates {
                 (id, cost)
             })
             .collect();
-        // What one step reads is in the caches when the next one begins, or it is not.
-        let limit = self.limit(costs.iter().map(|c| c.1.bytes).sum());
+        // What one step reads is in the caches when the next one begins, or it is not. Each step chooses other experts.
+        let others = |(id, cost): &(NodeId, Cost)| match graph.node(*id).op {
+            Op::Experts(_) => experts(graph, *id).iter().map(|(w, ..)| w.bytes() as f64).sum(),
+            _ => cost.bytes,
+        };
+        let limit = self.limit(costs.iter().map(others).sum());
         // Attention is a task of its own for each sequence.
         let tasks = graph.states.len() * (sequences - sequences.min(1));
         let nodes: f64 = costs.iter().map(|(id, cost)| self.node_seconds(graph, *id, cost, limit, how)).sum();
@@ -198,6 +206,7 @@ impl Rates {
                 let one = |(w, bytes, products): (&Weight, f64, f64)| {
                     // What an expert that is met has to do: of all tokens those that chose it.
                     let tokens = products / (2.0 * w.shape.count() as f64 * bytes / w.bytes() as f64);
+                    let limit = OF_EXPERTS * limit;
                     Some(speeds(w)?.seconds(tokens.round().max(1.0) as usize, bytes, products, limit))
                 };
                 experts(graph, id).into_iter().filter_map(one).sum()
