@@ -56,6 +56,27 @@ fn what_is_planned_is_held() {
     }
 }
 
+/// What a run does by itself is what was said of it.
+#[test]
+fn a_run_does_what_was_planned() {
+    let world = measured(World::new());
+    let path = model("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let path = path.to_str().unwrap();
+    for (memory, cut, verdict) in [("1G", false, "ram"), ("170M", true, "ram"), ("100M", true, "disk")] {
+        let memory = format!("--memory={memory}");
+        let plan = fit(&world, &[path, &memory]);
+        assert_eq!((&plan["ctx_cut"], &plan["verdict"]), (&cut.into(), &verdict.into()), "{plan}");
+        let run = world.run(&["run", path, "Hi", "--raw", "--max-tokens=2", &memory]);
+        run.ok();
+        let ctx = bytes(&plan, "ctx");
+        let mut said = Vec::new();
+        said.extend(cut.then(|| format!("the context is {ctx} tokens")));
+        said.extend((verdict == "disk").then(|| "read from the file again".to_string()));
+        assert!(said.iter().all(|s| run.stderr.contains(s)), "{run:?} of {plan}");
+        assert_eq!(said.is_empty(), run.stderr.is_empty(), "{run:?}");
+    }
+}
+
 #[test]
 fn the_verdict_follows_the_memory() {
     let world = measured(World::new());

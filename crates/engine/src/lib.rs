@@ -23,7 +23,7 @@ pub use hob_cpu::{Ceilings, Cpu, KvTypes, Pool, Precision, isa};
 pub use hob_graph::{DType, Graph, NodeId, Op};
 pub use memory::Budget;
 pub use model::{CHUNK, Model, Options};
-pub use outline::{Footprint, Outline, Residency, is_known, layer_of};
+pub use outline::{Footprint, Outline, Residency, Room, is_known, layer_of};
 pub use rates::{AttendRate, LinearRate, Rates, Speeds};
 pub use sample::{Sampler, Sampling};
 pub use session::{Generate, Session, Stop};

@@ -1,7 +1,7 @@
 //! A model at hand: its architecture, its weights where they lie, and the programs made of its graphs.
 
 use crate::cache;
-use crate::{Footprint, Outline, Residency, Result};
+use crate::{Error, Footprint, Outline, Residency, Result};
 use hob_cpu::packing::Packing;
 use hob_cpu::{Cpu, KvTypes, Precision, Program, Tensor, Weights};
 use hob_graph::{Graph, Plan};
@@ -80,6 +80,12 @@ impl Model {
     /// Makes a model of an open checkpoint. Checks that every weight is there with the right dimensions; reads none.
     pub fn new(checkpoint: Arc<Checkpoint>, options: Options) -> Result<Model> {
         let outline = Outline::of(&checkpoint)?;
+        if !checkpoint.has_data() {
+            let model = checkpoint.path.display();
+            return Err(Error::Ask(format!(
+                "{model} cannot be run: only its header is here; fetch it first"
+            )));
+        }
         let mut weights = Weights::default();
         for (name, tensor) in &checkpoint.tensors {
             let owner = Stored { checkpoint: checkpoint.clone(), tensor: tensor.clone() };

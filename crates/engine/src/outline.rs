@@ -177,8 +177,9 @@ impl Outline {
     }
 }
 
-/// Bytes of neighbours that Linux maps with a weight that is read: it maps whole blocks of the file's cache.
-const AROUND: usize = 2 << 20;
+/// Bytes of neighbours that Linux maps with a weight that is read, at both its ends: it maps whole blocks of the file's
+/// cache, of up to 2 MiB.
+const AROUND: usize = 2 * (2 << 20);
 
 /// One weight as a run holds it.
 struct Held {
@@ -207,6 +208,20 @@ pub struct Footprint {
     kv: KvTypes,
     sequences: usize,
     weights: Vec<Held>,
+}
+
+/// The context that is not cut further by itself: less is no talk.
+const SHORT: usize = 1024;
+
+/// How a run takes place in the memory there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// tokens of context
+    pub context: usize,
+    /// what is held
+    pub budget: Budget,
+    /// which weights stay in memory; all where `None`
+    pub residency: Option<Residency>,
 }
 
 /// Which weights stay in memory where there is too little for all.
@@ -262,6 +277,23 @@ impl Footprint {
     /// Bytes of weights that a step reads: all but those of which it reads a row alone, and experts that no token chose.
     pub fn read_bytes(&self) -> usize {
         self.weights.iter().filter(|w| !w.by_rows).map(|w| (w.bytes as f64 * w.share) as usize).sum()
+    }
+
+    /// How a run takes place in `bytes`: with all weights there; where `may_cut`, with fewer tokens of context, but not
+    /// under 1,024; or with weights read again for each token. `None` where nothing will do.
+    pub fn room(&self, bytes: usize, context: usize, may_cut: bool) -> Option<Room> {
+        let whole = |context: usize| Room { context, budget: self.at(context), residency: None };
+        let streamed = |context: usize| {
+            let residency = self.within(bytes, context)?;
+            Some(Room { context, budget: residency.budget, residency: Some(residency) })
+        };
+        if self.at(context).total() <= bytes {
+            return Some(whole(context));
+        }
+        let cut = |longest: Option<usize>| longest.filter(|n| may_cut && *n >= SHORT);
+        (cut(self.longest(bytes, context)).map(whole))
+            .or_else(|| streamed(context))
+            .or_else(|| cut(self.longest_streamed(bytes, context)).and_then(streamed))
     }
 
     /// The weights to keep in memory so that all is held in `bytes`, each sequence having reached `reached` tokens; the
@@ -347,10 +379,16 @@ fn longest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Two layers of three weights and a head, a norm that is always there, and an embedding read by rows.
-    fn footprint() -> Footprint {
-        let held =
-            |name: &str, bytes, by_rows, stays| Held { name: name.into(), bytes, by_rows, share: 1.0, stays };
+    /// Two layers of three weights and a head, a norm that is always there, and an embedding read by rows: 10 to 100 times
+    /// `unit` bytes.
+    fn footprint(unit: usize) -> Footprint {
+        let held = |name: &str, n: usize, by_rows, stays| Held {
+            name: name.into(),
+            bytes: n * unit,
+            by_rows,
+            share: 1.0,
+            stays,
+        };
         let layer = |i: usize| {
             ["q", "up", "down"]
                 .map(|n| held(&format!("{i}.{n}"), if n == "q" { 10 } else { 30 }, false, false))
@@ -365,7 +403,7 @@ mod tests {
 
     #[test]
     fn what_stays_in_memory_leaves_the_least_to_read() {
-        let f = footprint();
+        let f = footprint(1);
         let beside = 59 + 64 * 32 * 2 * 2; // a page of keys and values
         assert_eq!(f.without_weights(1).total(), beside);
         assert_eq!((f.read_bytes(), f.least(64)), (241, beside + 101 + AROUND));
@@ -387,8 +425,25 @@ mod tests {
     }
 
     #[test]
+    fn a_context_is_cut_before_weights_are_streamed_and_only_where_it_may_be() {
+        let f = footprint(1 << 20);
+        let (all, some) = (f.at(2048).total(), f.at(1024).total());
+        let room = |bytes, may_cut| {
+            let room = f.room(bytes, 2048, may_cut)?;
+            assert!(room.budget.total() <= bytes);
+            Some((room.context, room.residency.is_some()))
+        };
+        assert_eq!([room(all, false), room(all, true)], [Some((2048, false)); 2]);
+        assert_eq!(room(some, true), Some((1024, false)));
+        // Room for what a short context needs, but for neither all weights nor the long one.
+        let least = f.least(1024);
+        assert_eq!([room(least, false), room(least, true)], [None, Some((1024, true))]);
+        assert_eq!(room(f.least(960), true), None);
+    }
+
+    #[test]
     fn the_longest_context_is_the_last_that_fits() {
-        let f = footprint();
+        let f = footprint(1);
         let all = |n: usize| f.at(n).total();
         assert_eq!(f.longest(all(640), 100_000), Some(640));
         assert_eq!(f.longest(all(640) - 1, 100_000), Some(576));

@@ -12,6 +12,7 @@ mod interrupt;
 mod machine;
 mod model;
 mod naming;
+mod near;
 mod net;
 mod places;
 mod room;

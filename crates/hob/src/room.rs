@@ -14,9 +14,6 @@ const RESERVE: u64 = 512 << 20;
 /// More than a run holds beside weights, a fourth more of them for other layouts, and keys and values.
 const SURE: u128 = 1 << 30;
 
-/// The context that is not cut further by itself: less is no talk.
-const SHORT: usize = 1024;
-
 /// Bytes of memory that a run may take here, those of this process of `process` bytes among them.
 pub fn free(process: usize) -> u64 {
     // What the process holds is no longer free, but is planned.
@@ -58,26 +55,20 @@ impl Room {
             Some(limit) => format!("the {} allowed", size(limit)),
             None => format!("the {} of memory that are free", size(bytes)),
         };
-        let free_to_cut = how.context.is_none();
-        if free_to_cut && let Some(fewer) = footprint.longest(bytes, context).filter(|n| *n >= SHORT) {
-            let note = format!("the context is {fewer} tokens, to stay within {of}");
-            return Ok(Room { context: fewer, note: Some(note), ..whole });
-        }
-        let streamed = |context: usize| {
-            let residency = footprint.within(bytes, context)?;
-            let note = format!(
-                "{} of {} of weights are read from the file again for each token, to stay within {of}: as fast as the \
-                 disk",
-                size(residency.streamed_bytes),
-                size(footprint.read_bytes()),
-            );
-            Some(Room { context, residency: Some(residency), note: Some(note) })
-        };
-        let shorter = || footprint.longest_streamed(bytes, context).filter(|n| *n >= SHORT);
-        if let Some(room) =
-            streamed(context).or_else(|| free_to_cut.then(shorter).flatten().and_then(streamed))
-        {
-            return Ok(room);
+        if let Some(room) = footprint.room(bytes, context, how.context.is_none()) {
+            let mut said = Vec::new();
+            if room.context < context {
+                said.push(format!("the context is {} tokens", room.context));
+            }
+            if let Some(residency) = &room.residency {
+                said.push(format!(
+                    "{} of {} of weights are read from the file again for each token, as fast as the disk is",
+                    size(residency.streamed_bytes),
+                    size(footprint.read_bytes())
+                ));
+            }
+            let note = format!("{}, to stay within {of}", said.join(", and "));
+            return Ok(Room { context: room.context, residency: room.residency, note: Some(note) });
         }
         let mut advice = Vec::new();
         if let Some(fewer) = footprint.longest_streamed(bytes, context) {

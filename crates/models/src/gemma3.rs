@@ -95,8 +95,8 @@ impl Config {
             .and_then(|r| if local { r.sliding_attention.as_ref() } else { r.full_attention.as_ref() });
         let older = if local { None } else { self.rope_scaling.as_ref() };
         let base = if local { self.rope_local_base_freq.or(Some(10_000.0)) } else { self.rope_theta };
-        let theta = newer.and_then(|s| s.rope_theta).or(base).unwrap_or(1_000_000.0);
-        inv_freq(self.head_dim, theta, newer.or(older), self.max_position_embeddings)
+        let theta = newer.and_then(|s| s.rope_theta).or(base);
+        inv_freq(self.head_dim, theta, 1_000_000.0, newer.or(older), self.max_position_embeddings)
     }
 }
 

@@ -78,8 +78,7 @@ impl Config {
 
     fn rope(&self) -> Result<(Vec<f32>, f32), String> {
         let scaling = self.rope_scaling.as_ref();
-        let theta = self.rope_theta.or(scaling.and_then(|s| s.rope_theta)).unwrap_or(10_000.0);
-        inv_freq(self.head_dim(), theta, scaling, self.max_position_embeddings)
+        inv_freq(self.head_dim(), self.rope_theta, 10_000.0, scaling, self.max_position_embeddings)
     }
 }
 

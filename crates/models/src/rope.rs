@@ -22,15 +22,18 @@ pub struct RopeScaling {
     pub mscale_all_dim: Option<f64>,
 }
 
-/// The inverse frequencies `(D/2)` for heads of `dim`, and the factor on sine and cosine. `context` is the model's
+/// The inverse frequencies `(D/2)` for heads of `dim`, and the factor on sine and cosine. `theta` is that of the
+/// configuration, which may stand in its scaling, or else the architecture's `usual` one; `context` is the model's
 /// `max_position_embeddings`. After transformers' `modeling_rope_utils.py`; "llama3" is Llama 3.1's, "yarn" Peng et
 /// al. 2023. Errors name a scaling that is not built.
 pub fn inv_freq(
     dim: usize,
-    theta: f64,
+    theta: Option<f64>,
+    usual: f64,
     scaling: Option<&RopeScaling>,
     context: usize,
 ) -> Result<(Vec<f32>, f32), String> {
+    let theta = theta.or(scaling.and_then(|s| s.rope_theta)).unwrap_or(usual);
     if !dim.is_multiple_of(2) {
         return Err(format!("heads of the odd width {dim} cannot be rotated in pairs"));
     }

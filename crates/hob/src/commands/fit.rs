@@ -163,7 +163,8 @@ fn as_text(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<String
         n => format!("and {} read again for each token", terminal::bytes(n)),
     };
     row("weights", (b.weights + b.copies) as u64, &weights);
-    let kv = format!("{} tokens of context in {}{sequences}", fit.ctx, planner.options.kv);
+    let cut = if fit.cut { ", cut to fit" } else { "" };
+    let kv = format!("{} tokens of context{cut} in {}{sequences}", fit.ctx, planner.options.kv);
     row("keys and values", b.state as u64, &kv);
     row("activations", b.activations as u64, "");
     let driver = if fit.driver > 0 {
@@ -249,6 +250,7 @@ pub fn as_json(subject: &Subject, fit: &Fit, planner: &Planner) -> Value {
         "quantization": subject.details.quantization,
         "file_bytes": subject.file_bytes,
         "ctx": fit.ctx,
+        "ctx_cut": fit.cut,
         "kv": planner.options.kv.to_string(),
         "batch": planner.ask.sequences,
         "place": planner.place,

@@ -26,8 +26,8 @@ const EXAMPLES: &str = "Examples:
   hob fit hf:owner/repo                       can I run this, and how fast?
   hob doctor                                  what this machine has and how fast it is
 
-Hob works offline: only pull, show of a model on the hub (hf:…), and run when it offers a
-model, open a connection.";
+Hob works offline: only pull, show and fit of a model on the hub (hf:…), and run when it offers
+a model, open a connection.";
 
 /// Local AI in one native binary: private, offline, fast.
 #[derive(Parser)]

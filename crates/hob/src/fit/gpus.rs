@@ -2,8 +2,8 @@
 
 mod table;
 
-use super::near::{near, plain};
 use crate::error::{Error, Result};
+use crate::near::{near, plain};
 
 /// Where a GPU sits, which decides how much of its memory is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

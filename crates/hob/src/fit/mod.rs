@@ -2,7 +2,6 @@
 
 pub mod formula;
 pub mod gpus;
-pub mod near;
 pub mod overview;
 pub mod plan;
 pub mod planner;

@@ -93,6 +93,8 @@ pub struct Speed {
 pub struct Fit {
     /// tokens of context
     pub ctx: usize,
+    /// whether that is less than it would be with more memory, nobody having asked for so many
+    pub cut: bool,
     /// tokens of the prompt that is timed
     pub prompt: usize,
     /// the bytes, by kind
@@ -144,7 +146,7 @@ pub fn plan(subject: &Subject, target: &Target, ask: &Ask, cpu: &Cpu, options: &
     let footprint = subject.outline.footprint(cpu, options, ctx.min(CHUNK), ask.sequences)?;
     let footprint = footprint.beside(target.process, subject.tokenizer);
     let prompt = ask.prompt.min(ctx.saturating_sub(1)).max(1);
-    let case = Case { subject, target, ask, options, ctx, prompt, footprint };
+    let case = Case { subject, target, ask, options, ctx, asked: ctx, prompt, footprint };
     match &target.card {
         Some(card) => case.on_gpu(card),
         None => case.on_processor(),
@@ -157,6 +159,8 @@ struct Case<'a> {
     ask: &'a Ask,
     options: &'a Options,
     ctx: usize,
+    /// what `ctx` was before memory cut it
+    asked: usize,
     prompt: usize,
     footprint: Footprint,
 }
@@ -165,6 +169,7 @@ impl Case<'_> {
     fn fit(&self, verdict: Verdict, budget: Budget) -> Fit {
         Fit {
             ctx: self.ctx,
+            cut: self.ctx < self.asked,
             prompt: self.prompt,
             budget,
             driver: 0,
@@ -178,29 +183,31 @@ impl Case<'_> {
         }
     }
 
-    fn on_processor(&self) -> Result<Fit> {
+    /// As `hob run` would do it, which cuts a context that nobody asked for before it streams weights.
+    fn on_processor(mut self) -> Result<Fit> {
         let ram = usize::try_from(self.target.ram).unwrap_or(usize::MAX);
-        let budget = self.footprint.at(self.ctx);
         let trained = self.subject.outline.context().max(self.ctx);
+        let Some(room) = self.footprint.room(ram, self.ctx, self.ask.ctx.is_none()) else {
+            let max_ctx = self.footprint.longest_streamed(ram, trained);
+            return Ok(Fit { max_ctx, ..self.fit(Verdict::No, self.footprint.at(self.ctx)) });
+        };
+        self.ctx = room.context;
+        self.prompt = self.prompt.min(self.ctx.saturating_sub(1)).max(1);
         let all = self.footprint.by_layer(self.ctx).0.len();
-        if budget.total() <= ram {
+        let Some(residency) = room.residency else {
             let speed = self.on_processor_speed(0)?;
             let max_ctx = self.footprint.longest(ram, trained);
             let layers = Layers { ram: all, ..Layers::default() };
-            return Ok(Fit { max_ctx, layers, speed, ..self.fit(Verdict::Ram, budget) });
-        }
-        let Some(residency) = self.footprint.within(ram, self.ctx) else {
-            let max_ctx = self.footprint.longest_streamed(ram, trained);
-            return Ok(Fit { max_ctx, ..self.fit(Verdict::No, budget) });
+            return Ok(Fit { max_ctx, layers, speed, ..self.fit(Verdict::Ram, room.budget) });
         };
         let streamed = residency.streamed_bytes as u64;
-        let of = |name: &String| hob_engine::layer_of(name);
-        let mut touched: Vec<usize> = residency.streamed.iter().filter_map(of).collect();
+        let mut touched: Vec<usize> =
+            residency.streamed.iter().filter_map(|name| hob_engine::layer_of(name)).collect();
         touched.dedup();
         let layers = Layers { gpu: 0, ram: all.saturating_sub(touched.len()), streamed: touched.len() };
         let max_ctx = self.footprint.longest_streamed(ram, trained);
         let speed = self.on_processor_speed(streamed)?;
-        Ok(Fit { max_ctx, layers, streamed, speed, ..self.fit(Verdict::Disk, residency.budget) })
+        Ok(Fit { max_ctx, layers, streamed, speed, ..self.fit(Verdict::Disk, room.budget) })
     }
 
     /// The speeds on the processor, `streamed` bytes being read from disk for each step.
@@ -235,7 +242,7 @@ impl Case<'_> {
         }
     }
 
-    fn on_gpu(&self, card: &Card) -> Result<Fit> {
+    fn on_gpu(self, card: &Card) -> Result<Fit> {
         let budget = self.footprint.at(self.ctx);
         // The program and its tokenizer stay in working memory; of a weight read by rows, so does all but the rows.
         let beside = (budget.process + budget.model) as u64;

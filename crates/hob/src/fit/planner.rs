@@ -127,7 +127,8 @@ pub fn better(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<Vec
     if whole(fit.verdict) {
         return Ok(ways);
     }
-    let asked = planner.options.kv;
+    // Compared with the same context.
+    let (asked, ctx) = (planner.options.kv, planner.ask.ctx.replace(fit.ctx));
     for kv in [DType::Q8_0, DType::Q4_0].map(KvTypes::both).into_iter().filter(|kv| *kv != asked) {
         planner.options.kv = kv;
         let other = planner.plan(subject);
@@ -144,5 +145,6 @@ pub fn better(subject: &Subject, fit: &Fit, planner: &mut Planner) -> Result<Vec
             break;
         }
     }
+    planner.ask.ctx = ctx;
     Ok(ways)
 }

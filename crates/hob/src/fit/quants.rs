@@ -9,7 +9,7 @@ use std::fmt;
 use hob_engine::DType;
 use serde_json::Value;
 
-use super::near::plain;
+use crate::near::plain;
 
 /// A mix of formats, as GGUF files are named after it.
 #[allow(missing_docs, non_camel_case_types)] // the field's names

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::near::{near, plain};
 use crate::error::{Error, Result};
+use crate::near::{near, plain};
 
 /// A model's shape.
 #[derive(Debug, Deserialize)]

@@ -6,6 +6,7 @@ use super::{Found, Model, Place};
 use crate::catalogue::{self, Entry};
 use crate::error::{Error, Result};
 use crate::hub::Spec;
+use crate::near::{near, plain};
 use crate::{naming, terminal};
 
 /// What a name stands for.
@@ -95,7 +96,7 @@ fn unknown(text: &str, found: &Found) -> Error {
     }
     let names = found.models.iter().map(|m| m.name.as_str());
     let names: Vec<&str> = names.chain(catalogue::CATALOGUE.iter().map(|e| e.name)).collect();
-    let near = near(text, &names);
+    let near = near(&plain(text), names.iter().map(|name| (plain(name), *name)));
     let meant =
         if near.is_empty() { String::new() } else { format!("; did you mean {}?", join(near.into_iter())) };
     let advice = match text.split('/').count() {
@@ -107,39 +108,6 @@ fn unknown(text: &str, found: &Found) -> Error {
 
 fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(terminal::clean).collect::<Vec<_>>().join(", ")
-}
-
-/// Up to three names that contain the text or differ from it by few letters.
-fn near<'a>(text: &str, names: &[&'a str]) -> Vec<&'a str> {
-    let text = text.to_lowercase();
-    let mut scored: Vec<(usize, &str)> = names
-        .iter()
-        .map(|n| {
-            let name = n.to_lowercase();
-            let inside = text.len() >= 3 && name.contains(&text);
-            (if inside { 0 } else { distance(&text, &name) }, *n)
-        })
-        .filter(|(d, _)| *d <= 1 + text.chars().count() / 4)
-        .collect();
-    scored.sort();
-    scored.dedup();
-    scored.into_iter().take(3).map(|(_, n)| n).collect()
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -198,6 +166,5 @@ mod tests {
         assert!(name("owner/thing").unwrap_err().contains("hob pull hf:owner/thing"));
         assert!(name("./no.gguf").unwrap_err().contains("no file or model folder ./no.gguf"));
         assert!(name("").is_err());
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

@@ -18,6 +18,7 @@ pub fn near<'a>(text: &str, names: impl IntoIterator<Item = (String, &'a str)>) 
         })
         .collect();
     found.sort();
+    found.dedup();
     found.into_iter().take(3).map(|(_, name)| name).collect()
 }
 
