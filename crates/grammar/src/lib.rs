@@ -1,0 +1,1 @@
+//! Answers in a given form: which tokens may come next, by JSON Schema or grammar.
