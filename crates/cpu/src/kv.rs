@@ -197,6 +197,18 @@ impl Kv {
         at..at + one
     }
 
+    /// Copies a page of one of [`Kv::pools`] onto another.
+    pub fn copy(&mut self, pool: usize, from: u32, to: u32) {
+        for state in (0..self.layers.len()).filter(|i| self.layers[*i].pool == pool) {
+            let (state, last) = (StateId(state as u32), self.layers[state].heads - 1);
+            for side in [Side::Keys, Side::Values] {
+                let of = |page| self.span(state, side, page, 0).start..self.span(state, side, page, last).end;
+                let (from, to) = (of(from), of(to));
+                self.memory.bytes_mut().copy_within(from, to.start);
+            }
+        }
+    }
+
     /// One head of a page as it is kept.
     pub fn head(&self, state: StateId, side: Side, page: u32, head: usize) -> Head<'_> {
         let bytes = &self.memory.bytes()[self.span(state, side, page, head)];

@@ -1,28 +1,41 @@
-//! Keys and values of several sequences, and one run over tokens of any of them.
+//! Keys and values of several sequences, and one run over tokens of any of them. What sequences have in common lies in
+//! the same pages, and what they leave behind is there for the next (see [`crate::tree`]).
 
-use crate::pages::{Table, held};
+use crate::pages::held;
+use crate::tree::{Found, NodeId, ROOT, Tree};
 use crate::{CHUNK, Error, Model, Result};
 use hob_cpu::exec::{Memory, Watch};
+use hob_cpu::kv::PAGE;
 use hob_cpu::{Kv, KvTypes, Program, kv};
-use hob_graph::graph::{State, windows};
-use hob_graph::{Batch, Data, Seq};
+use hob_graph::graph::State;
+use hob_graph::{Batch, Data, GONE, Seq};
 use std::sync::Arc;
 
-/// The cache of some sequences, and the memory their runs work in.
+/// The cache, and the memory that runs work in.
 pub struct Cache {
     kv: Kv,
-    /// of each sequence, for each window that layers look back over
-    tables: Vec<Vec<Table>>,
-    context: usize,
+    tree: Tree,
+    lines: Vec<Option<Line>>,
     memory: Memory,
 }
 
-/// Tokens to run: of which sequence, how many it holds before them, and which.
+/// One sequence, by the number that [`Cache::open`] gave.
+#[derive(Default)]
+struct Line {
+    ids: Vec<u32>,
+    /// its whole pages, which the tree knows
+    path: Vec<NodeId>,
+    /// of each pool, in order: the pages of `path`, then those that are the sequence's own
+    tables: Vec<Vec<u32>>,
+    /// of each pool, the first page that the next token looks back to: those before are [`GONE`]
+    from: Vec<usize>,
+}
+
+/// Tokens to run next in a sequence.
+#[derive(Clone, Copy)]
 pub struct Part<'a> {
     /// the sequence
     pub line: usize,
-    /// its tokens so far
-    pub pos: usize,
     /// the tokens
     pub ids: &'a [u32],
 }
@@ -33,34 +46,192 @@ pub fn bytes(states: &[State], types: KvTypes, lines: usize, context: usize) -> 
 }
 
 impl Cache {
-    /// Room for `lines` sequences of `context` tokens each. Memory is taken as they come.
-    pub fn new(model: &Model, lines: usize, context: usize) -> Result<Cache> {
+    /// A cache with so many pages for layers of each window. Memory is taken as they are first written.
+    pub fn new(model: &Model, pages: impl Fn(Option<usize>) -> usize) -> Result<Cache> {
         let states = &model.program(1, 1)?.graph.states;
         let types = model.options().kv;
-        let pages = |window| held(window, context).saturating_mul(lines);
-        let bytes = bytes(states, types, lines, context);
+        let bytes = kv::bytes(states, types, &pages);
+        let most = states.iter().map(|s| pages(s.window)).max().unwrap_or(0);
+        let context = most.saturating_mul(PAGE);
         let room = || Error::Room { context, bytes };
-        if u32::try_from(context.saturating_mul(lines)).is_err() || isize::try_from(bytes).is_err() {
+        if u32::try_from(context).is_err() || isize::try_from(bytes).is_err() {
             return Err(room());
         }
         let kv = Kv::new(states, types, pages).map_err(|_| room())?;
-        let tables = |line| windows(states).into_iter().map(|w| Table::new(w, context, line)).collect();
-        let tables = (0..lines).map(tables).collect();
-        Ok(Cache { kv, tables, context, memory: Memory::new() })
+        let pools: Vec<_> = kv.pools().iter().map(|p| (p.window, p.count)).collect();
+        Ok(Cache { kv, tree: Tree::new(&pools), lines: Vec::new(), memory: Memory::new() })
     }
 
-    /// Tokens that each sequence has room for.
-    pub fn context(&self) -> usize {
-        self.context
+    /// A cache for `lines` sequences of `context` tokens each.
+    pub fn of_lines(model: &Model, lines: usize, context: usize) -> Result<Cache> {
+        let cache = Cache::new(model, |window| held(window, context).saturating_mul(lines));
+        cache.map_err(|e| match e {
+            Error::Room { bytes, .. } => Error::Room { context, bytes },
+            e => e,
+        })
     }
 
-    /// Forgets all of a sequence but its first `len` tokens, or all where layers have given back what the next token
-    /// would look back to. Returns how many are left.
-    pub fn rewind(&mut self, line: usize, len: usize) -> usize {
-        let tables = &mut self.tables[line];
-        let len = if tables.iter().all(|t| t.reaches(len)) { len } else { 0 };
-        tables.iter_mut().for_each(|t| t.rewind(len));
-        len
+    /// Opens a sequence that begins with as much of `ids` as is at hand; [`Cache::ids`] tells how much.
+    pub fn open(&mut self, ids: &[u32]) -> usize {
+        let mut found = self.tree.find(ids);
+        let line = loop {
+            let mut line = self.along(&found, ids);
+            let Some((node, n)) = found.part else { break line };
+            if let Some(own) = self.own(node, n) {
+                line.tables.iter_mut().zip(own).for_each(|(table, page)| table.push(page));
+                break line;
+            }
+            self.leave(line);
+            found.part = None;
+            self.tree.shorten(&mut found);
+        };
+        match self.lines.iter().position(Option::is_none) {
+            Some(free) => {
+                self.lines[free] = Some(line);
+                free
+            }
+            None => {
+                self.lines.push(Some(line));
+                self.lines.len() - 1
+            }
+        }
+    }
+
+    /// How many of the first tokens of `ids` are at hand.
+    pub fn at_hand(&self, ids: &[u32]) -> usize {
+        self.tree.find(ids).len()
+    }
+
+    /// A sequence along what was found, which stays where it is meanwhile.
+    fn along(&mut self, found: &Found, ids: &[u32]) -> Line {
+        let (reached, path) = (found.len(), found.path.clone());
+        path.iter().for_each(|&node| self.tree.enter(node));
+        let (mut tables, mut from) = (Vec::new(), Vec::new());
+        for pool in 0..self.tree.pools() {
+            let first = self.tree.seen_from(pool, reached).min(path.len());
+            let mut table = vec![GONE; first];
+            for &node in &path[first..] {
+                self.tree.hold(node, pool);
+                table.push(self.tree.page(node, pool));
+            }
+            tables.push(table);
+            from.push(first);
+        }
+        Line { ids: ids[..reached].to_vec(), path, tables, from }
+    }
+
+    /// Pages of one's own with the first `n` tokens of `node`: a copy, or the node's where it is the end of a sequence
+    /// that nobody goes on with, or where there is no room for a copy. `None` where neither can be.
+    fn own(&mut self, node: NodeId, n: usize) -> Option<Vec<u32>> {
+        let pools = self.tree.pools();
+        if self.tree.is_idle(node) && self.tree.ends_with(node, n) {
+            return Some(self.tree.take_over(node));
+        }
+        self.tree.enter(node);
+        (0..pools).for_each(|pool| self.tree.hold(node, pool));
+        let copies: Vec<u32> = (0..pools).map_while(|pool| self.tree.take(pool)).collect();
+        if copies.len() == pools {
+            copies.iter().enumerate().for_each(|(pool, &to)| self.kv.copy(pool, self.tree.page(node, pool), to));
+        }
+        (0..pools).for_each(|pool| self.tree.release(node, pool));
+        self.tree.leave(node);
+        if copies.len() == pools {
+            return Some(copies);
+        }
+        copies.into_iter().enumerate().for_each(|(pool, page)| self.tree.give(pool, page));
+        self.tree.is_idle(node).then(|| self.tree.take_over(node))
+    }
+
+    fn leave(&mut self, line: Line) {
+        for (pool, (table, from)) in line.tables.into_iter().zip(line.from).enumerate() {
+            line.path[from..].iter().rev().for_each(|&node| self.tree.release(node, pool));
+            table[line.path.len()..].iter().for_each(|&page| self.tree.give(pool, page));
+        }
+        line.path.iter().for_each(|&node| self.tree.leave(node));
+    }
+
+    /// Ends a sequence. What it read stays at hand as long as there is room.
+    pub fn close(&mut self, line: usize) {
+        self.settle(line);
+        let mut line = self.lines[line].take().expect("an open sequence");
+        let whole = line.path.len();
+        let rest = &line.ids[whole * PAGE..];
+        if !rest.is_empty() {
+            let last: Vec<u32> = line.tables.iter_mut().map(|table| table.remove(whole)).collect();
+            self.tree.insert(line.path.last().copied().unwrap_or(ROOT), rest, &last);
+        }
+        self.leave(line);
+    }
+
+    /// Forgets all but what open sequences hold.
+    pub fn clear(&mut self) {
+        self.tree.clear();
+    }
+
+    /// The tokens of a sequence that are in the cache.
+    pub fn ids(&self, line: usize) -> &[u32] {
+        &self.line(line).ids
+    }
+
+    fn line(&self, line: usize) -> &Line {
+        self.lines[line].as_ref().expect("an open sequence")
+    }
+
+    fn line_mut(&mut self, line: usize) -> &mut Line {
+        self.lines[line].as_mut().expect("an open sequence")
+    }
+
+    /// Forgets a sequence's last tokens but `len`, of those of its last run.
+    ///
+    /// # Panics
+    /// When they are of an earlier one.
+    pub fn truncate(&mut self, line: usize, len: usize) {
+        let line = self.line_mut(line);
+        assert!(len >= line.path.len() * PAGE, "earlier runs are not taken back");
+        line.ids.truncate(len);
+    }
+
+    /// Tells the tree of pages that are whole by now, and lets go of those that windows have moved past.
+    fn settle(&mut self, line: usize) {
+        let Cache { tree, lines, .. } = self;
+        let line = lines[line].as_mut().expect("an open sequence");
+        let pools = tree.pools();
+        while line.ids.len() >= (line.path.len() + 1) * PAGE {
+            let i = line.path.len();
+            let pages: Vec<u32> = line.tables.iter().map(|table| table[i]).collect();
+            let parent = line.path.last().copied().unwrap_or(ROOT);
+            let node = tree.insert(parent, &line.ids[i * PAGE..][..PAGE], &pages);
+            tree.enter(node);
+            for pool in 0..pools {
+                tree.hold(node, pool);
+                line.tables[pool][i] = tree.page(node, pool);
+            }
+            line.path.push(node);
+        }
+        for pool in 0..pools {
+            let from = tree.seen_from(pool, line.ids.len()).min(line.path.len());
+            for i in line.from[pool]..from {
+                tree.release(line.path[i], pool);
+                line.tables[pool][i] = GONE;
+            }
+            line.from[pool] = line.from[pool].max(from);
+        }
+    }
+
+    /// Takes pages for `more` tokens of a sequence, if need be those of sequences that are over. Returns whether there
+    /// were enough; those taken are kept in any case.
+    pub fn reserve(&mut self, line: usize, more: usize) -> bool {
+        self.settle(line);
+        let Cache { tree, lines, .. } = self;
+        let line = lines[line].as_mut().expect("an open sequence");
+        let pages = (line.ids.len() + more).div_ceil(PAGE);
+        line.tables.iter_mut().enumerate().all(|(pool, table)| {
+            while table.len() < pages {
+                let Some(page) = tree.take(pool) else { return false };
+                table.push(page);
+            }
+            true
+        })
     }
 
     /// Runs `parts`, of different sequences and at most a [`CHUNK`] together, with logits for `rows` of their tokens,
@@ -78,24 +249,28 @@ impl Cache {
         let tokens = parts.iter().map(|p| p.ids.len()).sum();
         assert!(tokens <= CHUNK, "at most a chunk");
         for p in parts {
-            self.check(model, p.ids, p.pos + p.ids.len())?;
+            check(model, p.ids)?;
+            if !self.reserve(p.line, p.ids.len()) {
+                return Err(Error::Full);
+            }
         }
         let program = model.program(tokens, rows.len())?;
-        for p in parts {
-            self.tables[p.line].iter_mut().for_each(|table| table.grow(p.pos, p.pos + p.ids.len()));
-        }
-        let pages: Vec<Vec<&[u32]>> =
-            parts.iter().map(|p| self.tables[p.line].iter().map(Table::pages).collect()).collect();
+        let pages: Vec<Vec<&[u32]>> = (parts.iter())
+            .map(|p| self.lines[p.line].iter().flat_map(|l| &l.tables).map(Vec::as_slice).collect())
+            .collect();
         let mut start = 0;
         let mut seqs = Vec::with_capacity(parts.len());
         for (p, pages) in parts.iter().zip(&pages) {
-            seqs.push(Seq { start, len: p.ids.len(), pos: p.pos, pages });
+            seqs.push(Seq { start, len: p.ids.len(), pos: self.lines[p.line].as_ref().map_or(0, |l| l.ids.len()), pages });
             start += p.ids.len();
         }
         let given: Vec<i32> = parts.iter().flat_map(|p| p.ids).map(|&id| id as i32).collect();
         let inputs = [("ids", Data::I32(&given)), ("rows", Data::I32(rows))];
         let batch = Batch { inputs: &inputs, seqs: &seqs };
         model.cpu().run_watched(&program, &mut self.memory, Some(&mut self.kv), &batch, watch)?;
+        for p in parts {
+            self.line_mut(p.line).ids.extend_from_slice(p.ids);
+        }
         Ok(program)
     }
 
@@ -104,15 +279,17 @@ impl Cache {
         program.output(&self.memory, "logits").expect("a language model has logits")
     }
 
-    /// Whether a sequence may reach `total` tokens, and the model knows `ids`.
-    pub fn check(&self, model: &Model, ids: &[u32], total: usize) -> Result<()> {
-        if total > self.context {
-            return Err(Error::Context { tokens: total, context: self.context });
-        }
-        let vocab = model.vocab_size();
-        match ids.iter().find(|&&id| id as usize >= vocab) {
-            Some(&id) => Err(Error::Token { id, vocab }),
-            None => Ok(()),
-        }
+    /// Tokens that pages which are free, or that no open sequence uses, have room for.
+    pub fn room(&self) -> usize {
+        self.tree.available() * PAGE
+    }
+}
+
+/// Whether the model knows `ids`.
+pub fn check(model: &Model, ids: &[u32]) -> Result<()> {
+    let vocab = model.vocab_size();
+    match ids.iter().find(|&&id| id as usize >= vocab) {
+        Some(&id) => Err(Error::Token { id, vocab }),
+        None => Ok(()),
     }
 }

@@ -34,6 +34,9 @@ pub enum Error {
         bytes.div_ceil(1 << 20)
     )]
     Room { context: usize, bytes: u128 },
+    /// sequences hold all of the cache
+    #[error("the cache of keys and values is full: other conversations hold all of it")]
+    Full,
     /// an id the model does not know
     #[error("the token id {id} is none of the model's {vocab}")]
     Token { id: u32, vocab: usize },

@@ -13,6 +13,7 @@ mod pages;
 pub mod rates;
 pub mod sample;
 mod session;
+mod tree;
 pub mod tune;
 
 pub use cost::{Cost, cost, work};

@@ -1,6 +1,6 @@
 //! A conversation with a model: its tokens so far, their keys and values, and what comes next.
 
-use crate::cache::{Cache, Part};
+use crate::cache::{self, Cache, Part};
 use crate::{CHUNK, Error, Model, Result, Sampler};
 use hob_cpu::exec::Watch;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use std::sync::Arc;
 pub struct Session {
     model: Arc<Model>,
     cache: Cache,
-    ids: Vec<u32>,
+    line: usize,
+    context: usize,
     logits: Vec<f32>,
 }
 
@@ -27,18 +28,19 @@ pub enum Stop {
 impl Session {
     /// An empty session with room for `context` tokens. Memory for keys and values is taken as they come.
     pub fn new(model: &Arc<Model>, context: usize) -> Result<Session> {
-        let cache = Cache::new(model, 1, context)?;
-        Ok(Session { model: model.clone(), cache, ids: Vec::with_capacity(context), logits: Vec::new() })
+        let mut cache = Cache::of_lines(model, 1, context)?;
+        let line = cache.open(&[]);
+        Ok(Session { model: model.clone(), cache, line, context, logits: Vec::new() })
     }
 
     /// Tokens in the cache.
     pub fn ids(&self) -> &[u32] {
-        &self.ids
+        self.cache.ids(self.line)
     }
 
     /// Tokens the session has room for.
     pub fn context(&self) -> usize {
-        self.cache.context()
+        self.context
     }
 
     /// Logits `(V)` after the last token; empty before the first.
@@ -46,36 +48,50 @@ impl Session {
         &self.logits
     }
 
-    /// Forgets all tokens but the first `len`, or all where layers have given back what the next token would look back
-    /// to. Returns how many are left.
+    /// Forgets all tokens but the first `len`, and more where the cache needed the room of what the next token would
+    /// look back to. Returns how many are left.
     pub fn rewind(&mut self, len: usize) -> usize {
-        let len = self.cache.rewind(0, len.min(self.ids.len()));
-        self.ids.truncate(len);
+        let ids = self.ids()[..len.min(self.ids().len())].to_vec();
+        self.begin(&ids)
+    }
+
+    /// Begins anew with what is at hand of `ids`.
+    fn begin(&mut self, ids: &[u32]) -> usize {
         self.logits.clear();
-        len
+        self.cache.close(self.line);
+        if ids.is_empty() {
+            self.cache.clear(); // what was said is forgotten
+        }
+        self.line = self.cache.open(ids);
+        self.ids().len()
     }
 
     /// Makes `ids` the session's tokens, reading only what does not begin as the cache already does. Returns how many
     /// tokens were read. `on_chunk` hears after each chunk how many are read of how many, and stops by `false`.
     pub fn prompt(&mut self, ids: &[u32], mut on_chunk: impl FnMut(usize, usize) -> bool) -> Result<usize> {
-        if ids.is_empty() {
-            return Err(Error::Empty);
-        }
-        self.cache.check(&self.model, ids, ids.len())?;
-        let same = self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
-        let mut same =
-            if self.logits.is_empty() || same < self.ids.len() { same.min(ids.len() - 1) } else { same };
-        if same < self.ids.len() {
-            same = self.rewind(same);
-        }
+        let Some((_, before)) = ids.split_last() else { return Err(Error::Empty) };
+        self.check(ids, ids.len())?;
+        let held = self.ids();
+        let same = match ids.starts_with(held) {
+            true if held.len() < ids.len() || !self.logits.is_empty() => held.len(),
+            _ => self.begin(before),
+        };
         let fresh = ids.len() - same;
         for chunk in ids[same..].chunks(CHUNK) {
             self.feed(chunk)?;
-            if !on_chunk(self.ids.len() - same, fresh) {
+            if !on_chunk(self.ids().len() - same, fresh) {
                 break;
             }
         }
-        Ok(self.ids.len() - same)
+        Ok(self.ids().len() - same)
+    }
+
+    /// Whether the session may reach `total` tokens, and the model knows `ids`.
+    fn check(&self, ids: &[u32], total: usize) -> Result<()> {
+        match total > self.context {
+            true => Err(Error::Context { tokens: total, context: self.context }),
+            false => cache::check(&self.model, ids),
+        }
     }
 
     /// Appends `ids`, at most a [`CHUNK`], and computes the logits after the last of them.
@@ -108,11 +124,10 @@ impl Session {
     }
 
     fn forward(&mut self, ids: &[u32], rows: usize, watch: Option<Watch>) -> Result<&[f32]> {
-        let part = Part { line: 0, pos: self.ids.len(), ids };
+        self.check(ids, self.ids().len() + ids.len())?;
         // The graph of all rows has no input for them.
         let last: Vec<i32> = (ids.len() as i32 - rows as i32..ids.len() as i32).collect();
-        let program = self.cache.run(&self.model, &[part], &last, watch)?;
-        self.ids.extend_from_slice(ids);
+        let program = self.cache.run(&self.model, &[Part { line: self.line, ids }], &last, watch)?;
         Ok(self.cache.logits(&program))
     }
 
@@ -160,7 +175,7 @@ impl Generate<'_> {
             return Ok(None);
         }
         if let Some(id) = self.pending.take() {
-            if self.session.ids.len() == self.session.context() {
+            if self.session.ids().len() == self.session.context() {
                 self.stop = Some(Stop::Context);
                 return Ok(None);
             }

@@ -180,31 +180,40 @@ pub fn run(args: BenchArgs, _: &Global) -> Result<()> {
 struct Bench {
     model: Arc<Model>,
     group: Group,
+    sequences: usize,
     context: usize,
-    ids: Vec<u32>,
     _words: Words,
 }
 
 impl Timed for Bench {
     fn clear(&mut self, sequences: usize) -> Result<()> {
-        match self.group.lengths().len() == sequences {
+        match self.sequences == sequences {
             true => self.group.clear(),
             false => self.group = Group::new(&self.model, sequences, self.context)?,
         }
+        self.sequences = sequences;
         Ok(())
     }
 
     fn prompt(&mut self, tokens: usize) -> Result<()> {
-        for i in 0..self.group.lengths().len() {
-            let at = self.group.lengths()[i];
-            self.group.feed(i, &self.ids[at..at + tokens])?;
+        for i in 0..self.sequences {
+            let ids = self.next_ids(i, tokens);
+            self.group.feed(i, &ids)?;
         }
         Ok(())
     }
 
     fn step(&mut self) -> Result<()> {
-        let next: Vec<u32> = self.group.lengths().iter().map(|&at| self.ids[at]).collect();
+        let next: Vec<u32> = (0..self.sequences).flat_map(|i| self.next_ids(i, 1)).collect();
         Ok(self.group.step(&next)?)
+    }
+}
+
+impl Bench {
+    /// What comes next in a sequence: in each something else, or they would share their caches.
+    fn next_ids(&self, i: usize, n: usize) -> Vec<u32> {
+        let at = i * self.context + self.group.ids(i).len();
+        some_ids(&self.model, at..at + n)
     }
 }
 
@@ -215,15 +224,15 @@ fn load(path: &std::path::Path, args: &BenchArgs, context: usize) -> Result<Box<
     let options = Options { mapped: args.mapped, kv: args.kv.unwrap_or_default(), ..usual };
     let model = Arc::new(Model::new(words.checkpoint.clone(), options)?);
     model.settle(1)?;
-    let (group, ids) = (Group::new(&model, 1, context)?, some_ids(&model, context));
-    Ok(Box::new(Bench { model, group, context, ids, _words: words }))
+    let group = Group::new(&model, 1, context)?;
+    Ok(Box::new(Bench { model, group, sequences: 1, context, _words: words }))
 }
 
-/// So many token ids by chance, for measuring.
-pub fn some_ids(model: &Model, n: usize) -> Vec<u32> {
+/// Token ids by chance, for measuring: those from one number to another.
+pub fn some_ids(model: &Model, range: std::ops::Range<usize>) -> Vec<u32> {
     let known = model.vocab_size().min(49_000) as u64;
     // A plain linear congruence: any ids do, as long as they are many.
-    (0..n as u64).map(|i| ((i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % known) as u32).collect()
+    range.map(|i| (((i as u64).wrapping_mul(6_364_136_223_846_793_005) >> 33) % known) as u32).collect()
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub fn run(path: &Path, tests: &[Test], threads: Option<NonZeroUsize>, as_json: 
         println!("{}.\n", ceilings::sentence(&limits));
     }
     let context = depth(tests);
-    let ids = some_ids(&model, context);
+    let ids = some_ids(&model, 0..context);
     let mut session = Session::new(&model, context)?;
     for &test in tests {
         let profile = watch(test, &model, &mut session, &ids)?;
