@@ -10,6 +10,8 @@ mod models;
 mod plans;
 #[path = "models/real.rs"]
 mod real;
+#[path = "models/serving.rs"]
+mod serving;
 #[path = "models/tae.rs"]
 mod tae;
 #[path = "models/tiny.rs"]

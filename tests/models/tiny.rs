@@ -24,11 +24,11 @@ const TINY: &[&str] = &[
     "mixtral",
 ];
 
-fn exact() -> Options {
+pub fn exact() -> Options {
     Options { threads: 2, precision: Precision::Exact, kv: DType::F32.into(), check: true, mapped: true }
 }
 
-fn open(name: &str, options: Options) -> Arc<Model> {
+pub fn open(name: &str, options: Options) -> Arc<Model> {
     let checkpoint = Checkpoint::open(&folder(&format!("tiny/{name}"))).unwrap();
     Arc::new(Model::new(Arc::new(checkpoint), options).unwrap_or_else(|e| panic!("{name}: {e}")))
 }
@@ -122,7 +122,10 @@ fn sequences_of_a_group_are_as_those_alone() {
             }
             group.clear();
         }
-        assert!(group.feed(1, &vec![ids[0]; ids.len() + 3]).is_err() && [0, 1, 2].map(|i| group.ids(i).len()) == [0; 3]);
+        assert!(
+            group.feed(1, &vec![ids[0]; ids.len() + 3]).is_err()
+                && [0, 1, 2].map(|i| group.ids(i).len()) == [0; 3]
+        );
     }
 }
 

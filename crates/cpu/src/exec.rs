@@ -331,6 +331,13 @@ impl Program {
         Some(&memory.arena.f32s()[at / 4..][..self.graph.node(id).shape.count()])
     }
 
+    /// The same, to be changed in place.
+    pub fn output_mut<'m>(&self, memory: &'m mut Memory, name: &str) -> Option<&'m mut [f32]> {
+        let id = self.graph.output(name)?;
+        let Place::Arena(at) = self.plan.places[id.index()] else { return None };
+        Some(&mut memory.arena.f32s_mut()[at / 4..][..self.graph.node(id).shape.count()])
+    }
+
     /// Gives weight `id` other numbers, in f32; panics when their count differs.
     pub fn replace(&mut self, id: WeightId, tensor: Tensor) {
         let old = &mut self.weights[id.0 as usize];

@@ -121,6 +121,7 @@ pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// Writes a function whose body is compiled portably and for AVX2, and chosen at run time; on 64-bit Arm it is compiled
 /// once, as all have NEON and FMA. Within the body `FMA` is a constant for [`fma`]. Loops over slices are left to the
 /// compiler's vectoriser.
+#[macro_export]
 macro_rules! for_each_isa {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$doc])*
@@ -143,7 +144,7 @@ macro_rules! for_each_isa {
         }
     };
 }
-pub(crate) use for_each_isa;
+pub use for_each_isa;
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ pub mod ceiling;
 pub mod exec;
 pub mod isa;
 pub mod kv;
-mod math;
+pub mod math;
 pub mod ops;
 pub mod packing;
 mod quant;

@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle, Thread};
 const SPINS: u32 = 4_000;
 const YIELDS: u32 = 50;
 
-/// Stack of a worker. Kernels keep their working memory in the plan's scratch, not on the stack.
-pub const STACK: usize = 512 << 10;
+/// Stack of a worker, taken up only as far as it is used. Kernels keep their working memory in the plan's scratch.
+pub const STACK: usize = 2 << 20;
 
 type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
 

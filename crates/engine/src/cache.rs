@@ -45,6 +45,32 @@ pub fn bytes(states: &[State], types: KvTypes, lines: usize, context: usize) -> 
     kv::bytes(states, types, |window| held(window, context)) * lines as u128
 }
 
+/// A cache for many sequences of different lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// of all sequences, those that are over as well
+    pub tokens: usize,
+    /// sequences at a time
+    pub streams: usize,
+    /// tokens of one
+    pub context: usize,
+}
+
+impl Size {
+    /// Pages of layers with `window`: those that all sequences look back to, and of those that are over as many as keep
+    /// half of them at hand.
+    fn pages(&self, window: Option<usize>) -> usize {
+        let all = self.tokens.max(self.context).div_ceil(PAGE);
+        let seen = |w| held(Some(w), self.context).saturating_mul(self.streams).saturating_add(all / 2);
+        window.map_or(all, |w| seen(w).min(all).max(held(Some(w), self.context)))
+    }
+
+    /// Bytes of all pages; those that were never written take no memory.
+    pub fn bytes(&self, states: &[State], types: KvTypes) -> u128 {
+        kv::bytes(states, types, |window| self.pages(window))
+    }
+}
+
 impl Cache {
     /// A cache with so many pages for layers of each window. Memory is taken as they are first written.
     pub fn new(model: &Model, pages: impl Fn(Option<usize>) -> usize) -> Result<Cache> {
@@ -69,6 +95,11 @@ impl Cache {
             Error::Room { bytes, .. } => Error::Room { context, bytes },
             e => e,
         })
+    }
+
+    /// A cache of `size`.
+    pub fn of_size(model: &Model, size: Size) -> Result<Cache> {
+        Cache::new(model, |window| size.pages(window))
     }
 
     /// Opens a sequence that begins with as much of `ids` as is at hand; [`Cache::ids`] tells how much.
@@ -131,7 +162,10 @@ impl Cache {
         (0..pools).for_each(|pool| self.tree.hold(node, pool));
         let copies: Vec<u32> = (0..pools).map_while(|pool| self.tree.take(pool)).collect();
         if copies.len() == pools {
-            copies.iter().enumerate().for_each(|(pool, &to)| self.kv.copy(pool, self.tree.page(node, pool), to));
+            copies
+                .iter()
+                .enumerate()
+                .for_each(|(pool, &to)| self.kv.copy(pool, self.tree.page(node, pool), to));
         }
         (0..pools).for_each(|pool| self.tree.release(node, pool));
         self.tree.leave(node);
@@ -192,7 +226,8 @@ impl Cache {
     }
 
     /// Tells the tree of pages that are whole by now, and lets go of those that windows have moved past.
-    fn settle(&mut self, line: usize) {
+    /// Runs do so first; sooner, other sequences can begin with them.
+    pub fn settle(&mut self, line: usize) {
         let Cache { tree, lines, .. } = self;
         let line = lines[line].as_mut().expect("an open sequence");
         let pools = tree.pools();
@@ -261,7 +296,12 @@ impl Cache {
         let mut start = 0;
         let mut seqs = Vec::with_capacity(parts.len());
         for (p, pages) in parts.iter().zip(&pages) {
-            seqs.push(Seq { start, len: p.ids.len(), pos: self.lines[p.line].as_ref().map_or(0, |l| l.ids.len()), pages });
+            seqs.push(Seq {
+                start,
+                len: p.ids.len(),
+                pos: self.lines[p.line].as_ref().map_or(0, |l| l.ids.len()),
+                pages,
+            });
             start += p.ids.len();
         }
         let given: Vec<i32> = parts.iter().flat_map(|p| p.ids).map(|&id| id as i32).collect();
@@ -277,6 +317,11 @@ impl Cache {
     /// The logits `(R, V)` of the last run, which was that of `program`.
     pub fn logits(&self, program: &Program) -> &[f32] {
         program.output(&self.memory, "logits").expect("a language model has logits")
+    }
+
+    /// The same, to be changed in place.
+    pub fn logits_mut(&mut self, program: &Program) -> &mut [f32] {
+        program.output_mut(&mut self.memory, "logits").expect("a language model has logits")
     }
 
     /// Tokens that pages which are free, or that no open sequence uses, have room for.

@@ -2,7 +2,7 @@
 //!
 //! The engine speaks token ids; text, stopping words and measures are the caller's.
 
-mod cache;
+pub mod cache;
 mod cost;
 mod error;
 mod group;
@@ -12,10 +12,12 @@ mod outline;
 mod pages;
 pub mod rates;
 pub mod sample;
+mod scheduler;
 mod session;
 mod tree;
 pub mod tune;
 
+pub use cache::Cache;
 pub use cost::{Cost, cost, work};
 pub use error::{Error, Result};
 pub use group::Group;
@@ -27,4 +29,5 @@ pub use model::{CHUNK, Model, Options};
 pub use outline::{Footprint, Outline, Residency, Room, is_known, layer_of};
 pub use rates::{AttendRate, LinearRate, Rates, Speeds};
 pub use sample::{Sampler, Sampling};
+pub use scheduler::{Event, Limits, Out, Request, Rule, Scheduler, Tally, Token};
 pub use session::{Generate, Session, Stop};

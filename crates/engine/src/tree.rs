@@ -101,7 +101,9 @@ impl Tree {
         loop {
             let rest = &ids[found.path.len() * PAGE..];
             let alike = |&n: &NodeId| (common(&self.nodes[n].ids, rest), n);
-            let Some((n, next)) = self.nodes[at].children.iter().map(alike).max_by_key(|c| c.0) else { break };
+            let Some((n, next)) = self.nodes[at].children.iter().map(alike).max_by_key(|c| c.0) else {
+                break;
+            };
             if n < PAGE {
                 found.part = (n > 0).then_some((next, n));
                 break;
@@ -239,7 +241,10 @@ impl Tree {
         self.clock += 1;
         let children = &self.nodes[parent].children;
         let (begun, known) = (
-            children.iter().copied().find(|&c| ids.len() > self.nodes[c].ids.len() && ids.starts_with(&self.nodes[c].ids)),
+            children
+                .iter()
+                .copied()
+                .find(|&c| ids.len() > self.nodes[c].ids.len() && ids.starts_with(&self.nodes[c].ids)),
             children.iter().copied().find(|&c| self.nodes[c].ids.starts_with(ids)),
         );
         if let Some(begun) = begun {

@@ -153,7 +153,7 @@ impl Loaded {
         let start = Instant::now();
         let mut report = Report { prompt_tokens: ids.len(), load_ms: self.load_ms, ..Report::default() };
         let mut sampler = Sampler::new(self.how.sampling);
-        ids.iter().for_each(|&id| sampler.accept(id));
+        sampler.prompt(ids);
 
         let wait = terminal::delayed("reading the prompt");
         let read = self.session.prompt(ids, |done, all| {

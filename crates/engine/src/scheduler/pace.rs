@@ -1,0 +1,118 @@
+//! How long steps take, as measured: how much of a prompt is read in one, and when a guess pays.
+
+use crate::CHUNK;
+use std::time::Duration;
+
+/// A step that reads while others wait for their next token lasts about so long.
+const SHORT: f64 = 0.05;
+
+/// One that nobody waits for: a client that leaves is noticed between steps.
+const LONG: f64 = 0.25;
+
+/// The least that is read in a step: fewer tokens make bad use of the kernels.
+const LEAST: usize = 16;
+
+/// How much older steps count less with each new one.
+const FADE: f64 = 0.98;
+
+/// What is known before anything was measured: what a token more costs, of a step of one.
+const MORE: f64 = 0.1;
+
+/// Sums over steps without reading, of (tokens, seconds), for a line through them; and the speed of reading.
+#[derive(Default)]
+pub struct Pace {
+    n: f64,
+    x: f64,
+    xx: f64,
+    y: f64,
+    xy: f64,
+    /// seconds a token when reading
+    reading: Option<f64>,
+}
+
+impl Pace {
+    /// Hears that a step of `tokens` took so long, `read` of them read from prompts.
+    pub fn ran(&mut self, tokens: usize, read: usize, took: Duration) {
+        let (x, y) = (tokens as f64, took.as_secs_f64());
+        if read >= LEAST {
+            let speed = (y - self.base()).max(y / 4.0) / x;
+            let old = self.reading.unwrap_or(speed);
+            self.reading = Some(old + 0.3 * (speed - old));
+        } else if read == 0 {
+            for sum in [&mut self.n, &mut self.x, &mut self.xx, &mut self.y, &mut self.xy] {
+                *sum *= FADE;
+            }
+            self.n += 1.0;
+            self.x += x;
+            self.xx += x * x;
+            self.y += y;
+            self.xy += x * y;
+        }
+    }
+
+    /// Seconds that each token of a step takes.
+    fn slope(&self) -> f64 {
+        let (x, y) = (self.x / self.n, self.y / self.n);
+        let spread = self.xx / self.n - x * x;
+        // Steps that were all of about one size tell nothing.
+        let guess = y * MORE / (1.0 + MORE * (x - 1.0));
+        if spread < 0.5 { guess } else { ((self.xy / self.n - x * y) / spread).clamp(guess / 10.0, y / x) }
+    }
+
+    /// Seconds of a step beside its tokens.
+    fn base(&self) -> f64 {
+        if self.n < 1.0 { 0.0 } else { ((self.y - self.slope() * self.x) / self.n).max(0.0) }
+    }
+
+    /// The probability from which on a guess pays, in a step of `speakers` tokens: it costs time, in which others would
+    /// come as well.
+    pub fn worth(&self, speakers: usize) -> f64 {
+        if self.n < 1.0 {
+            return MORE;
+        }
+        let n = speakers.max(1) as f64;
+        let slope = self.slope();
+        slope * n / (self.base() + slope * n).max(f64::MIN_POSITIVE)
+    }
+
+    /// How many tokens of prompts to read in a step.
+    pub fn reading(&self, others_wait: bool) -> usize {
+        let Some(each) = self.reading else { return CHUNK / 4 };
+        let time = if others_wait { (SHORT - self.base()).max(SHORT / 4.0) } else { LONG };
+        let tokens = (time / each.max(1e-9)) as usize;
+        let least = if others_wait { LEAST } else { CHUNK / 4 };
+        // Whole tiles, and few different graphs.
+        (tokens / 16 * 16).clamp(least, CHUNK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guesses_pay_where_weights_are_what_takes_time() {
+        let mut pace = Pace::default();
+        for i in 0..50 {
+            let n = 1 + i % 4;
+            pace.ran(n, 0, Duration::from_secs_f64(0.020 + 0.001 * n as f64));
+        }
+        assert!((pace.worth(1) - 1.0 / 21.0).abs() < 0.01, "{}", pace.worth(1));
+        assert!(pace.worth(64) > 0.7);
+        assert!((pace.base() - 0.020).abs() < 0.001);
+    }
+
+    #[test]
+    fn steps_stay_short_while_others_wait() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.reading(true), 128);
+        for _ in 0..30 {
+            pace.ran(128, 128, Duration::from_millis(128));
+        }
+        assert_eq!((pace.reading(true), pace.reading(false)), (48, 240));
+        for _ in 0..30 {
+            pace.ran(128, 128, Duration::from_secs(4));
+        }
+        assert_eq!((pace.reading(true), pace.reading(false)), (16, 128));
+    }
+}

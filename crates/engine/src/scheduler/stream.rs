@@ -1,0 +1,168 @@
+//! One answer in the making.
+
+use super::draft::Draft;
+use crate::sample::logprobs;
+use crate::{Error, Result, Sampler, Stop};
+use std::sync::Arc;
+
+/// What an answer is asked for with.
+pub struct Request {
+    /// the prompt
+    pub ids: Vec<u32>,
+    /// tokens at most
+    pub most: usize,
+    /// tokens that end it
+    pub ends: Arc<[u32]>,
+    /// how tokens are chosen
+    pub sampler: Sampler,
+    /// how many of the likeliest tokens to tell with each, and its own probability; nothing of it where `None`
+    pub logprobs: Option<usize>,
+    /// what its tokens must keep to
+    pub rule: Option<Box<dyn Rule>>,
+    /// who hears of it
+    pub out: Box<dyn Out>,
+}
+
+/// What may come next: a grammar, mostly.
+pub trait Rule: Send {
+    /// Makes -∞ of the logits `(V)` of what may not come next.
+    fn restrict(&mut self, logits: &mut [f32]) -> Result<(), String>;
+    /// Hears which token came.
+    fn accept(&mut self, id: u32) -> Result<(), String>;
+    /// Tokens that must come next, which need not be computed then; they are not accepted yet.
+    fn forced(&mut self) -> Vec<u32>;
+    /// Whether nothing may come.
+    fn ended(&mut self) -> bool;
+}
+
+/// Who hears of an answer.
+pub trait Out: Send {
+    /// Tells what happened.
+    fn tell(&mut self, event: Event);
+    /// Whether anybody listens still: else the answer ends.
+    fn listens(&self) -> bool;
+}
+
+/// What happened to an answer.
+#[derive(Debug)]
+pub enum Event {
+    /// the prompt is read: so many tokens, of which so many were at hand
+    Read {
+        /// tokens of the prompt
+        tokens: usize,
+        /// those that were in the cache
+        cached: usize,
+    },
+    /// a token came
+    Token(Token),
+    /// it ended
+    Done(Stop),
+    /// it failed
+    Failed(Error),
+}
+
+/// A token of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// which
+    pub id: u32,
+    /// the natural logarithm of its probability, where asked for
+    pub logprob: f32,
+    /// the likeliest tokens with theirs, where asked for
+    pub top: Vec<(u32, f32)>,
+}
+
+/// An answer in the making.
+pub(super) struct Stream {
+    pub request: Request,
+    /// prompt and answer
+    pub ids: Vec<u32>,
+    /// tokens of the prompt that were at hand
+    pub cached: Option<usize>,
+    /// where its keys and values are, while it has any
+    pub line: Option<usize>,
+    /// the order of arrival
+    pub age: u64,
+    pub draft: Draft,
+    /// tokens it may hold
+    pub context: usize,
+    /// how it ended; it is let go of then
+    pub end: Option<Result<Stop>>,
+}
+
+impl Stream {
+    pub fn new(request: Request, age: u64, context: usize) -> Stream {
+        let (ids, draft) = (request.ids.clone(), Draft::default());
+        let mut stream = Stream { request, ids, cached: None, line: None, age, draft, context, end: None };
+        stream.request.sampler.prompt(&stream.ids);
+        stream
+    }
+
+    /// Tokens of the answer.
+    pub fn said(&self) -> usize {
+        self.ids.len() - self.request.ids.len()
+    }
+
+    /// Chooses tokens by `rows` of logits, `(R, V)`: the first comes next, and each further one if what came is what was
+    /// drafted. Returns how many of `drafted` came.
+    pub fn hear(&mut self, rows: &mut [f32], drafted: &[u32]) -> usize {
+        let vocab = rows.len() / (drafted.len() + 1);
+        for (i, row) in rows.chunks_exact_mut(vocab).enumerate() {
+            let raw = self.request.logprobs.map(|n| (n, row.to_vec()));
+            if let Some(rule) = &mut self.request.rule
+                && let Err(why) = rule.restrict(row)
+            {
+                self.end = Some(Err(Error::Ask(why)));
+                return i;
+            }
+            let id = self.request.sampler.sample(row);
+            if self.request.ends.contains(&id) {
+                self.end = Some(Ok(Stop::End));
+                return i;
+            }
+            let (logprob, top) = raw.map_or((0.0, Vec::new()), |(n, raw)| logprobs(&raw, id, n));
+            let as_drafted = drafted.get(i) == Some(&id);
+            self.say(Token { id, logprob, top });
+            if self.end.is_none() && self.force() {
+                return i + usize::from(as_drafted);
+            }
+            if self.end.is_some() || !as_drafted {
+                return i + usize::from(as_drafted);
+            }
+        }
+        unreachable!("the last row has no draft")
+    }
+
+    /// Takes a token into the answer.
+    fn say(&mut self, token: Token) {
+        let id = token.id;
+        self.ids.push(id);
+        self.request.sampler.accept(id);
+        self.request.out.tell(Event::Token(token));
+        if let Some(rule) = &mut self.request.rule {
+            match rule.accept(id) {
+                Err(why) => return self.end = Some(Err(Error::Ask(why))),
+                Ok(()) if rule.ended() => return self.end = Some(Ok(Stop::End)),
+                Ok(()) => {}
+            }
+        }
+        if self.said() >= self.request.most {
+            self.end = Some(Ok(Stop::Length));
+        } else if self.ids.len() > self.context {
+            self.end = Some(Ok(Stop::Context));
+        }
+    }
+
+    /// Says what the rule leaves no choice of. Returns whether there was any.
+    fn force(&mut self) -> bool {
+        // Where probabilities are asked for, they are computed.
+        let (Some(rule), None) = (&mut self.request.rule, self.request.logprobs) else { return false };
+        let forced = rule.forced();
+        for &id in &forced {
+            if self.end.is_none() {
+                self.say(Token { id, logprob: 0.0, top: Vec::new() });
+            }
+        }
+        !forced.is_empty()
+    }
+}

@@ -1,0 +1,259 @@
+//! Many answers at a time are those that come one by one, whatever they share and whoever has to wait.
+
+use crate::tiny::{exact, open};
+use hob_engine::cache::{Cache, Size};
+use hob_engine::{
+    Event, Limits, Model, Options, Out, Request, Rule, Sampler, Sampling, Scheduler, Session, Stop,
+};
+use std::sync::{Arc, Mutex};
+
+/// What a client heard.
+#[derive(Default)]
+struct Heard {
+    ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    read: Option<(usize, usize)>,
+    end: Option<Result<Stop, String>>,
+    gone: bool,
+}
+
+#[derive(Clone, Default)]
+struct Client(Arc<Mutex<Heard>>);
+
+impl Out for Client {
+    fn tell(&mut self, event: Event) {
+        let mut heard = self.0.lock().unwrap();
+        assert!(heard.end.is_none(), "nothing comes after the end");
+        match event {
+            Event::Read { tokens, cached } => assert!(heard.read.replace((tokens, cached)).is_none()),
+            Event::Token(token) => {
+                heard.ids.push(token.id);
+                heard.logprobs.push(token.logprob);
+            }
+            Event::Done(stop) => heard.end = Some(Ok(stop)),
+            Event::Failed(e) => heard.end = Some(Err(e.to_string())),
+        }
+    }
+
+    fn listens(&self) -> bool {
+        !self.0.lock().unwrap().gone
+    }
+}
+
+fn request(ids: &[u32], most: usize, client: &Client) -> Request {
+    Request {
+        ids: ids.to_vec(),
+        most,
+        ends: Arc::new([]),
+        sampler: Sampler::new(Sampling::greedy()),
+        logprobs: None,
+        rule: None,
+        out: Box::new(client.clone()),
+    }
+}
+
+fn alone(model: &Arc<Model>, ids: &[u32], most: usize) -> Vec<u32> {
+    let mut session = Session::new(model, ids.len() + most).unwrap();
+    session.prompt(ids, |_, _| true).unwrap();
+    let mut sampler = Sampler::new(Sampling::greedy());
+    session.generate(&mut sampler, most, &[]).map(|id| id.unwrap()).collect()
+}
+
+fn scheduler(model: &Arc<Model>, tokens: usize, streams: usize, context: usize) -> Scheduler {
+    let cache = Cache::of_size(model, Size { tokens, streams, context }).unwrap();
+    Scheduler::new(model, cache, Limits { streams, context, guess: true })
+}
+
+/// Numbers by chance.
+fn chance(seed: &mut u64, below: usize) -> usize {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    (*seed >> 33) as usize % below
+}
+
+#[test]
+fn many_at_a_time_are_as_each_alone() {
+    for name in ["llama", "mistral", "gemma3"] {
+        let model = open(name, Options { check: false, ..exact() });
+        let vocab = model.vocab_size();
+        let mut seed = 7;
+        // Prompts that begin alike: each goes on from a place in one before it.
+        let mut prompts: Vec<Vec<u32>> = vec![(0..200).map(|_| chance(&mut seed, vocab) as u32).collect()];
+        for _ in 0..24 {
+            let from = &prompts[chance(&mut seed, prompts.len())];
+            let mut next = from[..1 + chance(&mut seed, from.len())].to_vec();
+            let more = 1 + chance(&mut seed, 150);
+            next.extend((0..more).map(|_| chance(&mut seed, vocab) as u32));
+            next.truncate(390);
+            next.extend_from_within(next.len().saturating_sub(30)..); // said twice: a guess that the model may share
+            prompts.push(next);
+        }
+        // Room for two of the longest, while seven are under way.
+        let context = 512;
+        let mut scheduler = scheduler(&model, 2 * context, 7, context);
+        let all = scheduler.cache().room();
+        let mut clients = Vec::new();
+        for (i, ids) in prompts.iter().enumerate() {
+            let client = Client::default();
+            scheduler.add(request(ids, 20 + i % 40, &client));
+            clients.push(client);
+            for _ in 0..chance(&mut seed, 4) {
+                scheduler.step();
+            }
+        }
+        while scheduler.step() {}
+        for (i, (ids, client)) in prompts.iter().zip(&clients).enumerate() {
+            let heard = client.0.lock().unwrap();
+            let right = alone(&model, ids, 20 + i % 40);
+            assert_eq!(heard.end, Some(Ok(Stop::Length)), "{name}, prompt {i}");
+            assert_eq!(heard.ids, right, "{name}, prompt {i} of {} tokens", ids.len());
+            assert_eq!(heard.read.unwrap().0, ids.len());
+        }
+        let tally = scheduler.tally();
+        assert!(tally.cached > 0 && tally.guessed.0 > 0, "{name}: {tally:?}");
+        // A window gives pages back in time.
+        assert!(tally.interrupted > 0 || name == "mistral", "{name}: {tally:?}");
+        assert_eq!(scheduler.cache().room(), all, "{name}: all pages are given back");
+        assert_eq!(scheduler.streams(), (0, 0));
+        // The next turn of a conversation reads what is new, and what became of the model's words is at hand as well.
+        let (last, said) = (prompts.last().unwrap(), clients.last().unwrap().0.lock().unwrap().ids.clone());
+        let turn = [&last[..], &said[..], &[1, 2, 3]].concat();
+        let client = Client::default();
+        scheduler.add(request(&turn, 2, &client));
+        while scheduler.step() {}
+        let (tokens, cached) = client.0.lock().unwrap().read.unwrap();
+        assert_eq!(
+            (tokens, cached),
+            (turn.len(), turn.len() - 4),
+            "{name}: all but the last word and three new ones"
+        );
+        // A model that is loaded again finds what it left.
+        let mut again =
+            Scheduler::new(&model, scheduler.into_cache(), Limits { streams: 2, context, guess: false });
+        let client = Client::default();
+        again.add(request(&turn, 2, &client));
+        while again.step() {}
+        assert_eq!(client.0.lock().unwrap().read.unwrap().1, turn.len() - 1);
+    }
+}
+
+/// What several ask at once is read once.
+#[test]
+fn what_begins_alike_is_read_once() {
+    let model = open("llama", Options { check: false, ..exact() });
+    let mut scheduler = scheduler(&model, 4096, 8, 512);
+    let common: Vec<u32> = (0..300).map(|i| (i * 7 % 90) as u32).collect();
+    let clients: Vec<Client> = (0..6).map(|_| Client::default()).collect();
+    for (i, client) in clients.iter().enumerate() {
+        scheduler.add(request(&[&common[..], &[i as u32, 5]].concat(), 3, client));
+    }
+    while scheduler.step() {}
+    let read: Vec<_> = clients.iter().map(|c| c.0.lock().unwrap().read.unwrap()).collect();
+    assert_eq!(read[0], (302, 0));
+    assert!(read[1..].iter().all(|r| *r == (302, 256)), "{read:?}");
+}
+
+#[test]
+fn who_leaves_frees_the_place_and_who_asks_too_much_is_told() {
+    let model = open("llama", Options { check: false, ..exact() });
+    let mut scheduler = scheduler(&model, 256, 2, 64);
+    let room = scheduler.cache().room();
+    let clients: Vec<Client> = (0..4).map(|_| Client::default()).collect();
+    for client in &clients {
+        scheduler.add(request(&[1, 2, 3], 1000, client));
+    }
+    (0..5).for_each(|_| assert!(scheduler.step()));
+    assert_eq!(scheduler.streams(), (2, 2));
+    clients[0].0.lock().unwrap().gone = true;
+    clients[3].0.lock().unwrap().gone = true;
+    scheduler.step();
+    assert_eq!(scheduler.streams(), (2, 0));
+    while scheduler.step() {}
+    let end = |i: usize| clients[i].0.lock().unwrap().end.clone();
+    assert_eq!((end(0), end(3)), (None, None));
+    // As long as the context: 64 tokens are in it, and one more came of them.
+    assert_eq!((end(1), end(2)), (Some(Ok(Stop::Context)), Some(Ok(Stop::Context))));
+    assert_eq!(clients[1].0.lock().unwrap().ids.len(), 62);
+    assert_eq!(scheduler.cache().room(), room);
+    for (ids, says) in
+        [(&[][..], "empty"), (&[96][..], "token id 96"), (&[1; 65][..], "1 more than the context of 64")]
+    {
+        let client = Client::default();
+        scheduler.add(request(ids, 1, &client));
+        let end = client.0.lock().unwrap().end.clone();
+        assert!(matches!(&end, Some(Err(e)) if e.contains(says)), "{end:?}");
+    }
+    assert!(!scheduler.step());
+}
+
+/// A short prompt does not wait for a long one before it, nor a long one for ever.
+#[test]
+fn none_starves() {
+    let model = open("llama", Options { check: false, ..exact() });
+    let mut scheduler = scheduler(&model, 32_768, 8, 8192);
+    let long = Client::default();
+    scheduler.add(request(&vec![3; 8000], 4, &long));
+    scheduler.step();
+    let mut steps = 0;
+    while long.0.lock().unwrap().read.is_none() {
+        let short = Client::default();
+        scheduler.add(request(&[5 + steps % 50, 6, 7], 2, &short));
+        for _ in 0..3 {
+            scheduler.step();
+        }
+        assert!(short.0.lock().unwrap().end.is_some(), "a short one is done in the meantime");
+        steps += 1;
+        assert!(steps < 200, "the long one is read at last");
+    }
+}
+
+/// Odd tokens only, and then the end; after 5 comes 7 and 9 without a choice.
+struct Odd(Vec<u32>);
+
+impl Rule for Odd {
+    fn restrict(&mut self, logits: &mut [f32]) -> Result<(), String> {
+        logits.iter_mut().step_by(2).for_each(|l| *l = f32::NEG_INFINITY);
+        if self.0.len() == 6 {
+            logits
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, l)| *l = if i == 5 { 1.0 } else { f32::NEG_INFINITY });
+        }
+        Ok(())
+    }
+    fn accept(&mut self, id: u32) -> Result<(), String> {
+        assert!(id % 2 == 1);
+        self.0.push(id);
+        Ok(())
+    }
+    fn forced(&mut self) -> Vec<u32> {
+        if self.0.last() == Some(&5) { vec![7, 9] } else { Vec::new() }
+    }
+    fn ended(&mut self) -> bool {
+        self.0.ends_with(&[5, 7, 9])
+    }
+}
+
+#[test]
+fn rules_are_kept_and_probabilities_told() {
+    let model = open("llama", Options { check: false, ..exact() });
+    let mut scheduler = scheduler(&model, 4096, 8, 512);
+    let clients: Vec<Client> = (0..3).map(|_| Client::default()).collect();
+    for (i, client) in clients.iter().enumerate() {
+        let mut request = request(&[1, 2, 3, 1, 2, 3, 1, 2], 100, client);
+        request.sampler = Sampler::new(Sampling { temperature: 1.0, seed: i as u64, ..Sampling::default() });
+        request.rule = Some(Box::new(Odd(Vec::new())));
+        scheduler.add(request);
+    }
+    while scheduler.step() {}
+    for client in &clients {
+        let heard = client.0.lock().unwrap();
+        assert_eq!(heard.end, Some(Ok(Stop::End)));
+        assert!(heard.ids.ends_with(&[5, 7, 9]) && heard.ids.iter().all(|id| id % 2 == 1), "{:?}", heard.ids);
+    }
+    let client = Client::default();
+    let mut with = request(&[1, 2, 3], 5, &client);
+    with.logprobs = Some(2);
+    scheduler.add(with);
+    while scheduler.step() {}
+    assert!(client.0.lock().unwrap().logprobs.iter().all(|p| *p < 0.0 && *p > -10.0));
+}
