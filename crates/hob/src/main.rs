@@ -16,6 +16,7 @@ mod near;
 mod net;
 mod places;
 mod room;
+mod serve;
 mod store;
 mod terminal;
 mod wheel;
@@ -51,6 +52,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
     }
     match cli.command {
         Command::Run(args) => commands::run::run(args, global),
+        Command::Serve(args) => commands::serve::run(args, global),
         Command::List(args) => commands::list::run(args, global),
         Command::Show(args) => commands::show::run(args, global),
         Command::Pull(args) => commands::pull::run(args, global),
