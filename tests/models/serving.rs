@@ -25,6 +25,7 @@ impl Out for Client {
         let mut heard = self.0.lock().unwrap();
         assert!(heard.end.is_none(), "nothing comes after the end");
         match event {
+            Event::Begun => assert!(heard.read.is_none()),
             Event::Read { tokens, cached } => assert!(heard.read.replace((tokens, cached)).is_none()),
             Event::Token(token) => {
                 heard.ids.push(token.id);

@@ -12,7 +12,7 @@ mod outline;
 mod pages;
 pub mod rates;
 pub mod sample;
-mod scheduler;
+pub mod scheduler;
 mod session;
 mod tree;
 pub mod tune;

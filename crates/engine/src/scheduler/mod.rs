@@ -33,6 +33,9 @@ pub struct Limits {
     pub guess: bool,
 }
 
+/// Rows of logits in a step at most, or one for each stream where those are more: as many take memory.
+const ROWS: usize = 64;
+
 /// Answers under way and waiting, over one model.
 pub struct Scheduler {
     model: Arc<Model>,
@@ -97,6 +100,11 @@ impl Scheduler {
     /// What was done since the beginning.
     pub fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Rows of logits in a step at most.
+    pub fn rows(streams: usize) -> usize {
+        ROWS.max(streams)
     }
 
     /// The cache.
@@ -181,7 +189,7 @@ impl Scheduler {
         let speaks = |s: &Stream| s.said() > 0 && s.line.is_some();
         let speakers = self.running.iter().filter(|s| speaks(s)).count();
         let reading = speakers < self.running.len();
-        let share = CHUNK / speakers.max(1);
+        let guesses = (ROWS / speakers.max(1)).saturating_sub(1);
         let worth = self.pace.worth(speakers);
         let mut i = 0;
         while i < self.running.len() {
@@ -194,7 +202,7 @@ impl Scheduler {
             let tokens = unread.min(left);
             let room = (s.request.most - s.said() - 1).min(s.context - s.ids.len());
             let alone = !reading && self.limits.guess && tokens == unread;
-            let most = if alone { room.min(share.saturating_sub(tokens)) } else { 0 };
+            let most = if alone { room.min(guesses).min(left - tokens) } else { 0 };
             let drafted = s.draft.guess(&s.ids, worth, most);
             if self.room_for(i, line, tokens + drafted.len()) {
                 left -= tokens + drafted.len();
@@ -253,6 +261,7 @@ impl Scheduler {
                     let cached = self.cache.ids(line).len();
                     self.tally.cached += cached as u64;
                     s.cached = Some(cached);
+                    s.request.out.tell(Event::Begun);
                 }
                 s.line = Some(line);
             }

@@ -45,6 +45,9 @@ pub struct ServeArgs {
     /// Unload a model that was not used for so long: 5m, 1h, 0, or -1 for never
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = Keep::parse, allow_hyphen_values = true)]
     pub keep_alive: Keep,
+    /// Memory for the keys and values of conversations, for each model [default: an eighth of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = crate::room::parse)]
+    pub cache: Option<u64>,
     /// What every request must show as Authorization: Bearer TEXT; beyond this machine one is made up and printed if
     /// none is given (also HOB_TOKEN)
     #[arg(long, value_name = "TEXT")]
@@ -88,6 +91,7 @@ pub fn run(args: ServeArgs, _: &Global) -> Result<()> {
         load: Load { sampling, ..args.loading.load() },
         limits: Limits { parallel: args.parallel.into(), queue: args.queue.into() },
         keep: args.keep_alive,
+        cache: args.cache,
         token: token(args.token.or_else(|| std::env::var("HOB_TOKEN").ok().filter(|t| !t.is_empty())), ip)?,
         hosts: args.allow_host,
         origins: args.allow_origin,

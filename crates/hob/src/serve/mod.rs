@@ -63,6 +63,8 @@ pub struct Config {
     pub limits: Limits,
     /// how long models stay
     pub keep: Keep,
+    /// bytes of keys and values of each
+    pub cache: Option<u64>,
     /// what a request must show
     pub token: Option<String>,
     /// further names that the Host header may have
@@ -195,7 +197,8 @@ async fn serve(config: Config) -> Result<()> {
     let catch = Catch::new();
     let metrics = Arc::new(Metrics::default());
     let sampling = config.load.sampling;
-    let policy = Policy { load: config.load, limits: config.limits, keep: config.keep };
+    let policy =
+        Policy { load: config.load, limits: config.limits, keep: config.keep, cache: config.cache };
     let manager = Arc::new(Manager::new(policy, metrics.clone()));
     for (name, path) in config.models {
         let loading = manager.pin(Known::at(name, path));

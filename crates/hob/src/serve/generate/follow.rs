@@ -82,7 +82,7 @@ pub async fn follow(
                 });
                 send.extend(started.map(Event::Started));
             }
-            Some(worker::Event::Token { id, logprob, top }) => {
+            Some(worker::Event::Token(hob_engine::Token { id, logprob, top })) => {
                 together.tally.token();
                 generated += 1;
                 let finish = text.push(id, logprob, top, &mut send);

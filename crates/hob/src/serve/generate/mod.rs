@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::manager::Lease;
 use super::refusal::{Kind, Refusal, Result};
 use super::tally::Tally;
-use super::worker::{Constraint, Job, MOST_TOP};
+use super::worker::{Job, MOST_TOP, Rule};
 
 /// Events that wait for a client before its answer waits for it.
 const AHEAD: usize = 256;
@@ -401,17 +401,15 @@ fn job(lease: &Lease, request: &Request, ids: Vec<u32>, sampling: Sampling) -> R
         ids,
         most: request.most,
         sampling,
-        presence: request.knobs.presence,
-        frequency: request.knobs.frequency,
         bias: request.bias.clone(),
         logprobs: request.logprobs.map(|n| n.min(MOST_TOP)),
-        constraint: constraint(lease, request)?,
+        rule: rule(lease, request)?,
         ends: lease.opened.words.tokenizer.eos_ids().to_vec(),
     })
 }
 
 /// The place of grammars: which tokens keep the answer in the form that the request asks for.
-fn constraint(_lease: &Lease, request: &Request) -> Result<Option<Box<dyn Constraint>>> {
+fn rule(_lease: &Lease, request: &Request) -> Result<Option<Box<dyn Rule>>> {
     match request.format {
         Format::Text => Ok(None),
         Format::Json | Format::Schema(_) => Err(Refusal::field(
@@ -430,6 +428,8 @@ fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
         min_p: knobs.min_p.unwrap_or(defaults.min_p),
         repeat_penalty: knobs.repeat_penalty.unwrap_or(defaults.repeat_penalty),
         repeat_last_n: knobs.repeat_last_n.unwrap_or(defaults.repeat_last_n),
+        presence_penalty: knobs.presence,
+        frequency_penalty: knobs.frequency,
         seed: seed.wrapping_add(choice as u64),
     }
 }
