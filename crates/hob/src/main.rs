@@ -3,6 +3,7 @@
 mod catalogue;
 mod chat;
 mod commands;
+mod config;
 mod details;
 mod error;
 mod file;
@@ -23,7 +24,7 @@ mod wheel;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use commands::{Cli, Command};
 use hob_engine::isa;
@@ -31,7 +32,13 @@ use hob_engine::isa;
 fn main() -> ExitCode {
     install_panic_hook();
     default_sigpipe();
-    let cli = Cli::parse();
+    let cli = match read() {
+        Ok(cli) => cli,
+        Err(e) => {
+            eprintln!("hob: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
     terminal::set_color(cli.global.no_color);
     interrupt::install();
     match std::panic::catch_unwind(|| dispatch(cli)) {
@@ -42,6 +49,16 @@ fn main() -> ExitCode {
         }
         Err(_) => ExitCode::FAILURE, // the hook has said it
     }
+}
+
+/// The command line, over what the config file says. A mistake in that must not keep anybody from looking at it.
+fn read() -> error::Result<Cli> {
+    let mut command = match std::env::args().nth(1).as_deref() {
+        Some("config") => Cli::command(),
+        _ => config::apply(Cli::command())?,
+    };
+    let matches = command.get_matches_mut();
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command).exit())
 }
 
 fn dispatch(cli: Cli) -> error::Result<()> {
@@ -61,6 +78,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
         Command::Fit(args) => commands::fit::run(args, global),
         Command::Doctor(args) => commands::doctor::run(args, global),
         Command::Debug(args) => commands::debug::run(args, global),
+        Command::Config(args) => commands::config::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

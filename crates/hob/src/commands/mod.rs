@@ -3,6 +3,7 @@
 pub mod bench;
 mod ceilings;
 pub mod completions;
+pub mod config;
 pub mod debug;
 pub mod doctor;
 pub mod fit;
@@ -80,6 +81,8 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Look at tokens, logits, graphs and plans
     Debug(debug::DebugArgs),
+    /// Show or edit the config file, or list every option that may stand in it
+    Config(config::ConfigArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }

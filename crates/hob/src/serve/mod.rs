@@ -197,8 +197,7 @@ async fn serve(config: Config) -> Result<()> {
     let catch = Catch::new();
     let metrics = Arc::new(Metrics::default());
     let sampling = config.load.sampling;
-    let policy =
-        Policy { load: config.load, limits: config.limits, keep: config.keep, cache: config.cache };
+    let policy = Policy { load: config.load, limits: config.limits, keep: config.keep, cache: config.cache };
     let manager = Arc::new(Manager::new(policy, metrics.clone()));
     for (name, path) in config.models {
         let loading = manager.pin(Known::at(name, path));

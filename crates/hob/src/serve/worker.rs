@@ -235,7 +235,8 @@ impl Bench {
             // While there is something to do, nothing is waited for.
             let busy = self.scheduler.streams() != (0, 0);
             let idle = !busy && self.settled;
-            let next = if idle { queue.recv().map_err(|_| TryRecvError::Disconnected) } else { queue.try_recv() };
+            let next =
+                if idle { queue.recv().map_err(|_| TryRecvError::Disconnected) } else { queue.try_recv() };
             match next {
                 Ok(request) => {
                     self.scheduler.add(request);
