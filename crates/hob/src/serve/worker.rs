@@ -140,8 +140,7 @@ impl Worker {
             rule: job.rule,
             out: Box::new(ear),
         };
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send(request));
-        if !matches!(sent, Some(Ok(()))) {
+        if self.jobs.as_ref().is_none_or(|jobs| jobs.send(request).is_err()) {
             let _ = tell
                 .send(Event::Failed(Error::Ask("the model's thread has ended; restart the server".into())));
         }
