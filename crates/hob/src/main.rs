@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod chat;
+mod client;
 mod commands;
 mod config;
 mod details;
@@ -70,6 +71,8 @@ fn dispatch(cli: Cli) -> error::Result<()> {
     match cli.command {
         Command::Run(args) => commands::run::run(args, global),
         Command::Serve(args) => commands::serve::run(args, global),
+        Command::Ps(args) => commands::ps::run(args),
+        Command::Stop(args) => commands::stop::run(args),
         Command::List(args) => commands::list::run(args, global),
         Command::Show(args) => commands::show::run(args, global),
         Command::Pull(args) => commands::pull::run(args, global),

@@ -171,12 +171,6 @@ impl Loaded {
         })
     }
 
-    /// Continues `text` as it stands.
-    pub fn continue_text(&mut self, text: &str, emit: &mut Emit) -> Result<Report> {
-        let ids = self.words.tokenizer.encode_with_bos(text, true);
-        self.generate(&ids, emit)
-    }
-
     fn generate(&mut self, ids: &[u32], emit: &mut Emit) -> Result<Report> {
         let start = Instant::now();
         let mut report = Report { prompt_tokens: ids.len(), load_ms: self.load_ms, ..Report::default() };
@@ -190,6 +184,7 @@ impl Loaded {
         })?;
         drop(wait);
         self.longest = self.longest.max(read);
+        report.cached_tokens = ids.len().saturating_sub(read);
         report.prompt_tps = read as f64 / start.elapsed().as_secs_f64();
 
         let most = self.how.max_tokens.unwrap_or(usize::MAX);
@@ -236,8 +231,8 @@ impl Loaded {
             Some(r) => Budget { weights: r.budget.weights, ..budget },
             None => budget,
         };
-        report.planned_bytes = budget.total() as u64;
-        report.peak_bytes = memory::peak().unwrap_or(0) as u64;
+        report.planned_bytes = Some(budget.total() as u64);
+        report.peak_bytes = Some(memory::peak().unwrap_or(0) as u64);
         Ok(report)
     }
 }
@@ -246,6 +241,11 @@ impl Loaded {
 pub type Emit<'a> = dyn FnMut(&str) -> ControlFlow<()> + 'a;
 
 impl Answer for Loaded {
+    fn continue_text(&mut self, text: &str, emit: &mut Emit) -> Result<Report> {
+        let ids = self.words.tokenizer.encode_with_bos(text, true);
+        self.generate(&ids, emit)
+    }
+
     fn idle(&mut self) {
         let model = self.model.clone();
         // Where no thread can be had, the next answer does it bit by bit.

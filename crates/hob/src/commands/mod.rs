@@ -10,11 +10,13 @@ pub mod fit;
 mod how;
 pub mod list;
 mod profile;
+pub mod ps;
 pub mod pull;
 pub mod rm;
 pub mod run;
 pub mod serve;
 pub mod show;
+pub mod stop;
 
 use std::num::NonZeroUsize;
 
@@ -63,6 +65,10 @@ pub enum Command {
     Run(run::RunArgs),
     /// Serve models to other programs over HTTP
     Serve(serve::ServeArgs),
+    /// List the models that the server has loaded
+    Ps(ps::PsArgs),
+    /// End the server, or unload one of its models
+    Stop(stop::StopArgs),
     /// List the models on this machine
     #[command(visible_alias = "ls")]
     List(list::ListArgs),

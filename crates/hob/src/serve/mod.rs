@@ -4,6 +4,7 @@
 //! it; [`manager`] loads models; [`worker`] runs them. Dependencies point that way only.
 
 mod asked;
+mod control;
 mod fields;
 mod generate;
 mod guard;
@@ -13,7 +14,7 @@ mod metrics;
 mod openai;
 mod openapi;
 mod refusal;
-mod state;
+pub mod state;
 mod tally;
 mod worker;
 
@@ -89,6 +90,8 @@ pub struct App {
     pub max_body: usize,
     /// answers of `/v1/responses` that may be gone on with
     pub responses: openai::Kept,
+    /// tells the server to end
+    pub stop: tokio::sync::Notify,
     guard: Guard,
 }
 
@@ -109,6 +112,7 @@ fn refuse(_path: &str, refusal: &Refusal) -> Response {
 fn router(app: &Arc<App>) -> Router {
     Router::new()
         .merge(openai::routes())
+        .merge(control::routes())
         .route("/health", get(async || axum::Json(serde_json::json!({"status": "ok"}))))
         .route("/metrics", get(page))
         .route("/openapi.json", get(async || axum::Json(openapi::description())))
@@ -207,7 +211,15 @@ async fn serve(config: Config) -> Result<()> {
     let (bound, hosts, origins) = (address.ip(), config.hosts, config.origins);
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
     let (max_body, responses) = (config.max_body, openai::Kept::default());
-    let app = Arc::new(App { manager: manager.clone(), metrics, sampling, max_body, responses, guard });
+    let app = Arc::new(App {
+        manager: manager.clone(),
+        metrics,
+        sampling,
+        max_body,
+        responses,
+        stop: tokio::sync::Notify::new(),
+        guard,
+    });
 
     let running =
         state::Running { pid: std::process::id(), address: reachable(address), token: config.token };
@@ -235,8 +247,10 @@ async fn serve(config: Config) -> Result<()> {
     let serving = tokio::spawn(serving.into_future());
     println!("hob serves at http://{address}");
     let housekeeping = tokio::spawn(keep_house(manager));
-    told_to_end(&catch).await;
-    terminal::note("ending; Ctrl-C again ends at once");
+    tokio::select! {
+        () = told_to_end(&catch) => terminal::note("ending; Ctrl-C again ends at once"),
+        () = app.stop.notified() => terminal::note("ending, as hob stop asked"),
+    }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(GRACE, serving).await;
     housekeeping.abort();

@@ -59,7 +59,6 @@ impl Drop for Note {
 }
 
 /// The server that runs on this machine as this user, if one does.
-#[allow(dead_code)] // hob run, ps and stop are to ask it
 pub fn running() -> Option<Running> {
     read(&places::server().ok()?).filter(alive)
 }
