@@ -1,7 +1,6 @@
 //! `hob serve`: models answer other programs over HTTP.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use clap::Args;
 
@@ -9,7 +8,7 @@ use super::Global;
 use super::how::{Loading, Sampling};
 use crate::error::{Error, Result};
 use crate::model::Load;
-use crate::serve::{self, Config, Keep, Limits};
+use crate::serve::{self, Config, Keep, Known, Limits};
 use crate::store::{self, Wanted};
 use crate::{file, naming, terminal};
 
@@ -102,12 +101,12 @@ pub fn run(args: ServeArgs, _: &Global) -> Result<()> {
 }
 
 /// A model for the start: as `hob run` finds it, but nothing is fetched.
-fn find(text: &str) -> Result<(String, PathBuf)> {
+fn find(text: &str) -> Result<Known> {
     match store::resolve(text, &store::discover())? {
-        Wanted::Here(model) => Ok((model.name, model.path)),
+        Wanted::Here(model) => Ok(Known::of(&model)),
         Wanted::Path(path) => {
             let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-            Ok((naming::stem(&name).to_string(), path))
+            Ok(Known::at(naming::stem(&name).to_string(), path))
         }
         Wanted::Catalogue(_) | Wanted::Hub(_) => {
             let name = terminal::clean(text);

@@ -66,7 +66,11 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
             let mut messages = said.clone();
             // What the model says is read as a client would send it back; it is well-formed.
             let _ = input::add(writer.output(), &mut messages);
-            app.responses.put(Entry { response: writer.response(), input: given.clone(), messages });
+            app.responses.put(Entry {
+                response: writer.response(),
+                input: given.iter().cloned().map(input::shown).collect(),
+                messages,
+            });
         }
     };
     if streamed {
