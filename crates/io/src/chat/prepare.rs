@@ -108,7 +108,7 @@ impl Habits {
         let objects = shown(&object);
         let calls = objects || shown(&text);
         let arguments = if objects { &object } else { &text };
-        let with = |ids: &[&str], thought| called(&["probe_one"], ids, arguments, thought);
+        let with = |ids: &[&str], thought: Option<&str>| called(&["probe_one"], ids, arguments, thought);
         let shows = |key: &&str| with(&IDS, Some(key)).is_some_and(|t| t.contains("probe_thought"));
         Habits {
             tools: render(&[user()], Some(&tools)).is_ok_and(|t| t.contains("probe_two")),
@@ -340,6 +340,7 @@ fn one_by_one(messages: Vec<Message>) -> Vec<Message> {
         let calls: Vec<Value> = calls_of(&mut message).map(|call| call.take()).collect();
         if calls.is_empty() {
             out.push(message);
+            continue;
         }
         for call in calls {
             let mut one = message.clone();
