@@ -45,8 +45,13 @@ pub(super) struct Habits {
     nine: bool,
     /// It refuses two messages of one role.
     alternate: bool,
-    /// What it calls thoughts that come with a call.
+    /// What it calls thoughts that come with a call; empty if they are to stand in the content.
     thought: Option<&'static str>,
+}
+
+/// A thought within a content, as templates know it that cut it out themselves.
+fn inline(thought: &str, content: &str) -> String {
+    format!("<think>\n{thought}\n</think>\n\n{content}")
 }
 
 /// What clients and templates call thoughts.
@@ -87,7 +92,9 @@ impl Habits {
             });
             let mut assistant = Message::new("assistant", "");
             assistant.extra.insert("tool_calls".into(), calls.collect());
-            if let Some(key) = thought {
+            if thought == Some("") {
+                assistant.content = inline("probe_thought", "");
+            } else if let Some(key) = thought {
                 assistant.extra.insert(key.into(), "probe_thought".into());
             }
             let results = names.iter().zip(ids).map(|(name, id)| {
@@ -110,6 +117,7 @@ impl Habits {
         let arguments = if objects { &object } else { &text };
         let with = |ids: &[&str], thought: Option<&str>| called(&["probe_one"], ids, arguments, thought);
         let shows = |key: &&str| with(&IDS, Some(key)).is_some_and(|t| t.contains("probe_thought"));
+        let cuts = chat.source.as_ref().is_some_and(|source| source.contains("</think>"));
         Habits {
             tools: render(&[user()], Some(&tools)).is_ok_and(|t| t.contains("probe_two")),
             calls,
@@ -124,7 +132,7 @@ impl Habits {
                 }),
             nine: calls && (with(&["x"], None).is_none() || with(&["call_0123456789abcdef"], None).is_none()),
             alternate: matches!(render(&[user(), user()], None), Err(Failure::Raised(_))),
-            thought: THOUGHTS.into_iter().find(|key| shows(&key)),
+            thought: THOUGHTS.into_iter().chain(cuts.then_some("")).find(|key| shows(&key)),
         }
     }
 }
@@ -299,7 +307,10 @@ fn shape(mut message: Message, habits: &Habits, out: &mut Vec<Message>) {
         if key == "thinking" && called && !message.content.is_empty() {
             thought = format!("{thought}\n\n{}", std::mem::take(&mut message.content));
         }
-        message.extra.insert(key.into(), thought.into());
+        match key {
+            "" => message.content = inline(&thought, &message.content),
+            key => drop(message.extra.insert(key.into(), thought.into())),
+        }
     }
     out.push(message);
 }
