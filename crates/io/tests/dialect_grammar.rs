@@ -149,6 +149,27 @@ fn grammars_admit_calls_and_nothing_else() {
             &["[get_weather()]", "[find(deep=1)]"],
         ),
         (
+            "<|tool_call_start|>",
+            &["<|tool_call_start|>", "<|tool_call_end|>"],
+            &[("<|tool_call_start|>[get_weather(city=\"Paris\"), get_time()]<|tool_call_end|>", 2)],
+            &["[get_time()]"],
+        ),
+        (
+            "<TOOLCALL></TOOLCALL>",
+            &[],
+            &[(
+                "<TOOLCALL>[{\"name\": \"get_time\", \"arguments\": {}}, {\"name\": \"get_time\", \"arguments\": {}}]</TOOLCALL>",
+                2,
+            )],
+            &["<TOOLCALL>{"],
+        ),
+        (
+            "<|tool_call|>",
+            &["<|tool_call|>"],
+            &[("<|tool_call|>[{\"name\": \"get_time\", \"arguments\": {}}]", 1)],
+            &["[{"],
+        ),
+        (
             "[TOOL_CALLS]",
             &["[TOOL_CALLS]"],
             &[(

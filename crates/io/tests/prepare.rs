@@ -44,12 +44,18 @@ fn called() -> Value {
 fn templates_that_know_tools() {
     let (prepared, text) = prepare(&golden("qwen3"), &called(), Some(&tools()));
     assert_eq!((prepared.note, prepared.dialect.family), (None, Family::Hermes));
-    let want = "<|im_start|>assistant\n<think>\nTwo cities.\n</think>\n\n<tool_call>\n{\"name\": \"get_weather\", \
+    let want = "<|im_start|>assistant\n\n<tool_call>\n{\"name\": \"get_weather\", \
                 \"arguments\": {\"city\": \"Paris\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"get_weather\", \
                 \"arguments\": {\"city\": \"Rome\"}}\n</tool_call><|im_end|>\n<|im_start|>user\n\
                 <tool_response>rain</tool_response><tool_response>sun</tool_response><|im_end|>\n";
     assert!(text.contains(want), "{text}");
     assert!(text.contains("Tells the weather.") && text.contains("Paris?\nRome?"), "{text}");
+
+    // A template that cuts thoughts out of contents itself.
+    let cuts = "{{ tools | tojson if tools }}{% for m in messages %}{{ m.content.split('</think>')[0] }}|\
+                {{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}";
+    let (_, text) = prepare(cuts, &called(), Some(&tools()));
+    assert!(text.contains("|<think>\nTwo cities.\n|[{\"id\": \"call_a\""), "{text}");
 
     let (prepared, text) = prepare(&golden("llama3"), &called(), Some(&tools()));
     assert_eq!(prepared.dialect.family, Family::Llama);

@@ -115,7 +115,7 @@ impl Tools {
     /// The value of an argument that was written without quotes: text if the schema says so, else JSON if it can be.
     fn value(&self, tool: &str, key: &str, text: &str) -> Value {
         let schema = self.0.iter().find(|t| t.name == tool).and_then(|t| t.parameter(key));
-        if schema.is_some_and(|schema| only_text(schema)) {
+        if schema.is_some_and(only_text) {
             return text.into();
         }
         let mut literal = literal::Literal::new(text, false);
@@ -144,7 +144,7 @@ pub enum Family {
     Glm,
     /// `{"name": …, "parameters": …}`, perhaps after `<|python_tag|>`: Llama 3.
     Llama,
-    /// `[name(key=value)]`: Llama 4.
+    /// `[name(key=value)]`, perhaps between markers: Llama 4, LFM2.
     Pythonic,
     /// `[TOOL_CALLS] [{"name": …, "arguments": …, "id": …}]`: Mistral until 2024.
     Mistral,
@@ -185,8 +185,9 @@ impl Family {
     fn tags(self) -> &'static [Tag] {
         match self {
             Family::Hermes | Family::Qwen3Coder | Family::Glm | Family::Generic => HERMES,
-            Family::Llama | Family::Pythonic => {
-                &[("<|python_tag|>", ""), ("<|python_start|>", "<|python_end|>"), TOOL_CALL]
+            Family::Llama => &[("<|python_tag|>", ""), TOOL_CALL],
+            Family::Pythonic => {
+                &[("<|python_start|>", "<|python_end|>"), ("<|tool_call_start|>", "<|tool_call_end|>")]
             }
             Family::Mistral | Family::MistralArgs => &[("[TOOL_CALLS]", ""), TOOL_CALL],
             Family::Gemma => &[TOOL_CALL, ("<function_call>", "</function_call>")],
@@ -285,12 +286,16 @@ impl Dialect {
             THOUGHTS.into_iter().find(|(begin, end)| has(begin.trim_end()) || has(end))
         };
         let known = by(&|marker| source.contains(marker)).or_else(|| by(&token));
-        let tag = family.tags().iter().find(|(open, _)| source.contains(open)).or(family.tags().first());
+        let tags = family.tags();
+        let tag = tags.iter().find(|(open, _)| source.contains(open) || token(open)).or(tags.first());
+        // Granite begins calls with a marker and ends them with the turn.
+        let closes = |close: &str| !source.contains("<|tool_call|>") || source.contains(close);
+        let tag = tag.map(|&(open, close)| (open, if closes(close) { close } else { "" }));
         let mut dialect = Dialect {
             family,
             thought: known.unwrap_or(THOUGHTS[0]),
             thinks: known.is_some() || family == Family::Harmony,
-            tag: tag.copied().unwrap_or_default(),
+            tag: tag.unwrap_or_default(),
             control: Vec::new(),
         };
         let control = |marker: &&'static str| {
@@ -361,7 +366,9 @@ fn by_template(source: &str) -> Option<Family> {
         _ if has("<arg_key>") => Family::Glm,
         _ if has("<function=") && has("<parameter=") => Family::Qwen3Coder,
         _ if HERMES.iter().any(|(open, _)| has(open)) => Family::Hermes,
-        _ if has("<|python_start|>") || has("<|header_start|>") => Family::Pythonic,
+        _ if has("<|tool_call_start|>") || has("<|python_start|>") || has("<|header_start|>") => {
+            Family::Pythonic
+        }
         _ if has("<|python_tag|>") || has("<|start_header_id|>") => Family::Llama,
         _ if has("<start_of_turn>") => Family::Gemma,
         _ => return None,
@@ -380,6 +387,7 @@ fn by_tokens(has: &dyn Fn(&str) -> bool) -> Option<Family> {
         ("[TOOL_CALLS]", Family::Mistral),
         ("<arg_key>", Family::Glm),
         ("<tool_call>", Family::Hermes),
+        ("<|tool_call_start|>", Family::Pythonic),
         ("<|python_start|>", Family::Pythonic),
         ("<|python_tag|>", Family::Llama),
         ("<start_of_turn>", Family::Gemma),

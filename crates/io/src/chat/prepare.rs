@@ -116,23 +116,23 @@ impl Habits {
         let calls = objects || shown(&text);
         let arguments = if objects { &object } else { &text };
         let with = |ids: &[&str], thought: Option<&str>| called(&["probe_one"], ids, arguments, thought);
-        let shows = |key: &&str| with(&IDS, Some(key)).is_some_and(|t| t.contains("probe_thought"));
+        let shows = |key: &&'static str| with(&IDS, Some(*key)).is_some_and(|t| t.contains("probe_thought"));
+        // A second call stands before the first result, which may name its tool too.
+        let seconds = |text: Option<String>| {
+            text.map_or(0, |t| {
+                t.split("probe_result").next().unwrap_or_default().matches("probe_two").count()
+            })
+        };
         let cuts = chat.source.as_ref().is_some_and(|source| source.contains("</think>"));
         Habits {
             tools: render(&[user()], Some(&tools)).is_ok_and(|t| t.contains("probe_two")),
             calls,
             objects,
-            several: called(&["probe_one", "probe_two"], &IDS, arguments, None)
-                // The results may name their tools too: the second call stands before the first result.
-                .is_some_and(|t| {
-                    t.split("probe_result").next().is_some_and(|t| {
-                        t.matches("probe_two").count()
-                            > one(arguments).map_or(0, |t| t.matches("probe_two").count())
-                    })
-                }),
+            several: seconds(called(&["probe_one", "probe_two"], &IDS, arguments, None))
+                > seconds(one(arguments)),
             nine: calls && (with(&["x"], None).is_none() || with(&["call_0123456789abcdef"], None).is_none()),
             alternate: matches!(render(&[user(), user()], None), Err(Failure::Raised(_))),
-            thought: THOUGHTS.into_iter().chain(cuts.then_some("")).find(|key| shows(&key)),
+            thought: THOUGHTS.into_iter().chain(cuts.then_some("")).find(shows),
         }
     }
 }

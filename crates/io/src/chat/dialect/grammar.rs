@@ -76,6 +76,11 @@ impl Lark<'_> {
         let (open, close) =
             (self.mark(open), if close.is_empty() { String::new() } else { self.mark(close) });
         match self.dialect.family {
+            // Nemotron, Granite and Phi-4 have one list between the markers.
+            Family::Hermes if matches!(self.dialect.tag.0, "<TOOLCALL>" | "<|tool_call|>") => {
+                let call = self.object(tools, "name", "arguments");
+                format!(r#"{open} "[" {} "]" {close}"#, several(&call, r#"", ""#))
+            }
             Family::Hermes => {
                 let call = self.object(tools, "name", "arguments");
                 let call = self.rule("", &format!(r#"{open} "\n" {call} "\n" {close}"#));
@@ -162,7 +167,12 @@ impl Lark<'_> {
                     });
                     format!("{} {list} \")\"", quote(&format!("{}(", tool.name)))
                 });
-                format!(r#""[" {} "]""#, several(&call, r#"", ""#))
+                let list = format!(r#""[" {} "]""#, several(&call, r#"", ""#));
+                // LFM2 always writes its markers, Llama 4 seldom does.
+                match self.dialect.tag.0 {
+                    "<|tool_call_start|>" => format!("{open} {list} {close}"),
+                    _ => list,
+                }
             }
             Family::FunctionGemma | Family::Gemma4 => {
                 let gemma4 = self.dialect.family == Family::Gemma4;

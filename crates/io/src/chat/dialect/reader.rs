@@ -23,7 +23,7 @@ pub struct Reader {
 
 #[derive(Debug)]
 enum Machine {
-    Tags(Tags),
+    Tags(Box<Tags>),
     Harmony(Harmony),
 }
 
@@ -34,7 +34,7 @@ impl Reader {
         let tools = Tools(tools.to_vec());
         let machine = match dialect.family {
             Family::Harmony => Machine::Harmony(Harmony::new(tools, prompt_end)),
-            _ => Machine::Tags(Tags::new(dialect, tools, prompt_end)),
+            _ => Machine::Tags(Box::new(Tags::new(dialect, tools, prompt_end))),
         };
         Reader { machine, held: String::new(), at: 0 }
     }
@@ -134,7 +134,7 @@ enum Hit {
     None,
     Thought,
     Mark(usize),
-    Block(Block),
+    Block(Box<Block>),
 }
 
 /// How calls without a marker begin.
@@ -275,7 +275,7 @@ impl Tags {
             }
             let offered = !self.tools.0.is_empty();
             if let Some((open, close)) = self.tags.iter().filter(|_| offered).find(|(open, _)| begins(open)) {
-                return (at, Hit::Block(Block::tagged(at + open.len(), close, self.tags)));
+                return (at, Hit::Block(Box::new(Block::tagged(at + open.len(), close, self.tags))));
             }
             // A bracket alone may become a marker.
             if maybe && !end {
@@ -283,7 +283,7 @@ impl Tags {
             }
             if self.bare && self.begins_line(&text[..at]) {
                 match Tri::any(BARE.map(|open| Tri::begins(rest, open))) {
-                    Tri::Yes => return (at, Hit::Block(Block::bare(at, self.tags))),
+                    Tri::Yes => return (at, Hit::Block(Box::new(Block::bare(at, self.tags)))),
                     Tri::Maybe if !end => return (at, Hit::None),
                     _ => {}
                 }
