@@ -168,6 +168,12 @@ impl Tokenizer {
         Decoder::new(self, true)
     }
 
+    /// [`Tokenizer::decoder`], with these few control tokens written out: those that a reader of the text has to see
+    /// ([`crate::chat::Dialect::spelled_ids`]).
+    pub fn decoder_with(&self, spelled: &[u32]) -> Decoder<'_> {
+        Decoder::new(self, false).spelling(spelled)
+    }
+
     /// The bytes a token stands for, perhaps a part of a character; of a control token its name (`<|im_end|>`).
     /// `None` beyond the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
