@@ -37,7 +37,8 @@ pub fn rows() -> Vec<Row> {
     let rows: Value = serde_json::from_str(include_str!("../schemas.json")).unwrap();
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_string();
     let rows = rows.as_array().unwrap().iter();
-    rows.map(|r| Row { name: text(r, "name"), prompt: text(r, "prompt"), schema: r["schema"].clone() }).collect()
+    rows.map(|r| Row { name: text(r, "name"), prompt: text(r, "prompt"), schema: r["schema"].clone() })
+        .collect()
 }
 
 /// What is wrong with an answer, if anything: it must be JSON, and valid with formats asserted.
@@ -46,7 +47,8 @@ pub fn invalid(schema: &Value, answer: &str) -> Option<String> {
         Ok(value) => value,
         Err(e) => return Some(format!("no JSON: {e}")),
     };
-    let validator = jsonschema::options().should_validate_formats(true).build(schema).expect("a right schema");
+    let validator =
+        jsonschema::options().should_validate_formats(true).build(schema).expect("a right schema");
     let mut errors = validator.iter_errors(&value).map(|e| format!("{} at {}", e, e.instance_path()));
     errors.next()
 }
