@@ -27,7 +27,8 @@ pub(crate) fn matcher(vocabulary: &Vocabulary, form: &Form) -> Result<(Matcher, 
         n => Err(Error::form(format!("the {what} has {n} bytes; the most is {TEXT}"))),
     };
     let what = match form {
-        Form::JsonObject | Form::JsonSchema(_) => "JSON schema",
+        Form::JsonObject => "JSON schema",
+        Form::JsonSchema(schema) => schema::measure(schema).map(|()| "JSON schema")?,
         Form::Lark(text) => fits(text, "grammar").map(|()| "grammar")?,
         Form::Regex(text) => fits(text, "regular expression").map(|()| "regular expression")?,
     };

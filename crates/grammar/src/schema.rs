@@ -19,10 +19,31 @@ use serde_json::{Map, Value, json};
 const DEPTH: usize = 100;
 /// Schemas in all at most; each is walked once where it stands and once where references lead to it.
 const NODES: usize = 20_000;
+/// Values of JSON in all at most.
+const VALUES: usize = 200_000;
 /// Blanks between tokens of JSON, as llama.cpp's grammars have them: bounded, or small models write them for ever.
 const BLANKS: &str = r" |\n{1,2}[ \t]{0,20}";
 
 type Object = Map<String, Value>;
+
+/// Whether the schema is small enough to be copied and walked by recursion.
+pub(crate) fn measure(schema: &Value) -> Result<()> {
+    let (mut left, mut values) = (vec![(schema, 0)], 0);
+    while let Some((value, depth)) = left.pop() {
+        values += 1;
+        if values > VALUES || depth > 4 * DEPTH {
+            return Err(Error::form(
+                "the JSON schema is too large or nested too deeply; ask for a simpler one",
+            ));
+        }
+        match value {
+            Value::Array(some) => left.extend(some.iter().map(|v| (v, depth + 1))),
+            Value::Object(some) => left.extend(some.values().map(|v| (v, depth + 1))),
+            _ => {}
+        }
+    }
+    Ok(())
+}
 
 /// # Errors
 /// What cannot be followed, with its keyword and place.
@@ -186,6 +207,7 @@ impl<'s> Walk<'s> {
         for key in KEPT.iter().filter(|k| of.contains_key(**k)) {
             out.insert((*key).into(), of[*key].clone());
         }
+        bounded(&mut out, place, open)?;
         if let Some(pattern) = of.get("pattern") {
             check_pattern(pattern, "pattern", place)?;
         }
@@ -353,6 +375,24 @@ impl<'s> Walk<'s> {
         }
         out.insert("additionalProperties".into(), json!(false));
         Ok(())
+    }
+}
+
+/// Holds numbers within what llguidance counts with: 64 bits for bounds, 32 for products of divisors.
+fn bounded(out: &mut Object, place: &str, open: bool) -> Result<()> {
+    const MOST: f64 = 1e18;
+    for (key, sign) in [("minimum", -1.0), ("exclusiveMinimum", -1.0), ("maximum", 1.0), ("exclusiveMaximum", 1.0)] {
+        match number(out, key) {
+            Some(n) if n * sign > MOST => drop(out.insert(key.into(), json!(MOST * sign))),
+            Some(n) if n * sign < -MOST => return Err(wrong(key, place, "is beyond 1e18")),
+            _ => {}
+        }
+    }
+    match number(out, "multipleOf") {
+        Some(n) if open && (n.fract() != 0.0 || !(1.0..=1000.0).contains(&n)) => {
+            Err(wrong("multipleOf", place, "is supported beside other schemas for whole numbers up to 1000"))
+        }
+        _ => Ok(()),
     }
 }
 

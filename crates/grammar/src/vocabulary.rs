@@ -21,6 +21,10 @@ pub(crate) struct Inner {
     pub digits: [SimpleVob; 3],
     /// tokens that open a list or an object
     pub opening: SimpleVob,
+    /// tokens that begin with a blank; with a comma; with a quote and a blank behind it
+    pub begin_blank: SimpleVob,
+    pub begin_comma: SimpleVob,
+    pub quote_blank: SimpleVob,
     /// tokens of nothing but spaces, tabs and line ends
     pub blank: SimpleVob,
     pub ends: SimpleVob,
@@ -62,6 +66,9 @@ impl Vocabulary {
         let digits = [1, 2, 3].map(|n| set(&|s| s.len() >= n && s[..n].iter().all(u8::is_ascii_digit)));
         let opening = set(&|s| s.contains(&b'[') || s.contains(&b'{'));
         let blank = set(&|s| !s.is_empty() && is_blank(s));
+        let begin_blank = set(&|s| !s.is_empty() && is_blank(&s[..1]));
+        let begin_comma = set(&|s| s.first() == Some(&b','));
+        let quote_blank = set(&|s| s.len() > 1 && s[0] == b'"' && is_blank(&s[1..2]));
         let ends = trie.eos_token_set();
         let env: TokEnv = Arc::new(Env { tokenizer: tokenizer.clone(), trie });
         let caps = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
@@ -69,7 +76,18 @@ impl Vocabulary {
             ParserFactory::new(&env, caps, slices).map_err(|e| Error::form(words(&e.to_string())))?;
         factory.quiet();
         factory.limits_mut().verbose_errors = false;
-        Ok(Vocabulary(Arc::new(Inner { factory, tokenizer, text, digits, opening, blank, ends })))
+        Ok(Vocabulary(Arc::new(Inner {
+            factory,
+            tokenizer,
+            text,
+            digits,
+            opening,
+            begin_blank,
+            begin_comma,
+            quote_blank,
+            blank,
+            ends,
+        })))
     }
 
     /// Number of tokens, which is the model's number of logits.
