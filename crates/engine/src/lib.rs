@@ -4,6 +4,7 @@
 
 mod cache;
 mod cost;
+pub mod embed;
 mod error;
 mod group;
 pub mod memory;
@@ -16,6 +17,7 @@ mod session;
 pub mod tune;
 
 pub use cost::{Cost, cost, work};
+pub use embed::{Embedder, Pooling, Reranker};
 pub use error::{Error, Result};
 pub use group::Group;
 pub use hob_cpu::ceiling::in_int8;

@@ -5,6 +5,7 @@ mod ceilings;
 pub mod completions;
 pub mod debug;
 pub mod doctor;
+pub mod embed;
 pub mod fit;
 pub mod list;
 mod profile;
@@ -67,6 +68,8 @@ pub enum Command {
     Rm(rm::RmArgs),
     /// Tell whether a model can be run here, or on another machine, and how fast
     Fit(fit::FitArgs),
+    /// Make vectors of texts, or tell how near they are
+    Embed(embed::EmbedArgs),
     /// Measure speed
     Bench(bench::BenchArgs),
     /// Measure this machine, and say what Hob will use of it
