@@ -177,7 +177,9 @@ fn what_cannot_be_is_said() {
     assert_eq!(Reranker::new(&tiny("roberta-rank")).unwrap().most(), 78);
     let e = hob_engine::Session::new(&model, 8).err().unwrap().to_string();
     assert!(e.contains("is an encoder, which makes vectors of texts"), "{e}");
-    assert!(Reranker::new(&tiny("llama")).err().unwrap().to_string().contains("no encoder with a classifier"));
+    assert!(
+        Reranker::new(&tiny("llama")).err().unwrap().to_string().contains("no encoder with a classifier")
+    );
 }
 
 /// What a language model says of the last token leads to its logits.
@@ -217,7 +219,10 @@ fn real_minilm_vectors() {
     let facts = facts("embeddings/minilm");
     let texts: Vec<&str> = facts["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
     let ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode_text(text)).collect();
-    assert_eq!(ids.iter().map(|ids| ids.len() as u32).collect::<Vec<_>>(), crate::golden::ids(&facts["tokens"]));
+    assert_eq!(
+        ids.iter().map(|ids| ids.len() as u32).collect::<Vec<_>>(),
+        crate::golden::ids(&facts["tokens"])
+    );
     let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     let golden = Arrays::open("embeddings/minilm", "golden").get("vectors");
     for precision in [Precision::Exact, Precision::Fast] {

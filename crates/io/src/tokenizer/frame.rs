@@ -28,6 +28,9 @@ pub(super) struct Frame {
 
 use Part::{First, Second, Token};
 
+/// Parts of a frame at most: a file that asks for more would only cost memory.
+const MOST: usize = 64;
+
 impl Frame {
     /// BERT's: `[CLS] A [SEP] B [SEP]`, of which the second text and what follows are of type 1.
     pub fn bert(cls: u32, sep: u32) -> Frame {
@@ -74,7 +77,7 @@ impl Frame {
                             }
                         }
                     }
-                    Some(parts)
+                    (parts.len() <= MOST).then_some(parts)
                 };
                 Some(Frame { single: template("single")?, pair: template("pair")? })
             }
