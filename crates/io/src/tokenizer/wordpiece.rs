@@ -275,7 +275,9 @@ pub(super) fn of_gguf(vocab: &Vocab, unknown: Option<u32>) -> Result<(WordPiece,
 
 /// Appends a token of a GGUF file as the vocabulary here has it, and tells its kind.
 pub(super) fn gguf_piece(text: &[u8], kind: Kind, typed: bool, out: &mut Vec<u8>) -> Kind {
-    match text.strip_prefix(super::spm::SPACE.as_bytes()).filter(|_| kind == Kind::Normal) {
+    // The mark alone is that character where a word goes on, as no word is empty.
+    let begins = |rest: &&[u8]| kind == Kind::Normal && !rest.is_empty();
+    match text.strip_prefix(super::spm::SPACE.as_bytes()).filter(begins) {
         Some(rest) => {
             out.push(b' ');
             out.extend_from_slice(rest);
