@@ -4,6 +4,7 @@
 
 pub mod cache;
 mod cost;
+pub mod embed;
 mod error;
 mod group;
 pub mod memory;
@@ -19,6 +20,7 @@ pub mod tune;
 
 pub use cache::Cache;
 pub use cost::{Cost, cost, work};
+pub use embed::{Embedder, Pooling, Reranker};
 pub use error::{Error, Result};
 pub use group::Group;
 pub use hob_cpu::ceiling::in_int8;

@@ -77,6 +77,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
         Command::Show(args) => commands::show::run(args, global),
         Command::Pull(args) => commands::pull::run(args, global),
         Command::Rm(args) => commands::rm::run(args, global),
+        Command::Embed(args) => commands::embed::run(args, global),
         Command::Bench(args) => commands::bench::run(args, global),
         Command::Fit(args) => commands::fit::run(args, global),
         Command::Doctor(args) => commands::doctor::run(args, global),

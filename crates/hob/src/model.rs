@@ -32,7 +32,8 @@ impl Words {
         let tokenizer = match checkpoint.gguf() {
             Some(gguf) => Tokenizer::from_gguf(gguf)?,
             None => {
-                let file = checkpoint.companion("tokenizer.json").ok_or_else(|| {
+                let file = ["tokenizer.json", "vocab.txt"].iter().find_map(|name| checkpoint.companion(name));
+                let file = file.ok_or_else(|| {
                     Error::new(format!(
                         "{} has no tokenizer.json beside its weights; fetch it too",
                         path.display()

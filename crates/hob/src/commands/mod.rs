@@ -6,6 +6,7 @@ pub mod completions;
 pub mod config;
 pub mod debug;
 pub mod doctor;
+pub mod embed;
 pub mod fit;
 mod how;
 pub mod list;
@@ -81,6 +82,8 @@ pub enum Command {
     Rm(rm::RmArgs),
     /// Tell whether a model can be run here, or on another machine, and how fast
     Fit(fit::FitArgs),
+    /// Make vectors of texts, or tell how near they are
+    Embed(embed::EmbedArgs),
     /// Measure speed
     Bench(bench::BenchArgs),
     /// Measure this machine, and say what Hob will use of it
