@@ -13,6 +13,7 @@ mod metrics;
 mod openai;
 mod openapi;
 mod refusal;
+mod sse;
 mod state;
 mod tally;
 mod worker;
