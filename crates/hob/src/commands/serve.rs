@@ -148,3 +148,20 @@ fn random() -> Result<String> {
     }
     Ok(file::hex(&bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_this_machine_there_is_a_token() {
+        let made = |ip: &str| token(None, ip.parse().unwrap()).unwrap();
+        for local in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(made(local), None);
+        }
+        let tokens: Vec<String> = ["0.0.0.0", "::", "10.0.0.7"].into_iter().filter_map(made).collect();
+        assert!(tokens.len() == 3 && tokens.iter().all(|t| t.len() == 32) && tokens[0] != tokens[1]);
+        assert_eq!(token(Some("mine".into()), IpAddr::from([10, 0, 0, 7])).unwrap(), Some("mine".into()));
+        assert!(token(Some("".into()), IpAddr::from([127, 0, 0, 1])).is_err());
+    }
+}

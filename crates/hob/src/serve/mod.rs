@@ -14,6 +14,7 @@ mod metrics;
 mod openai;
 mod openapi;
 mod refusal;
+mod sse;
 pub mod state;
 mod tally;
 mod worker;
