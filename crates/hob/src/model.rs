@@ -22,7 +22,7 @@ pub struct Words {
     /// The files.
     pub checkpoint: Arc<Checkpoint>,
     /// Text to ids and back.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
 }
 
 impl Words {
@@ -45,7 +45,7 @@ impl Words {
         if let Some(warning) = tokenizer.warning() {
             terminal::note(&format!("the tokenizer of {}: {warning}", path.display()));
         }
-        Ok(Words { checkpoint, tokenizer })
+        Ok(Words { checkpoint, tokenizer: Arc::new(tokenizer) })
     }
 }
 

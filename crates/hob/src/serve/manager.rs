@@ -3,11 +3,13 @@
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use hob_engine::cache::Size;
 use hob_engine::{CHUNK, Cache, Scheduler, memory};
+use hob_grammar::Vocabulary;
+use hob_io::chat::Dialect;
 
 use super::metrics::Metrics;
 use super::refusal::{Kind, Refusal, Result};
@@ -76,7 +78,13 @@ pub struct Ready {
     pub since: SystemTime,
     /// stays until the server ends
     pub pinned: bool,
+    /// how it writes calls and thoughts
+    pub dialect: Dialect,
     worker: Option<Worker>,
+    /// its tokens for grammars, made when the first is asked for
+    vocabulary: OnceLock<hob_grammar::Result<Vocabulary>>,
+    /// what was noted of it
+    noted: Mutex<Vec<String>>,
     users: AtomicUsize,
     used: Mutex<(Instant, Keep)>,
 }
@@ -85,6 +93,21 @@ impl Ready {
     /// Its thread.
     pub fn worker(&self) -> &Worker {
         self.worker.as_ref().expect("it is taken when the model is unloaded, which nobody uses then")
+    }
+
+    /// Its tokens for grammars. The first call takes a moment.
+    pub fn vocabulary(&self) -> hob_grammar::Result<&Vocabulary> {
+        let make = || Vocabulary::new(self.opened.words.tokenizer.clone(), self.opened.model.vocab_size());
+        self.vocabulary.get_or_init(make).as_ref().map_err(Clone::clone)
+    }
+
+    /// Tells what is to be noted of it, the first time.
+    pub fn once(&self, note: &str, tell: impl FnOnce()) {
+        let mut noted = lock(&self.noted);
+        if !noted.iter().any(|n| n == note) {
+            noted.push(note.into());
+            tell();
+        }
     }
 
     /// How long it stays without being used, and since when it is not.
@@ -327,6 +350,7 @@ impl Manager {
         };
         let worker = Worker::start(&opened.model, cache, context, self.policy.limits).map_err(no_room)?;
         let planned = self.planned(&opened, &room, size).unwrap_or(known.bytes);
+        let dialect = opened.chat.dialect(Some(&opened.words.tokenizer));
         self.metrics.loads.fetch_add(1, Ordering::Relaxed);
         terminal::note(&format!("{} is loaded ({} ms)", terminal::clean(name), start.elapsed().as_millis()));
         Ok(Ready {
@@ -337,7 +361,10 @@ impl Manager {
             size,
             since: SystemTime::now(),
             pinned,
+            dialect,
             worker: Some(worker),
+            vocabulary: OnceLock::new(),
+            noted: Mutex::default(),
             users: AtomicUsize::new(0),
             used: Mutex::new((Instant::now(), self.policy.keep)),
         })

@@ -4,6 +4,7 @@
 //! the answer gives the work up.
 
 mod follow;
+mod prompt;
 mod stop;
 
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use hob_engine::Sampling;
 use hob_io::chat;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
+
+pub use prompt::Ready;
 
 use super::manager::Lease;
 use super::refusal::{Kind, Refusal, Result};
@@ -140,6 +143,11 @@ pub struct Call {
     pub name: String,
     /// its arguments, JSON as text
     pub arguments: String,
+}
+
+/// An id for a call that has none of its own: nine letters and digits, as Mistral's templates want them, are enough.
+fn call_id() -> String {
+    format!("call_{:016x}", crate::commands::chance())
 }
 
 /// A piece of an answer.
@@ -311,40 +319,14 @@ impl Answer {
     }
 }
 
-/// Ids of the prompt, in the words of the model, without answering it.
+/// The prompt in the model's tokens, and what goes with it, without answering it.
 ///
 /// # Errors
-/// The template refuses the messages, or the prompt is empty or does not fit the context.
-pub async fn encode(lease: &Lease, request: &Request) -> Result<Vec<u32>> {
-    let (lease, prompt) = (lease.clone(), request.prompt.clone());
-    let tools = Some(Value::Array(request.tools.clone()));
-    let tools = tools.filter(|_| !request.tools.is_empty() && request.tool_choice != ToolChoice::None);
-    let extra = request.variables.clone();
-    // A template and a long text take their time.
-    let work = tokio::task::spawn_blocking(move || {
-        let tokenizer = &lease.opened.words.tokenizer;
-        let ids = match &prompt {
-            Prompt::Chat(messages) => {
-                let options =
-                    chat::Options { add_generation_prompt: true, tools, extra, ..Default::default() };
-                let encoded = lease.opened.chat.encode(tokenizer, messages, &options);
-                encoded.map_err(|refused| Refusal::field("messages", refused.to_string()))?.0
-            }
-            Prompt::Text(text) => tokenizer.encode_with_bos(text, true),
-            Prompt::Ids(ids) => ids.clone(),
-        };
-        let vocab = lease.opened.model.vocab_size();
-        if let Some(&id) = ids.iter().find(|id| **id as usize >= vocab) {
-            return Err(hob_engine::Error::Token { id, vocab }.into());
-        }
-        match ids.len() {
-            0 => Err(hob_engine::Error::Empty.into()),
-            tokens if tokens > lease.context => {
-                Err(hob_engine::Error::Context { tokens, context: lease.context }.into())
-            }
-            _ => Ok(ids),
-        }
-    });
+/// The template refuses the messages, the prompt is empty or does not fit the context, or the form asked for is none.
+pub async fn encode(lease: &Lease, request: &Request) -> Result<Ready> {
+    let (lease, request) = (lease.clone(), request.clone());
+    // A template, a long text and a grammar take their time.
+    let work = tokio::task::spawn_blocking(move || prompt::ready(&lease, &request));
     work.await.unwrap_or_else(|_| {
         Err(Refusal::failed("reading the prompt failed by a bug in Hob; please report it"))
     })
@@ -372,52 +354,42 @@ pub async fn start_all(
 ) -> Result<Answer> {
     let mut jobs = Vec::new();
     for (part, request) in requests.iter().enumerate() {
-        let ids = encode(lease, request).await?;
+        let ready = encode(lease, request).await?;
         for i in 0..request.n {
-            jobs.push((part, job(lease, request, ids.clone(), sampling(&request.knobs, defaults, i))?));
+            let job = job(lease, request, &ready, sampling(&request.knobs, defaults, i))?;
+            jobs.push((part, job, ready.spoken.clone()));
         }
     }
     let (tell, events) = mpsc::channel(AHEAD);
     let together = follow::Together::new(jobs.len(), tally.clone());
-    for (choice, (part, job)) in jobs.into_iter().enumerate() {
+    for (choice, (part, job, spoken)) in jobs.into_iter().enumerate() {
         // The jobs before it are given up with their receivers.
         let job = lease.worker().submit(job).map_err(|busy| {
             let message = "the queue is full; try again in a moment (hob serve --queue makes it longer)";
             Refusal { retry: Some(busy.retry.as_secs().clamp(1, 60)), ..Refusal::new(Kind::Busy, message) }
         })?;
         let place = follow::Place { part, choice };
-        let (lease, request) = (lease.clone(), requests[part].clone());
-        tokio::spawn(follow::follow(place, lease, job, request, tell.clone(), together.clone()));
+        let text = follow::How::new(&requests[part], spoken);
+        tokio::spawn(follow::follow(place, lease.clone(), job, text, tell.clone(), together.clone()));
     }
     Ok(Answer { events })
 }
 
-fn job(lease: &Lease, request: &Request, ids: Vec<u32>, sampling: Sampling) -> Result<Job> {
+fn job(lease: &Lease, request: &Request, ready: &Ready, sampling: Sampling) -> Result<Job> {
     let vocab = lease.opened.model.vocab_size();
     if let Some(&(id, _)) = request.bias.iter().find(|b| b.0 as usize >= vocab) {
         let message = format!("`logit_bias` names the token {id}, and the model has {vocab}");
         return Err(Refusal::field("logit_bias", message));
     }
     Ok(Job {
-        ids,
+        ids: ready.ids.clone(),
         most: request.most,
         sampling,
         bias: request.bias.clone(),
         logprobs: request.logprobs.map(|n| n.min(MOST_TOP)),
-        rule: rule(lease, request)?,
-        ends: lease.opened.words.tokenizer.eos_ids().to_vec(),
+        rule: ready.grammar.clone().map(|g| Box::new(prompt::Kept(g)) as Box<dyn Rule>),
+        ends: ready.ends.clone(),
     })
-}
-
-/// The place of grammars: which tokens keep the answer in the form that the request asks for.
-fn rule(_lease: &Lease, request: &Request) -> Result<Option<Box<dyn Rule>>> {
-    match request.format {
-        Format::Text => Ok(None),
-        Format::Json | Format::Schema(_) => Err(Refusal::field(
-            "response_format",
-            "`response_format` other than text is not there yet; ask for JSON in the prompt",
-        )),
-    }
 }
 
 fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
