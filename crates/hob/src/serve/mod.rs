@@ -31,7 +31,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::error::{Error, Result, plain};
 use crate::interrupt::Catch;
@@ -88,6 +88,8 @@ pub struct App {
     /// answers of `/v1/responses` that may be gone on with
     pub responses: openai::Kept,
     guard: Guard,
+    /// places for large bodies
+    large: Arc<Semaphore>,
 }
 
 /// A refusal in the shape of the dialect that a path belongs to; here other dialects find theirs.
@@ -207,7 +209,9 @@ async fn serve(config: Config) -> Result<()> {
     let (bound, hosts, origins) = (address.ip(), config.hosts, config.origins);
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
     let (max_body, responses) = (config.max_body, openai::Kept::default());
-    let app = Arc::new(App { manager: manager.clone(), metrics, sampling, max_body, responses, guard });
+    let large = Arc::new(Semaphore::new(asked::FEW));
+    let app =
+        Arc::new(App { manager: manager.clone(), metrics, sampling, max_body, responses, guard, large });
 
     let running =
         state::Running { pid: std::process::id(), address: reachable(address), token: config.token };
