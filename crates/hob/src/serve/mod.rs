@@ -32,7 +32,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::error::{Error, Result, plain};
 use crate::interrupt::Catch;
@@ -93,6 +93,8 @@ pub struct App {
     /// tells the server to end
     pub stop: tokio::sync::Notify,
     guard: Guard,
+    /// places for large bodies
+    large: Arc<Semaphore>,
 }
 
 /// A refusal in the shape of the dialect that a path belongs to; here other dialects find theirs.
@@ -213,6 +215,7 @@ async fn serve(config: Config) -> Result<()> {
     let (bound, hosts, origins) = (address.ip(), config.hosts, config.origins);
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
     let (max_body, responses) = (config.max_body, openai::Kept::default());
+    let large = Arc::new(Semaphore::new(asked::FEW));
     let app = Arc::new(App {
         manager: manager.clone(),
         metrics,
@@ -221,6 +224,7 @@ async fn serve(config: Config) -> Result<()> {
         responses,
         stop: tokio::sync::Notify::new(),
         guard,
+        large,
     });
 
     let running =

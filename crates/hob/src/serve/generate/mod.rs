@@ -393,7 +393,8 @@ fn job(lease: &Lease, request: &Request, ready: &Ready, sampling: Sampling) -> R
 }
 
 fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
-    let seed = knobs.seed.unwrap_or_else(crate::commands::chance);
+    let given = Some(defaults.seed).filter(|seed| *seed != 0); // none: by chance each time
+    let seed = knobs.seed.or(given).unwrap_or_else(crate::commands::chance);
     Sampling {
         temperature: knobs.temperature.unwrap_or(defaults.temperature),
         top_k: knobs.top_k.unwrap_or(defaults.top_k),
