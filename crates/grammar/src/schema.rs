@@ -381,7 +381,9 @@ impl<'s> Walk<'s> {
 /// Holds numbers within what llguidance counts with: 64 bits for bounds, 32 for products of divisors.
 fn bounded(out: &mut Object, place: &str, open: bool) -> Result<()> {
     const MOST: f64 = 1e18;
-    for (key, sign) in [("minimum", -1.0), ("exclusiveMinimum", -1.0), ("maximum", 1.0), ("exclusiveMaximum", 1.0)] {
+    for (key, sign) in
+        [("minimum", -1.0), ("exclusiveMinimum", -1.0), ("maximum", 1.0), ("exclusiveMaximum", 1.0)]
+    {
         match number(out, key) {
             Some(n) if n * sign > MOST => drop(out.insert(key.into(), json!(MOST * sign))),
             Some(n) if n * sign < -MOST => return Err(wrong(key, place, "is beyond 1e18")),
