@@ -13,6 +13,7 @@ use hob_io::chat::Dialect;
 
 use super::metrics::Metrics;
 use super::refusal::{Kind, Refusal, Result};
+use super::vectors::Vectors;
 use super::worker::{Limits, Worker};
 use crate::error::Error;
 use crate::model::{Load, Opened};
@@ -83,6 +84,8 @@ pub struct Ready {
     worker: Option<Worker>,
     /// its tokens for grammars, made when the first is asked for
     vocabulary: OnceLock<hob_grammar::Result<Vocabulary>>,
+    /// what makes its vectors
+    pub vectors: Vectors,
     /// what was noted of it
     noted: Mutex<Vec<String>>,
     users: AtomicUsize,
@@ -90,9 +93,14 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Its thread.
-    pub fn worker(&self) -> &Worker {
-        self.worker.as_ref().expect("it is taken when the model is unloaded, which nobody uses then")
+    /// Its thread; `None` of a model that only makes vectors.
+    pub fn worker(&self) -> Option<&Worker> {
+        self.worker.as_ref()
+    }
+
+    /// Whether it answers; else it makes vectors only.
+    pub fn answers(&self) -> bool {
+        self.worker.is_some()
     }
 
     /// Its tokens for grammars. The first call takes a moment.
@@ -339,17 +347,13 @@ impl Manager {
         let name = &known.name;
         let cannot = |kind| move |e: Error| Refusal::new(kind, format!("{name} cannot be loaded: {e}"));
         let opened = Opened::open(&known.path, &self.policy.load).map_err(cannot(Kind::Failed))?;
-        let room = self.room(&opened).map_err(cannot(Kind::NoRoom))?;
-        opened.settle_in(&room);
-        let context = room.context;
-        let size = self.size(&opened, context).map_err(cannot(Kind::NoRoom))?;
-        let no_room = |e: hob_engine::Error| cannot(Kind::NoRoom)(e.into());
-        let cache = match self.take_left(known, size) {
-            Some(cache) => cache,
-            None => Cache::of_size(&opened.model, size).map_err(no_room)?,
+        let (context, size, worker, planned) = match opened.model.outline().encoder() {
+            // Of texts nothing is kept.
+            Some(_) => {
+                (opened.model.context(), Size { tokens: 0, streams: 0, context: 0 }, None, known.bytes)
+            }
+            None => self.work(known, &opened).map_err(cannot(Kind::NoRoom))?,
         };
-        let worker = Worker::start(&opened.model, cache, context, self.policy.limits).map_err(no_room)?;
-        let planned = self.planned(&opened, &room, size).unwrap_or(known.bytes);
         let dialect = opened.chat.dialect(Some(&opened.words.tokenizer));
         self.metrics.loads.fetch_add(1, Ordering::Relaxed);
         terminal::note(&format!("{} is loaded ({} ms)", terminal::clean(name), start.elapsed().as_millis()));
@@ -362,12 +366,27 @@ impl Manager {
             since: SystemTime::now(),
             pinned,
             dialect,
-            worker: Some(worker),
+            worker,
             vocabulary: OnceLock::new(),
+            vectors: Vectors::default(),
             noted: Mutex::default(),
             users: AtomicUsize::new(0),
             used: Mutex::new((Instant::now(), self.policy.keep)),
         })
+    }
+
+    /// Plans a model that answers, and sets it to work.
+    fn work(&self, known: &Known, opened: &Opened) -> Result<(usize, Size, Option<Worker>, u64), Error> {
+        let room = self.room(opened)?;
+        opened.settle_in(&room);
+        let size = self.size(opened, room.context)?;
+        let cache = match self.take_left(known, size) {
+            Some(cache) => cache,
+            None => Cache::of_size(&opened.model, size)?,
+        };
+        let worker = Worker::start(&opened.model, cache, room.context, self.policy.limits)?;
+        let planned = self.planned(opened, &room, size).unwrap_or(known.bytes);
+        Ok((room.context, size, Some(worker), planned))
     }
 
     /// Bytes of memory that a model may take, beside those loaded and what others left.

@@ -17,6 +17,7 @@ mod refusal;
 mod sse;
 pub mod state;
 mod tally;
+mod vectors;
 mod worker;
 
 use std::future::Future;

@@ -20,6 +20,7 @@ pub use prompt::Ready;
 use super::manager::Lease;
 use super::refusal::{Kind, Refusal, Result};
 use super::tally::Tally;
+use super::vectors;
 use super::worker::{Job, MOST_TOP, Rule};
 
 /// Events that wait for a client before its answer waits for it.
@@ -352,6 +353,7 @@ pub async fn start_all(
     defaults: Sampling,
     tally: &Arc<Tally>,
 ) -> Result<Answer> {
+    vectors::must_answer(lease)?;
     let mut jobs = Vec::new();
     for (part, request) in requests.iter().enumerate() {
         let ready = encode(lease, request).await?;
@@ -364,7 +366,8 @@ pub async fn start_all(
     let together = follow::Together::new(jobs.len(), tally.clone());
     for (choice, (part, job, spoken)) in jobs.into_iter().enumerate() {
         // The jobs before it are given up with their receivers.
-        let job = lease.worker().submit(job).map_err(|busy| {
+        let worker = lease.worker().ok_or_else(|| Refusal::failed("the model does not answer"))?;
+        let job = worker.submit(job).map_err(|busy| {
             let message = "the queue is full; try again in a moment (hob serve --queue makes it longer)";
             Refusal { retry: Some(busy.retry.as_secs().clamp(1, 60)), ..Refusal::new(Kind::Busy, message) }
         })?;
