@@ -8,8 +8,8 @@ use toktrie::SimpleVob;
 const DIGITS: usize = 20;
 /// Digits of an exponent: with two the number stays within a double's range.
 const EXPONENT: usize = 2;
-/// Lists and objects within each other; readers of JSON commonly stop at 128.
-const DEPTH: usize = 64;
+/// Lists and objects within each other, unless the schema demands more. Recursive schemas draw small models in.
+const DEPTH: usize = 16;
 
 /// Where in JSON an answer is, as far as its bounds need it.
 #[derive(Clone, Debug, Default)]
