@@ -8,8 +8,8 @@ use toktrie::SimpleVob;
 const DIGITS: usize = 20;
 /// Digits of an exponent: with two the number stays within a double's range.
 const EXPONENT: usize = 2;
-/// Lists and objects within each other; readers of JSON commonly stop at 128.
-const DEPTH: usize = 64;
+/// Lists and objects within each other, unless the schema demands more. Recursive schemas draw small models in.
+const DEPTH: usize = 16;
 
 /// Where in JSON an answer is, as far as its bounds need it.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +88,8 @@ impl Guard {
     /// Takes tokens out that would go beyond the bounds, and blanks where nobody writes them: before a colon or a comma.
     /// What the grammar demands stays.
     pub fn narrow(&self, set: &mut SimpleVob, vocabulary: &Inner) {
+        // Behind a value blanks are for what closes.
+        let only_comma = self.last == Last::Value && set.and_is_zero(&vocabulary.begin_close);
         let mut without = |some: &SimpleVob| {
             let mut rest = set.clone();
             rest.sub(some);
@@ -109,10 +111,10 @@ impl Guard {
         if self.open.len() >= DEPTH {
             without(&vocabulary.opening);
         }
-        match self.last {
-            Last::Key => without(&vocabulary.begin_blank),
-            Last::Value if self.blank => without(&vocabulary.begin_comma),
-            _ => {}
+        if self.last == Last::Key || only_comma && !self.blank {
+            without(&vocabulary.begin_blank);
+        } else if self.last == Last::Value && self.blank {
+            without(&vocabulary.begin_comma);
         }
     }
 }

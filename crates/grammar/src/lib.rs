@@ -28,7 +28,8 @@
 //!   come (as in llama.cpp); `"additionalProperties": true` lets them. `oneOf` holds where its options cannot hold
 //!   both. Formats are those of RFC 3339 and the like; what is no format of JSON Schema is passed over.
 //! - Between tokens of JSON there may be one space, or one or two line ends and at most 20 blanks: what models like to
-//!   write, but not for ever. Likewise a number ends within 20 digits, an exponent within 2, and nesting turns back at 64.
+//!   write, but not for ever; never before a colon or a comma. Likewise a number ends within 20 digits, an exponent
+//!   within 2, and nesting turns back at 16 levels, unless a schema demands more.
 //!   `"x-guidance": {"whitespace_flexible": false}` at the root of a schema makes compact JSON of it.
 //! - Strings and arrays end where the schema says so; give them `maxLength` and `maxItems` for a small model.
 //! - JSON Schema lets a key come twice where keys are free, and counts it once: `minProperties` above 1 is the one

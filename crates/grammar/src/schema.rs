@@ -398,15 +398,17 @@ fn bounded(out: &mut Object, place: &str, open: bool) -> Result<()> {
     }
 }
 
-/// Whether an object that names properties and says nothing of others can do without others.
+/// Whether an object that names properties, or patterns of them, and says nothing of others can do without others.
 pub(super) fn closable(of: &Object) -> bool {
-    let Some(named) = of.get("properties").and_then(Value::as_object).filter(|p| !p.is_empty()) else {
-        return false;
-    };
+    let some = |key: &str| of.get(key).and_then(Value::as_object).filter(|p| !p.is_empty());
+    let (named, patterns) = (some("properties"), some("patternProperties"));
+    let known = |key: &Value| key.as_str().is_some_and(|k| named.is_some_and(|n| n.contains_key(k)));
     let required = of.get("required").and_then(Value::as_array);
-    !["patternProperties", "additionalProperties", "propertyNames"].iter().any(|k| of.contains_key(*k))
-        && required.into_iter().flatten().all(|k| k.as_str().is_some_and(|k| named.contains_key(k)))
-        && number(of, "minProperties").is_none_or(|n| n <= named.len() as f64)
+    let enough = |least: f64| patterns.is_some() || named.is_some_and(|n| least <= n.len() as f64);
+    (named.is_some() || patterns.is_some())
+        && !["additionalProperties", "propertyNames"].iter().any(|k| of.contains_key(*k))
+        && required.into_iter().flatten().all(known)
+        && number(of, "minProperties").is_none_or(enough)
 }
 
 pub(super) fn number(of: &Object, key: &str) -> Option<f64> {

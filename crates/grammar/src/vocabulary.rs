@@ -21,9 +21,10 @@ pub(crate) struct Inner {
     pub digits: [SimpleVob; 3],
     /// tokens that open a list or an object
     pub opening: SimpleVob,
-    /// tokens that begin with a blank; with a comma; with a quote and a blank behind it
+    /// tokens that begin with a blank; with a comma; with what closes; with a quote and a blank behind it
     pub begin_blank: SimpleVob,
     pub begin_comma: SimpleVob,
+    pub begin_close: SimpleVob,
     pub quote_blank: SimpleVob,
     /// tokens of nothing but spaces, tabs and line ends
     pub blank: SimpleVob,
@@ -65,6 +66,7 @@ impl Vocabulary {
         let blank = set(&|s| !s.is_empty() && is_blank(s));
         let begin_blank = set(&|s| !s.is_empty() && is_blank(&s[..1]));
         let begin_comma = set(&|s| s.first() == Some(&b','));
+        let begin_close = set(&|s| s.first().is_some_and(|b| b"}]".contains(b)));
         let quote_blank = set(&|s| s.len() > 1 && s[0] == b'"' && is_blank(&s[1..2]));
         let ends = trie.eos_token_set();
         let env: TokEnv = Arc::new(Env { tokenizer: tokenizer.clone(), trie });
@@ -81,6 +83,7 @@ impl Vocabulary {
             opening,
             begin_blank,
             begin_comma,
+            begin_close,
             quote_blank,
             blank,
             ends,

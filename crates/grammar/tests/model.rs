@@ -12,7 +12,7 @@ use hob_io::{Chat, Checkpoint, chat};
 use std::sync::Arc;
 
 /// Tokens of an answer at most. An answer that is cut there is not finished, and counts as a failure.
-const MOST: usize = 400;
+const MOST: usize = 800;
 
 /// Asks each schema's prompt at temperature 0.8, sampling under the mask; tokens that must come are fed together.
 fn ask(rows: Vec<Row>) {
