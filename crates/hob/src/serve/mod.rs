@@ -1,17 +1,21 @@
 //! `hob serve`: models answer other programs over HTTP, in the dialects that those speak.
 //!
-//! Requests come through [`guard`]; a dialect (`openai`) reads one into a [`generate::Request`] and writes what comes of
-//! it; [`manager`] loads models; [`worker`] runs them. Dependencies point that way only.
+//! Requests come through [`guard`]; a dialect (`openai`, `ollama`, `anthropic`) reads one into a [`generate::Request`] and
+//! writes what comes of it; [`manager`] loads models; [`worker`] runs them. Dependencies point that way only.
 
+mod anthropic;
 mod asked;
+mod date;
 mod fields;
 mod generate;
 mod guard;
 mod listen;
 mod manager;
 mod metrics;
+mod ollama;
 mod openai;
 mod openapi;
+mod pulls;
 mod refusal;
 mod state;
 mod tally;
@@ -73,6 +77,8 @@ pub struct Config {
     pub max_body: usize,
     /// connections that are open at the same time
     pub connections: usize,
+    /// nothing is fetched, whatever is asked
+    pub offline: bool,
 }
 
 /// What handlers share.
@@ -87,12 +93,20 @@ pub struct App {
     pub max_body: usize,
     /// answers of `/v1/responses` that may be gone on with
     pub responses: openai::Kept,
+    /// models being fetched
+    pub pulls: pulls::Pulls,
+    /// nothing is fetched, whatever is asked
+    pub offline: bool,
     guard: Guard,
 }
 
-/// A refusal in the shape of the dialect that a path belongs to; here other dialects find theirs.
-fn refuse(_path: &str, refusal: &Refusal) -> Response {
-    let mut response = openai::refuse(refusal);
+/// A refusal in the shape of the dialect that a path belongs to.
+fn refuse(path: &str, refusal: &Refusal) -> Response {
+    let mut response = match path {
+        path if path.starts_with("/api/") => ollama::refuse(refusal),
+        path if path.starts_with("/v1/messages") => anthropic::refuse(refusal),
+        _ => openai::refuse(refusal),
+    };
     let headers = response.headers_mut();
     if let Some(seconds) = refusal.retry {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -107,6 +121,9 @@ fn refuse(_path: &str, refusal: &Refusal) -> Response {
 fn router(app: &Arc<App>) -> Router {
     Router::new()
         .merge(openai::routes())
+        .merge(ollama::routes())
+        .merge(anthropic::routes())
+        .route("/", get(root))
         .route("/health", get(async || axum::Json(serde_json::json!({"status": "ok"}))))
         .route("/metrics", get(page))
         .route("/openapi.json", get(async || axum::Json(openapi::description())))
@@ -124,6 +141,12 @@ fn router(app: &Arc<App>) -> Router {
         })
         .layer(from_fn_with_state(app.clone(), watch_over))
         .with_state(app.clone())
+}
+
+/// What Ollama's clients look for; browsers are to get the page.
+async fn root(headers: axum::http::HeaderMap) -> Response {
+    ollama::greeting(&headers)
+        .unwrap_or_else(|| refuse("/", &Refusal::new(Kind::NotFound, "there is nothing at /")))
 }
 
 async fn page(State(app): State<Arc<App>>) -> Response {
@@ -205,7 +228,17 @@ async fn serve(config: Config) -> Result<()> {
     let (bound, hosts, origins) = (address.ip(), config.hosts, config.origins);
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
     let (max_body, responses) = (config.max_body, openai::Kept::default());
-    let app = Arc::new(App { manager: manager.clone(), metrics, sampling, max_body, responses, guard });
+    let (pulls, offline) = (pulls::Pulls::default(), config.offline);
+    let app = Arc::new(App {
+        manager: manager.clone(),
+        metrics,
+        sampling,
+        max_body,
+        responses,
+        pulls,
+        offline,
+        guard,
+    });
 
     let running =
         state::Running { pid: std::process::id(), address: reachable(address), token: config.token };

@@ -107,6 +107,8 @@ pub struct Request {
     pub n: usize,
     /// how many of the likeliest tokens are told with each, at most [`MOST_TOP`]; `None` tells no log-probability
     pub logprobs: Option<usize>,
+    /// what the answer to a conversation begins with; it is not told again
+    pub begin: String,
     /// further variables of the chat template (`enable_thinking` …)
     pub variables: Map<String, Value>,
 }
@@ -126,6 +128,7 @@ impl Request {
             most: None,
             n: 1,
             logprobs: None,
+            begin: String::new(),
             variables: Map::new(),
         }
     }
@@ -316,7 +319,17 @@ impl Answer {
 /// # Errors
 /// The template refuses the messages, or the prompt is empty or does not fit the context.
 pub async fn encode(lease: &Lease, request: &Request) -> Result<Vec<u32>> {
-    let (lease, prompt) = (lease.clone(), request.prompt.clone());
+    let (ids, context) = (ids(lease, request).await?, lease.context);
+    match ids.len() {
+        0 => Err(hob_engine::Error::Empty.into()),
+        tokens if tokens > context => Err(hob_engine::Error::Context { tokens, context }.into()),
+        _ => Ok(ids),
+    }
+}
+
+/// The same of a prompt of any length.
+pub async fn ids(lease: &Lease, request: &Request) -> Result<Vec<u32>> {
+    let (lease, prompt, begin) = (lease.clone(), request.prompt.clone(), request.begin.clone());
     let tools = Some(Value::Array(request.tools.clone()));
     let tools = tools.filter(|_| !request.tools.is_empty() && request.tool_choice != ToolChoice::None);
     let extra = request.variables.clone();
@@ -328,7 +341,10 @@ pub async fn encode(lease: &Lease, request: &Request) -> Result<Vec<u32>> {
                 let options =
                     chat::Options { add_generation_prompt: true, tools, extra, ..Default::default() };
                 let encoded = lease.opened.chat.encode(tokenizer, messages, &options);
-                encoded.map_err(|refused| Refusal::field("messages", refused.to_string()))?.0
+                let encoded = encoded.map_err(|refused| Refusal::field("messages", refused.to_string()));
+                let mut ids = encoded?.0;
+                ids.extend(tokenizer.encode(&begin, false));
+                ids
             }
             Prompt::Text(text) => tokenizer.encode_with_bos(text, true),
             Prompt::Ids(ids) => ids.clone(),
@@ -337,13 +353,7 @@ pub async fn encode(lease: &Lease, request: &Request) -> Result<Vec<u32>> {
         if let Some(&id) = ids.iter().find(|id| **id as usize >= vocab) {
             return Err(hob_engine::Error::Token { id, vocab }.into());
         }
-        match ids.len() {
-            0 => Err(hob_engine::Error::Empty.into()),
-            tokens if tokens > lease.context => {
-                Err(hob_engine::Error::Context { tokens, context: lease.context }.into())
-            }
-            _ => Ok(ids),
-        }
+        Ok(ids)
     });
     work.await.unwrap_or_else(|_| {
         Err(Refusal::failed("reading the prompt failed by a bug in Hob; please report it"))
@@ -432,5 +442,6 @@ fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
         repeat_penalty: knobs.repeat_penalty.unwrap_or(defaults.repeat_penalty),
         repeat_last_n: knobs.repeat_last_n.unwrap_or(defaults.repeat_last_n),
         seed: seed.wrapping_add(choice as u64),
+        ..defaults
     }
 }
