@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::error;
 use crate::serve::generate::{Call, Choice, Delta, Event, Finish, Usage, Whole};
 use crate::serve::openai::id;
+use crate::serve::sse::event;
 
 /// A block of the answer that is open.
 #[derive(Clone, Copy, PartialEq)]
@@ -23,11 +24,6 @@ pub struct Writer {
     blocks: usize,
     open: Option<Open>,
     finish: Option<Finish>,
-}
-
-/// One server-sent event.
-pub fn event(name: &str, data: &Value) -> String {
-    format!("event: {name}\ndata: {data}\n\n")
 }
 
 /// Tokens that were still there are counted apart from those that were read.
