@@ -243,6 +243,9 @@ impl Net {
                 Err(e) => e,
             };
             tries = if part.length > before { 1 } else { tries + 1 };
+            if self.transfer.given_up() {
+                break Err(failure);
+            }
             if let Err(e) = pause(failure, tries) {
                 break Err(e);
             }
