@@ -93,6 +93,8 @@ pub struct App {
     pub max_body: usize,
     /// answers of `/v1/responses` that may be gone on with
     pub responses: openai::Kept,
+    /// what headers of models say
+    pub headers: ollama::Headers,
     /// models being fetched
     pub pulls: pulls::Pulls,
     /// nothing is fetched, whatever is asked
@@ -230,13 +232,14 @@ async fn serve(config: Config) -> Result<()> {
     let (bound, hosts, origins) = (address.ip(), config.hosts, config.origins);
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
     let (max_body, responses) = (config.max_body, openai::Kept::default());
-    let (pulls, offline) = (pulls::Pulls::default(), config.offline);
+    let (headers, pulls, offline) = (ollama::Headers::default(), pulls::Pulls::default(), config.offline);
     let app = Arc::new(App {
         manager: manager.clone(),
         metrics,
         sampling,
         max_body,
         responses,
+        headers,
         pulls,
         offline,
         guard,

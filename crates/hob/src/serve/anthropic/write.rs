@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::error;
-use crate::serve::generate::{Call, Choice, Delta, Event, Finish, Usage, Whole};
+use crate::serve::generate::{Choice, Delta, Event, Finish, Usage, Whole};
 use crate::serve::openai::id;
 use crate::serve::sse::event;
 
@@ -35,12 +35,6 @@ fn usage(usage: Usage) -> Value {
         "output_tokens": usage.generated,
         "output_tokens_details": {"thinking_tokens": usage.thought},
     })
-}
-
-/// What a tool is called with; a text that is no object is told under a name rather than dropped.
-fn arguments(call: &Call) -> Value {
-    let object = serde_json::from_str(&call.arguments).ok().filter(Value::is_object);
-    object.unwrap_or_else(|| json!({"arguments": call.arguments}))
 }
 
 impl Writer {
@@ -80,7 +74,7 @@ impl Writer {
             content.push(json!({"type": "text", "text": text, "citations": null}));
         }
         content.extend(calls.iter().map(
-            |call| json!({"type": "tool_use", "id": call.id, "name": call.name, "input": arguments(call)}),
+            |call| json!({"type": "tool_use", "id": call.id, "name": call.name, "input": call.object()}),
         ));
         let mut message = self.message(content, whole.usage);
         let (reason, sequence) = self.stop(whole.usage);
@@ -107,7 +101,7 @@ impl Writer {
                 let mut out = self.close();
                 out +=
                     &self.start(json!({"type": "tool_use", "id": call.id, "name": call.name, "input": {}}));
-                let json = arguments(&call).to_string();
+                let json = call.object().to_string();
                 out += &self.delta(json!({"type": "input_json_delta", "partial_json": json}));
                 out + &self.end()
             }
@@ -164,7 +158,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::generate::Timings;
+    use crate::serve::generate::{Call, Timings};
 
     fn piece(delta: Delta) -> Event {
         Event::Piece { choice: 0, delta, logprobs: Vec::new() }

@@ -145,6 +145,14 @@ pub struct Call {
     pub arguments: String,
 }
 
+impl Call {
+    /// The arguments as an object; a text that is none is told under a name rather than dropped.
+    pub fn object(&self) -> Value {
+        let object = serde_json::from_str(&self.arguments).ok().filter(Value::is_object);
+        object.unwrap_or_else(|| serde_json::json!({"arguments": self.arguments}))
+    }
+}
+
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(dead_code)] // thoughts and calls come with hob_io::chat's reader, see follow.rs

@@ -101,10 +101,7 @@ impl Writer {
     fn call(&mut self, call: &Call) -> Value {
         let index = self.calls;
         self.calls += 1;
-        // Clients want an object; what is none is told under a name rather than dropped.
-        let arguments = serde_json::from_str(&call.arguments).ok().filter(Value::is_object);
-        let arguments = arguments.unwrap_or_else(|| json!({"arguments": call.arguments}));
-        json!({"id": call.id, "function": {"index": index, "name": call.name, "arguments": arguments}})
+        json!({"id": call.id, "function": {"index": index, "name": call.name, "arguments": call.object()}})
     }
 
     fn object(&self, text: &str, thought: &str, calls: Vec<Value>, logprobs: &[Logprob]) -> Value {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -12,25 +12,36 @@ use crate::details::Details;
 use crate::serve::manager::Known;
 use crate::{file, naming, terminal};
 
-/// What a header says, as long as the file is the same: listing models would otherwise open all of them each time.
-static READ: LazyLock<Mutex<HashMap<PathBuf, (u64, SystemTime, Value)>>> = LazyLock::new(Mutex::default);
+/// What headers say, as long as the files are the same: listing models would otherwise open all of them each time.
+#[derive(Default)]
+pub struct Headers(Mutex<HashMap<PathBuf, Read>>);
 
-/// A model's details; of one that cannot be read, what is known without.
-pub fn of(known: &Known) -> Value {
-    let read = || READ.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((bytes, modified, value)) = read().get(&known.path)
-        && (*bytes, *modified) == (known.bytes, known.modified)
-    {
-        return value.clone();
+struct Read {
+    bytes: u64,
+    modified: SystemTime,
+    details: Value,
+}
+
+impl Headers {
+    /// A model's details; of one that cannot be read, what is known without.
+    pub fn of(&self, known: &Known) -> Value {
+        let all = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(read) = all().get(&known.path)
+            && (read.bytes, read.modified) == (known.bytes, known.modified)
+        {
+            return read.details.clone();
+        }
+        let details = match Details::read(&known.path) {
+            Ok(details) => as_json(&known.path, &details),
+            Err(_) => {
+                json!({"parent_model": "", "format": format(&known.path), "family": "", "families": null,
+                "parameter_size": "", "quantization_level": ""})
+            }
+        };
+        let Known { bytes, modified, .. } = *known;
+        all().insert(known.path.clone(), Read { bytes, modified, details: details.clone() });
+        details
     }
-    let value = match Details::read(&known.path) {
-        Ok(details) => as_json(&known.path, &details),
-        Err(_) => json!({"parent_model": "", "format": format(&known.path), "family": "", "families": null,
-            "parameter_size": "", "quantization_level": ""}),
-    };
-    let entry = (known.bytes, known.modified, value.clone());
-    read().insert(known.path.clone(), entry);
-    value
 }
 
 /// Details in Ollama's words.

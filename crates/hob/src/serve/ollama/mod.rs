@@ -26,6 +26,8 @@ use super::fields::Fields;
 use super::manager::{Keep, Lease};
 use super::refusal::{Kind, Refusal, Result};
 
+pub use details::Headers;
+
 /// The version of Ollama whose API this is: clients compare it with the first version that can do what they need.
 const VERSION: &str = "0.33.0";
 

@@ -27,7 +27,7 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 
     })
 }
 
-fn model(known: &Known) -> Value {
+fn model(app: &App, known: &Known) -> Value {
     let name = tagged(&known.name);
     json!({
         "name": name,
@@ -35,14 +35,14 @@ fn model(known: &Known) -> Value {
         "modified_at": rfc3339(known.modified),
         "size": known.bytes,
         "digest": details::digest(known),
-        "details": details::of(known),
+        "details": app.headers.of(known),
     })
 }
 
 /// `GET /api/tags`.
 pub async fn tags(State(app): State<Arc<App>>) -> Response {
     let known = app.manager.known().await;
-    let models = aside(move || Ok(known.iter().map(model).collect::<Vec<_>>()));
+    let models = aside(move || Ok(known.iter().map(|k| model(&app, k)).collect::<Vec<_>>()));
     answer(models.await.map(|models| Json(json!({"models": models})).into_response()))
 }
 
@@ -56,7 +56,7 @@ pub async fn ps(State(app): State<Arc<App>>) -> Response {
         let one = |(expires, ready): (SystemTime, &Arc<Ready>)| {
             let path = ready.opened.words.checkpoint.path.clone();
             let known = Known::at(ready.name.clone(), path);
-            let mut value = model(&known);
+            let mut value = model(&app, &known);
             value["size"] = ready.planned.into();
             value["size_vram"] = 0.into();
             value["expires_at"] = rfc3339(expires).into();

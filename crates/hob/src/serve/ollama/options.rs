@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn models_are_kept_as_long_as_asked() {
         let read = |keep: Value| super::keep(&Fields::of(&json!({"keep_alive": keep})).unwrap());
-        let minutes = |n| Some(Keep::For(Duration::from_secs(60 * n)));
+        let minutes = |n: u64| Some(Keep::For(Duration::from_secs(60 * n)));
         assert_eq!(read(json!("5m")).unwrap(), minutes(5));
         assert_eq!(read(json!(120)).unwrap(), minutes(2));
         assert_eq!(read(json!(0)).unwrap(), minutes(0));
