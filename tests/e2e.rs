@@ -7,6 +7,8 @@ mod models;
 
 #[path = "e2e/answers.rs"]
 mod answers;
+#[path = "e2e/anthropic.rs"]
+mod anthropic;
 #[path = "e2e/bad_files.rs"]
 mod bad_files;
 #[path = "e2e/bad_models.rs"]
@@ -24,6 +26,9 @@ mod fit;
 mod folders;
 #[path = "e2e/look.rs"]
 mod look;
+#[cfg(unix)]
+#[path = "e2e/ollama.rs"]
+mod ollama;
 #[path = "e2e/openai.rs"]
 mod openai;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]

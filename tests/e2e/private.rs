@@ -121,10 +121,20 @@ fn a_server_opens_no_connection() {
                 ("/v1/chat/completions", "messages", json!([{"role": "user", "content": said}])),
                 ("/v1/completions", "prompt", said.into()),
                 ("/v1/responses", "input", said.into()),
+                ("/v1/messages", "messages", json!([{"role": "user", "content": said}])),
+                ("/api/generate", "prompt", said.into()),
+                ("/api/show", "system", said.into()),
             ] {
                 let body = json!({"model": model, "max_tokens": 1, "max_output_tokens": 1, field: value});
                 let expected = if model == "tiny" { 200 } else { 404 };
                 assert_eq!(server.post(path, &body).status, expected, "{path} {model}");
+            }
+        }
+        // Pulling is asking for a connection; offline there is none for that either.
+        for name in ["starter", "hf.co/owner/repo", "http://127.0.0.1:9/x"] {
+            if !offline.is_empty() {
+                let status = server.post("/api/pull", &json!({"model": name})).status;
+                assert!(status == 403 || status == 404, "{name}: {status}");
             }
         }
         for path in ["/v1/models", "/v1/models/hf:owner/repo", "/metrics", "/openapi.json", "/health", "/"] {

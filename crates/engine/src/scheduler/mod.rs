@@ -13,7 +13,7 @@ mod stream;
 
 use crate::cache::{Cache, Part};
 use crate::tree::common;
-use crate::{CHUNK, Error, Model, Result};
+use crate::{CHUNK, Error, Model, Result, Stop};
 use hob_cpu::kv::PAGE;
 use pace::Pace;
 use std::collections::VecDeque;
@@ -130,6 +130,12 @@ impl Scheduler {
         };
         match refused {
             Some(e) => request.out.tell(Event::Failed(e)),
+            None if request.most == 0 => {
+                let cached = self.cache.at_hand(&request.ids[..tokens - 1]);
+                for event in [Event::Begun, Event::Read { tokens, cached }, Event::Done(Stop::Length)] {
+                    request.out.tell(event);
+                }
+            }
             None => {
                 self.arrived += 1;
                 self.waiting.push_back(Stream::new(request, self.arrived, context));

@@ -1,7 +1,7 @@
 //! The models that are loaded: on demand, for as long as they are used, within the memory there is.
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -488,8 +488,29 @@ impl Manager {
         while self.evict(over) {}
     }
 
+    /// Unloads the model at `path`, if it is loaded. It may wait for its thread to end.
+    ///
+    /// # Errors
+    /// Somebody uses it, or it is to stay.
+    pub fn unload(&self, path: &Path) -> Result<()> {
+        let loaded = lock(&self.loaded).iter().find(|(known, _)| known.path == path).map(|(_, r)| r.clone());
+        let Some(ready) = loaded else { return Ok(()) };
+        let name = terminal::clean(&ready.name);
+        if ready.pinned {
+            let message = format!("{name} was named when the server was started, and stays");
+            return Err(Refusal::new(Kind::Forbidden, message));
+        }
+        drop(ready);
+        match self.evict(|r| r.opened.words.checkpoint.path == path) {
+            true => Ok(()),
+            false => {
+                let message = format!("{name} is answering; try again when it has ended");
+                Err(Refusal { retry: Some(1), ..Refusal::new(Kind::Busy, message) })
+            }
+        }
+    }
+
     /// Unloads a model by name as soon as nobody uses it. Returns whether it was loaded and may go.
-    #[allow(dead_code)] // hob stop, and Ollama's keep_alive of 0
     pub fn release(&self, name: &str) -> bool {
         let loaded = lock(&self.loaded);
         let found = loaded.iter().find(|(known, ready)| known.is(name) && !ready.pinned);

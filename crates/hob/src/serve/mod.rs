@@ -1,18 +1,22 @@
 //! `hob serve`: models answer other programs over HTTP, in the dialects that those speak.
 //!
-//! Requests come through [`guard`]; a dialect (`openai`) reads one into a [`generate::Request`] and writes what comes of
-//! it; [`manager`] loads models; [`worker`] runs them. Dependencies point that way only.
+//! Requests come through [`guard`]; a dialect (`openai`, `ollama`, `anthropic`) reads one into a [`generate::Request`] and
+//! writes what comes of it; [`manager`] loads models; [`worker`] runs them. Dependencies point that way only.
 
+mod anthropic;
 mod asked;
 mod control;
+mod date;
 mod fields;
 mod generate;
 mod guard;
 mod listen;
 mod manager;
 mod metrics;
+mod ollama;
 mod openai;
 mod openapi;
+mod pulls;
 mod refusal;
 mod sse;
 pub mod state;
@@ -77,6 +81,8 @@ pub struct Config {
     pub max_body: usize,
     /// connections that are open at the same time
     pub connections: usize,
+    /// nothing is fetched, whatever is asked
+    pub offline: bool,
 }
 
 /// What handlers share.
@@ -93,14 +99,24 @@ pub struct App {
     pub responses: openai::Kept,
     /// tells the server to end
     pub stop: tokio::sync::Notify,
+    /// what headers of models say
+    pub headers: ollama::Headers,
+    /// models being fetched
+    pub pulls: pulls::Pulls,
+    /// nothing is fetched, whatever is asked
+    pub offline: bool,
     guard: Guard,
     /// places for large bodies
     large: Arc<Semaphore>,
 }
 
-/// A refusal in the shape of the dialect that a path belongs to; here other dialects find theirs.
-fn refuse(_path: &str, refusal: &Refusal) -> Response {
-    let mut response = openai::refuse(refusal);
+/// A refusal in the shape of the dialect that a path belongs to.
+fn refuse(path: &str, refusal: &Refusal) -> Response {
+    let mut response = match path {
+        path if path.starts_with("/api/") => ollama::refuse(refusal),
+        path if path.starts_with("/v1/messages") => anthropic::refuse(refusal),
+        _ => openai::refuse(refusal),
+    };
     let headers = response.headers_mut();
     if let Some(seconds) = refusal.retry {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -116,6 +132,9 @@ fn router(app: &Arc<App>) -> Router {
     Router::new()
         .merge(openai::routes())
         .merge(control::routes())
+        .merge(ollama::routes())
+        .merge(anthropic::routes())
+        .route("/", get(root))
         .route("/health", get(async || axum::Json(serde_json::json!({"status": "ok"}))))
         .route("/metrics", get(page))
         .route("/openapi.json", get(async || axum::Json(openapi::description())))
@@ -133,6 +152,12 @@ fn router(app: &Arc<App>) -> Router {
         })
         .layer(from_fn_with_state(app.clone(), watch_over))
         .with_state(app.clone())
+}
+
+/// What Ollama's clients look for; browsers are to get the page.
+async fn root(headers: axum::http::HeaderMap) -> Response {
+    ollama::greeting(&headers)
+        .unwrap_or_else(|| refuse("/", &Refusal::new(Kind::NotFound, "there is nothing at /")))
 }
 
 async fn page(State(app): State<Arc<App>>) -> Response {
@@ -217,12 +242,16 @@ async fn serve(config: Config) -> Result<()> {
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
     let (max_body, responses) = (config.max_body, openai::Kept::default());
     let large = Arc::new(Semaphore::new(asked::FEW));
+    let (headers, pulls, offline) = (ollama::Headers::default(), pulls::Pulls::default(), config.offline);
     let app = Arc::new(App {
         manager: manager.clone(),
         metrics,
         sampling,
         max_body,
         responses,
+        headers,
+        pulls,
+        offline,
         stop: tokio::sync::Notify::new(),
         guard,
         large,

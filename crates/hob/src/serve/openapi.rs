@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// Every path, its method and what it does; the paths are also the labels in the metrics.
-pub const PATHS: [(&str, &str, &str); 13] = [
+pub const PATHS: &[(&str, &str, &str)] = &[
     ("/health", "get", "Whether the server answers"),
     ("/metrics", "get", "Counts, as Prometheus reads them"),
     ("/openapi.json", "get", "This description"),
@@ -17,6 +17,17 @@ pub const PATHS: [(&str, &str, &str); 13] = [
     ("/v1/responses/{id}/input_items", "get", "What a kept response was asked"),
     ("/v1/responses/{id}", "get", "A kept response"),
     ("/v1/responses/{id}", "delete", "Forgets a kept response"),
+    ("/v1/messages", "post", "Answers a conversation (Anthropic's API)"),
+    ("/v1/messages/count_tokens", "post", "Counts the tokens of a request (Anthropic's API)"),
+    ("/api/chat", "post", "Answers a conversation (Ollama's API)"),
+    ("/api/generate", "post", "Answers a prompt (Ollama's API)"),
+    ("/api/tags", "get", "The models of this machine (Ollama's API)"),
+    ("/api/show", "post", "What a model's header says (Ollama's API)"),
+    ("/api/ps", "get", "The models that are loaded (Ollama's API)"),
+    ("/api/pull", "post", "Fetches a model (Ollama's API)"),
+    ("/api/delete", "delete", "Removes a model (Ollama's API)"),
+    ("/api/version", "get", "Which of Ollama's APIs this is"),
+    ("/", "get", "The page; for Ollama's clients, that the server runs"),
 ];
 
 /// Fields of requests, by path: name, type, whether it must be there, what it means.
@@ -80,12 +91,61 @@ fn fields(path: &str) -> Vec<Field> {
             ("max_output_tokens", "integer", false, "tokens of the answer at most"),
             ("text", "object", false, "format: text, json_object or json_schema"),
         ],
+        "/v1/messages" => &[
+            ("messages", "array", true, "the conversation"),
+            ("max_tokens", "integer", true, "tokens of the answer at most"),
+            ("system", "string", false, "what holds for the whole conversation, or a list of blocks of it"),
+            ("stop_sequences", "array", false, "strings that end the answer"),
+            ("thinking", "object", false, "enabled, adaptive or disabled, for models that think"),
+            ("output_config", "object", false, "format: a JSON schema of the answer; effort"),
+        ],
+        "/v1/messages/count_tokens" => &[("messages", "array", true, "the conversation")],
+        "/api/chat" => &[
+            ("messages", "array", false, "the conversation; without one the model is loaded"),
+            ("format", "string", false, "json, or a JSON schema of the answer"),
+            ("think", "boolean", false, "whether to think, for models that do; also low, medium, high"),
+            (
+                "options",
+                "object",
+                false,
+                "temperature, top_k, top_p, min_p, seed, num_predict, stop and others",
+            ),
+            ("keep_alive", "string", false, "how long the model stays loaded: seconds or 5m; 0 unloads it"),
+        ],
+        "/api/generate" => &[
+            ("prompt", "string", false, "what the user says; without one the model is loaded"),
+            ("system", "string", false, "what holds for this answer"),
+            ("raw", "boolean", false, "take the prompt as it is, without the model's template"),
+            (
+                "options",
+                "object",
+                false,
+                "temperature, top_k, top_p, min_p, seed, num_predict, stop and others",
+            ),
+            ("keep_alive", "string", false, "how long the model stays loaded: seconds or 5m; 0 unloads it"),
+        ],
+        "/api/show" | "/api/pull" | "/api/delete" => &[],
         _ => return Vec::new(),
     };
     let mut all = vec![("model", "string", true, "a name from /v1/models")];
     all.extend_from_slice(own);
-    all.extend(SAMPLING);
     match path {
+        "/v1/messages" => {
+            all.extend(SAMPLING.iter().filter(|f| ["temperature", "top_p", "top_k", "stream"].contains(&f.0)))
+        }
+        _ if path.starts_with("/api/") => {
+            all.extend(
+                SAMPLING.iter().filter(|f| f.0 == "stream" && !matches!(path, "/api/show" | "/api/delete")),
+            );
+        }
+        "/v1/messages/count_tokens" => {}
+        _ => all.extend(SAMPLING),
+    }
+    match path {
+        "/v1/messages" | "/v1/messages/count_tokens" | "/api/chat" => all.extend(
+            TOOLS.iter().filter(|f| f.0 == "tools" || (f.0 == "tool_choice" && path == "/v1/messages")),
+        ),
+        _ if path.starts_with("/api/") => {}
         "/v1/completions" => all.extend(COMMON),
         "/v1/responses" => all.extend(TOOLS),
         _ => all.extend(COMMON.into_iter().chain(TOOLS)),
@@ -96,7 +156,7 @@ fn fields(path: &str) -> Vec<Field> {
 /// The description.
 pub fn description() -> Value {
     let mut paths = Map::new();
-    for (path, method, summary) in PATHS {
+    for &(path, method, summary) in PATHS {
         let content = match path {
             "/metrics" => json!({"text/plain": {}}),
             _ => json!({"application/json": {"schema": {"type": "object"}}}),

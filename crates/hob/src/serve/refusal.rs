@@ -30,6 +30,8 @@ pub enum Kind {
     NoRoom,
     /// the queue is full, or the server ends
     Busy,
+    /// Hob has no such thing
+    Absent,
     /// it is the server's fault
     Failed,
 }
@@ -74,6 +76,7 @@ impl Refusal {
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Kind::NoRoom | Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Absent => StatusCode::NOT_IMPLEMENTED,
             Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

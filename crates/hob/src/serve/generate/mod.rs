@@ -111,6 +111,8 @@ pub struct Request {
     pub n: usize,
     /// how many of the likeliest tokens are told with each, at most [`MOST_TOP`]; `None` tells no log-probability
     pub logprobs: Option<usize>,
+    /// what the answer to a conversation begins with; it is not told again
+    pub begin: String,
     /// further variables of the chat template (`enable_thinking` …)
     pub variables: Map<String, Value>,
 }
@@ -130,6 +132,7 @@ impl Request {
             most: None,
             n: 1,
             logprobs: None,
+            begin: String::new(),
             variables: Map::new(),
         }
     }
@@ -146,6 +149,14 @@ pub struct Call {
     pub arguments: String,
 }
 
+impl Call {
+    /// The arguments as an object; a text that is none is told under a name rather than dropped.
+    pub fn object(&self) -> Value {
+        let object = serde_json::from_str(&self.arguments).ok().filter(Value::is_object);
+        object.unwrap_or_else(|| serde_json::json!({"arguments": self.arguments}))
+    }
+}
+
 /// An id for a call that has none of its own: nine letters and digits, as Mistral's templates want them, are enough.
 fn call_id() -> String {
     format!("call_{:016x}", crate::commands::chance())
@@ -153,7 +164,6 @@ fn call_id() -> String {
 
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(dead_code)] // thoughts and calls come with hob_io::chat's reader, see follow.rs
 pub enum Delta {
     /// of what it says
     Text(String),
@@ -327,7 +337,20 @@ impl Answer {
 pub async fn encode(lease: &Lease, request: &Request) -> Result<Ready> {
     let (lease, request) = (lease.clone(), request.clone());
     // A template, a long text and a grammar take their time.
-    let work = tokio::task::spawn_blocking(move || prompt::ready(&lease, &request));
+    apart(move || prompt::ready(&lease, &request)).await
+}
+
+/// The tokens of a prompt of any length.
+///
+/// # Errors
+/// The template refuses the messages.
+pub async fn ids(lease: &Lease, request: &Request) -> Result<Vec<u32>> {
+    let (lease, request) = (lease.clone(), request.clone());
+    apart(move || prompt::ids(&lease, &request).map(|(ids, _)| ids)).await
+}
+
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let work = tokio::task::spawn_blocking(work);
     work.await.unwrap_or_else(|_| {
         Err(Refusal::failed("reading the prompt failed by a bug in Hob; please report it"))
     })
@@ -408,5 +431,6 @@ fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
         presence_penalty: knobs.presence,
         frequency_penalty: knobs.frequency,
         seed: seed.wrapping_add(choice as u64),
+        ..defaults
     }
 }

@@ -48,19 +48,7 @@ const END: usize = 512;
 /// # Errors
 /// The template refuses the messages, the prompt is empty or does not fit, or the form asked for is none.
 pub fn ready(lease: &Lease, request: &Request) -> Result<Ready> {
-    let tokenizer = &lease.opened.words.tokenizer;
-    let (ids, spoken) = match &request.prompt {
-        Prompt::Chat(messages) => {
-            let (ids, spoken) = chat(lease, request, messages)?;
-            (ids, Some(spoken))
-        }
-        Prompt::Text(text) => (tokenizer.encode_with_bos(text, true), None),
-        Prompt::Ids(ids) => (ids.clone(), None),
-    };
-    let vocab = lease.opened.model.vocab_size();
-    if let Some(&id) = ids.iter().find(|id| **id as usize >= vocab) {
-        return Err(hob_engine::Error::Token { id, vocab }.into());
-    }
+    let (ids, spoken) = ids(lease, request)?;
     match ids.len() {
         0 => return Err(hob_engine::Error::Empty.into()),
         tokens if tokens > lease.context => {
@@ -68,12 +56,36 @@ pub fn ready(lease: &Lease, request: &Request) -> Result<Ready> {
         }
         _ => {}
     }
+    let tokenizer = &lease.opened.words.tokenizer;
     let ends = match &spoken {
         Some(spoken) => spoken.dialect.end_ids(tokenizer),
         None => tokenizer.eos_ids().to_vec(),
     };
     let grammar = grammar(lease, request, spoken.as_ref())?;
     Ok(Ready { ids, spoken, grammar, ends })
+}
+
+/// The tokens of a prompt of any length, and how what follows is written.
+///
+/// # Errors
+/// The template refuses the messages, or there is no such token.
+pub fn ids(lease: &Lease, request: &Request) -> Result<(Vec<u32>, Option<Spoken>)> {
+    let tokenizer = &lease.opened.words.tokenizer;
+    let (ids, spoken) = match &request.prompt {
+        Prompt::Chat(messages) => {
+            let (mut ids, mut spoken) = chat(lease, request, messages)?;
+            ids.extend(tokenizer.encode(&request.begin, false));
+            spoken.prompt_end.push_str(&request.begin);
+            (ids, Some(spoken))
+        }
+        Prompt::Text(text) => (tokenizer.encode_with_bos(text, true), None),
+        Prompt::Ids(ids) => (ids.clone(), None),
+    };
+    let vocab = lease.opened.model.vocab_size();
+    match ids.iter().find(|id| **id as usize >= vocab) {
+        Some(&id) => Err(hob_engine::Error::Token { id, vocab }.into()),
+        None => Ok((ids, spoken)),
+    }
 }
 
 fn chat(lease: &Lease, request: &Request, messages: &[chat::Message]) -> Result<(Vec<u32>, Spoken)> {

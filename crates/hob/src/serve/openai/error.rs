@@ -18,6 +18,7 @@ pub fn body(refusal: &Refusal) -> Value {
         Kind::Forbidden => ("invalid_request_error", Some("forbidden")),
         Kind::NoRoom => ("server_error", Some("model_does_not_fit")),
         Kind::Busy => ("server_error", Some("queue_full")),
+        Kind::Absent => ("server_error", Some("not_implemented")),
         Kind::Failed => ("server_error", None),
     };
     let field = refusal.field.as_deref().filter(|f| !f.is_empty());

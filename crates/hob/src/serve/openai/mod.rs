@@ -46,7 +46,7 @@ fn now() -> u64 {
 }
 
 /// An id that no other answer has.
-fn id(prefix: &str) -> String {
+pub fn id(prefix: &str) -> String {
     format!("{prefix}{:016x}{:016x}", crate::commands::chance(), crate::commands::chance())
 }
 
@@ -93,7 +93,7 @@ fn logprobs(tokens: &[Logprob]) -> Value {
 }
 
 /// Those of one token.
-fn logprob(l: &Logprob) -> Value {
+pub fn logprob(l: &Logprob) -> Value {
     let one = |t: &Token| json!({"token": t.text, "logprob": finite(t.logprob), "bytes": t.bytes});
     let mut value = one(&l.token);
     value["top_logprobs"] = l.top.iter().map(one).collect();

@@ -1,16 +1,17 @@
-//! `GET /v1/models`.
+//! `GET /v1/models`, a path that Anthropic's clients have as well.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::error::answer;
-use crate::serve::App;
 use crate::serve::manager::Known;
+use crate::serve::{App, anthropic};
 
 fn model(known: &Known) -> Value {
     let created = known.modified.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -18,12 +19,18 @@ fn model(known: &Known) -> Value {
 }
 
 /// All models of this machine.
-pub async fn list(State(app): State<Arc<App>>) -> Response {
+pub async fn list(State(app): State<Arc<App>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    if headers.contains_key(anthropic::HEADER) {
+        return anthropic::list(&app, query.as_deref()).await;
+    }
     let known = app.manager.known().await;
     Json(json!({"object": "list", "data": known.iter().map(model).collect::<Vec<_>>()})).into_response()
 }
 
 /// One of them.
-pub async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
+pub async fn one(State(app): State<Arc<App>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    if headers.contains_key(anthropic::HEADER) {
+        return anthropic::one(&app, &id).await;
+    }
     answer(app.manager.find(&id).await.map(|known| Json(model(&known)).into_response()))
 }
