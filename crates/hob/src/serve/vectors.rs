@@ -102,3 +102,24 @@ pub fn must_answer(lease: &Lease) -> Result<()> {
         )),
     }
 }
+
+/// The first `n` numbers, of the length 1 again: what models trained for it (Kusupati et al. 2022) mean by fewer.
+pub fn shorten(v: &mut Vec<f32>, n: usize) {
+    v.truncate(n);
+    let length = v.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if length > 0.0 {
+        v.iter_mut().for_each(|x| *x /= length);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shorter_vectors_have_the_length_1() {
+        let mut v = vec![3.0, 4.0, 12.0];
+        shorten(&mut v, 2);
+        assert_eq!(v, [0.6, 0.8]);
+    }
+}

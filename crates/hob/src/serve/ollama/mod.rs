@@ -3,6 +3,7 @@
 mod answer;
 mod chat;
 mod details;
+mod embed;
 mod generate;
 mod models;
 mod options;
@@ -43,8 +44,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/pull", post(async |asked: Asked| answer(pull::pull(asked).await)))
         .route("/api/chat", post(async |asked: Asked| answer(chat::chat(asked).await)))
         .route("/api/generate", post(async |asked: Asked| answer(generate::generate(asked).await)))
-        .route("/api/embed", post(async || absent("models that embed texts are not served yet")))
-        .route("/api/embeddings", post(async || absent("models that embed texts are not served yet")))
+        .route("/api/embed", post(async |asked: Asked| answer(embed::embed(asked).await)))
+        .route("/api/embeddings", post(async |asked: Asked| answer(embed::embeddings(asked).await)))
         .route("/api/copy", post(async || absent("models are not copied; Hob uses them where they lie")))
         .route("/api/create", post(async || absent("models are not made by this API; pull one, or put its GGUF file into Hob's folder of models")))
         .route("/api/push", post(async || absent("models are not uploaded: Hob sends nothing anywhere")))

@@ -34,7 +34,7 @@ async fn answer(asked: &Asked) -> Result<Response> {
             let message = format!("`dimensions` is {n}, and the model's vectors have {}", vectors[0].len());
             return Err(Refusal::field("dimensions", message));
         }
-        vectors.iter_mut().for_each(|v| shorten(v, n));
+        vectors.iter_mut().for_each(|v| vectors::shorten(v, n));
     }
     asked.tally.prompt(read, 0);
     let shown = |v: &Vec<f32>| match base64 {
@@ -45,15 +45,6 @@ async fn answer(asked: &Asked) -> Result<Response> {
     let data: Vec<Value> = vectors.iter().enumerate().map(one).collect();
     let usage = json!({"prompt_tokens": read, "total_tokens": read});
     Ok(Json(json!({"object": "list", "data": data, "model": lease.name, "usage": usage})).into_response())
-}
-
-/// The first `n` numbers, of the length 1 again: what models trained for it (Kusupati et al. 2022) mean by fewer.
-fn shorten(v: &mut Vec<f32>, n: usize) {
-    v.truncate(n);
-    let length = v.iter().map(|x| x * x).sum::<f32>().sqrt();
-    if length > 0.0 {
-        v.iter_mut().for_each(|x| *x /= length);
-    }
 }
 
 fn inputs(f: &Fields) -> Result<Vec<Input>> {
@@ -109,16 +100,4 @@ async fn ranked(asked: &Asked) -> Result<Response> {
     let usage = json!({"prompt_tokens": read, "total_tokens": read});
     Ok(Json(json!({"object": "list", "model": lease.name, "results": results, "usage": usage}))
         .into_response())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shorter_vectors_have_the_length_1() {
-        let mut v = vec![3.0, 4.0, 12.0];
-        shorten(&mut v, 2);
-        assert_eq!(v, [0.6, 0.8]);
-    }
 }
