@@ -1,0 +1,5 @@
+//! The page.
+#![allow(dead_code)]
+
+mod render;
+mod store;
