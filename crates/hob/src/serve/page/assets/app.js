@@ -1,0 +1,91 @@
+// Begins: what is shown by the address, and what all rooms share.
+
+import { bus, call, onToken } from './api.js';
+import { dialog, h, icon, toast } from './dom.js';
+import { bindKeys } from './keys.js';
+import { List } from './list.js';
+import { Chat } from './chat.js';
+import { modelsRoom } from './models.js';
+import { machineRoom } from './machine.js';
+
+const main = document.getElementById('main');
+const banner = document.getElementById('banner');
+
+/** What every room may need. */
+const hob = {
+  state: { offline: false, lasting: true, note: null, version: '', defaults: {} },
+  models: [],
+  main,
+  go: (to) => { location.hash = to; },
+  /** Reads the models again. */
+  async loadModels() {
+    const told = await call('GET', '/hob/models');
+    hob.models = told.models;
+    return told;
+  },
+  drawer: (open) => document.body.classList.toggle('side-open', open),
+};
+
+hob.list = new List(hob, document.getElementById('side'));
+hob.chat = new Chat(hob);
+
+let leave = null;
+
+/** Shows what the address says. */
+async function route() {
+  const [, room = '', id = ''] = location.hash.replace(/^#/, '').split('/');
+  leave?.();
+  leave = null;
+  hob.drawer(false);
+  hob.list.mark(room === 'c' ? Number(id) : null, room);
+  if (room === 'models') leave = modelsRoom(hob);
+  else if (room === 'machine') leave = machineRoom(hob);
+  else {
+    leave = () => hob.chat.leave();
+    await hob.chat.open(room === 'c' && /^\d+$/.test(id) ? Number(id) : null);
+  }
+}
+
+onToken((wrong) => new Promise((resolve) => {
+  let given = null;
+  const field = h('input', { type: 'password', name: 'token', autocomplete: 'current-password', required: true, 'aria-label': 'Token' });
+  const form = h('form', { class: 'ask', onsubmit: (e) => { e.preventDefault(); given = field.value.trim(); box.close(); } },
+    h('p', {}, wrong ? 'That is not the token of this server. ' : '', 'hob serve printed a token when it started. Enter it to use the page.'),
+    field, h('div', { class: 'row end' }, h('button', { class: 'button primary' }, 'Enter')));
+  const box = dialog('This server wants its token', form, { kind: 'small', onclose: () => resolve(given) });
+  field.focus();
+}));
+
+function warn(...parts) {
+  banner.replaceChildren(...parts);
+  banner.hidden = parts.length === 0;
+}
+
+bus.addEventListener('gone', () => warn(icon('hob'), h('span', {}, 'The server is gone. Start it with ', h('code', {}, 'hob serve'), '; the page finds it again.')));
+bus.addEventListener('back', () => {
+  warn();
+  toast('The server is back.');
+  start();
+});
+
+async function start() {
+  try {
+    hob.state = await call('GET', '/hob/state');
+    if (hob.state.note) warn(h('span', {}, hob.state.note));
+    await Promise.all([hob.list.load(), hob.loadModels()]);
+  } catch (e) {
+    if (e.status !== 0) warn(h('span', {}, e.message));
+  }
+  await route();
+}
+
+document.getElementById('shade').addEventListener('click', () => hob.drawer(false));
+document.querySelector('.skip').addEventListener('click', (e) => { e.preventDefault(); main.focus(); });
+window.addEventListener('hashchange', () => { if (!hob.quiet) route(); hob.quiet = false; });
+window.addEventListener('unhandledrejection', (e) => {
+  if (e.reason?.name === 'AbortError') return;
+  e.preventDefault();
+  if (e.reason?.status !== 0) toast(e.reason?.message ?? String(e.reason), 'wrong');
+});
+bindKeys(hob);
+start();
