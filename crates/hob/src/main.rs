@@ -18,6 +18,7 @@ mod net;
 mod page;
 mod places;
 mod room;
+mod serve;
 mod store;
 mod terminal;
 mod wheel;
@@ -53,6 +54,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
     }
     match cli.command {
         Command::Run(args) => commands::run::run(args, global),
+        Command::Serve(args) => commands::serve::run(args, global),
         Command::List(args) => commands::list::run(args, global),
         Command::Show(args) => commands::show::run(args, global),
         Command::Pull(args) => commands::pull::run(args, global),

@@ -92,33 +92,25 @@ pub fn options(threads: Option<usize>) -> Options {
     Options { threads: threads.unwrap_or(defaults.threads), check, ..defaults }
 }
 
-impl Loaded {
-    /// Loads the model at `path`.
-    pub fn open(path: &Path, how: Load) -> Result<Loaded> {
-        let start = Instant::now();
-        let process = memory::process();
-        how.sampling.check().map_err(Error::new)?;
+/// A model's files, words and weights, before it is known within what memory it is run.
+pub struct Opened {
+    /// files and tokenizer
+    pub words: Words,
+    /// the engine's model
+    pub model: Arc<Model>,
+    /// the chat template
+    pub chat: Chat,
+}
+
+impl Opened {
+    /// Opens the model at `path`; reads no weights.
+    pub fn open(path: &Path, how: &Load) -> Result<Opened> {
         let words = Words::open(path)?;
         let options = Options { mapped: how.mapped, kv: how.kv, ..options(how.threads) };
         let model = Arc::new(Model::new(words.checkpoint.clone(), options)?);
         if words.tokenizer.vocab_size() > model.vocab_size() {
             let (tokens, rows) = (words.tokenizer.vocab_size(), model.vocab_size());
             terminal::note(&format!("the tokenizer knows {tokens} tokens, the model {rows}"));
-        }
-        let room = Room::find(&model, &how, process, words.tokenizer.heap_bytes())?;
-        if let Some(note) = &room.note {
-            terminal::note(note);
-        }
-        let context = room.context;
-        if let Some(residency) = &room.residency {
-            model.stream(residency);
-        }
-        let session = Session::new(&model, context)?;
-        if context > model.context() {
-            terminal::note(&format!(
-                "the model was trained for {} tokens of context; beyond them answers get worse",
-                model.context()
-            ));
         }
         let spelled = |id: Option<u32>| {
             let bytes = id.and_then(|id| words.tokenizer.token_bytes(id)).unwrap_or_default();
@@ -127,6 +119,42 @@ impl Loaded {
         let bos = spelled(words.tokenizer.bos_id());
         let eos = spelled(words.tokenizer.eos_ids().first().copied());
         let chat = Chat::new(words.checkpoint.chat_template().as_deref(), &bos, &eos);
+        Ok(Opened { words, model, chat })
+    }
+
+    /// Within what memory it is run, beside a process of so many bytes.
+    pub fn room(&self, how: &Load, process: usize) -> Result<Room> {
+        Room::find(&self.model, how, process, self.words.tokenizer.heap_bytes())
+    }
+
+    /// Makes it run so, and says what the person should know of it.
+    pub fn settle_in(&self, room: &Room) {
+        if let Some(note) = &room.note {
+            terminal::note(note);
+        }
+        if let Some(residency) = &room.residency {
+            self.model.stream(residency);
+        }
+        if room.context > self.model.context() {
+            terminal::note(&format!(
+                "the model was trained for {} tokens of context; beyond them answers get worse",
+                self.model.context()
+            ));
+        }
+    }
+}
+
+impl Loaded {
+    /// Loads the model at `path`.
+    pub fn open(path: &Path, how: Load) -> Result<Loaded> {
+        let start = Instant::now();
+        let process = memory::process();
+        how.sampling.check().map_err(Error::new)?;
+        let opened = Opened::open(path, &how)?;
+        let room = opened.room(&how, process)?;
+        opened.settle_in(&room);
+        let Opened { words, model, chat } = opened;
+        let session = Session::new(&model, room.context)?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         Ok(Loaded {
             words,

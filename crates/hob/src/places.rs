@@ -78,6 +78,13 @@ pub fn cache() -> Result<PathBuf> {
         .ok_or_else(|| no_home("HOB_HOME"))
 }
 
+/// The note of a running server: `$HOB_HOME/server.json`, or `hob/server.json` in the folder that the system empties
+/// when the user leaves, or else among the user's data.
+pub fn server() -> Result<PathBuf> {
+    let own = || BaseDirs::new().map(|b| b.runtime_dir().unwrap_or(b.data_dir()).join("hob"));
+    var("HOB_HOME").or_else(own).map(|h| h.join("server.json")).ok_or_else(|| no_home("HOB_HOME"))
+}
+
 /// Every folder that models may lie in, Hob's own and the one that it fetches to first, whether it exists or not.
 pub fn model_folders() -> Vec<PathBuf> {
     let ours = hub_cache().into_iter().chain(own_models());

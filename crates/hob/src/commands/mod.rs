@@ -6,20 +6,25 @@ pub mod completions;
 pub mod debug;
 pub mod doctor;
 pub mod fit;
+mod how;
 pub mod list;
 mod profile;
 pub mod pull;
 pub mod rm;
 pub mod run;
+pub mod serve;
 pub mod show;
 
 use std::num::NonZeroUsize;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use how::chance;
+
 const EXAMPLES: &str = "Examples:
   hob run                                     chat with a model on this machine
   hob run starter \"Why is the sky blue?\"      answer one question
+  hob serve                                   answer other programs (OpenAI's API)
   hob pull hf:owner/repo                      fetch a model from the Hugging Face hub
   hob list                                    the models on this machine
   hob show starter                            what is inside a model
@@ -55,6 +60,8 @@ pub struct Global {
 pub enum Command {
     /// Answer a prompt, or chat
     Run(run::RunArgs),
+    /// Serve models to other programs over HTTP
+    Serve(serve::ServeArgs),
     /// List the models on this machine
     #[command(visible_alias = "ls")]
     List(list::ListArgs),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::how::{Loading, Sampling};
 use super::{Global, pull};
 use crate::catalogue::{self, Entry, STARTER};
 use crate::chat::{Answer, Chat, Message, Role, Terminal};
@@ -15,7 +16,6 @@ use crate::model::{Load, Loaded};
 use crate::net::Net;
 use crate::store::{self, Found, Wanted};
 use crate::terminal;
-use hob_engine::KvTypes;
 
 const EXAMPLES: &str = "Examples:
   hob run                                       chat
@@ -44,28 +44,12 @@ pub struct RunArgs {
     /// Stop after that many tokens [default: where the model ends]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<std::num::NonZeroUsize>,
-    /// Tokens of context [default: what the model was trained for, at most 4096]
-    #[arg(long, value_name = "N")]
-    pub ctx: Option<std::num::NonZeroUsize>,
     /// What holds for the whole conversation
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     pub system: Option<String>,
     /// Continue the text as it stands, without a chat template
     #[arg(long)]
     pub raw: bool,
-    /// How keys and values are kept: f32, f16, q8_0 or q4_0, or k=TYPE,v=TYPE [default: f16]
-    #[arg(long, value_name = "TYPE")]
-    pub kv: Option<KvTypes>,
-    /// Stay within that much memory: with a shorter context unless --ctx asks for one, or else with weights read from
-    /// the file again for each token [default: what is free]
-    #[arg(long, value_name = "SIZE", value_parser = crate::room::parse)]
-    pub memory: Option<u64>,
-    /// Keep weights as the file has them, shared with other processes, rather than lay them out for speed
-    #[arg(long)]
-    pub mapped: bool,
-    /// Number of threads [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = super::threads)]
-    pub threads: Option<std::num::NonZeroUsize>,
     /// End with one JSON object in place of the streamed text
     #[arg(long)]
     pub json: bool,
@@ -73,37 +57,9 @@ pub struct RunArgs {
     #[arg(long, short)]
     pub yes: bool,
     #[command(flatten)]
+    pub loading: Loading,
+    #[command(flatten)]
     pub sampling: Sampling,
-}
-
-/// How the next token is chosen.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Sampling")]
-pub struct Sampling {
-    /// 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = 0.7, value_parser = number::<0, 100>)]
-    pub temperature: f32,
-    /// Only the most likely tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = number::<0, 1>)]
-    pub top_p: f32,
-    /// Only the K most likely tokens; 0 means all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    pub top_k: usize,
-    /// Only tokens at least this likely, relative to the most likely one
-    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = number::<0, 1>)]
-    pub min_p: f32,
-    /// Above 1 makes tokens that were said before less likely
-    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = number::<0, 10>)]
-    pub repeat_penalty: f32,
-    /// The same seed gives the same answer [default: another one each time]
-    #[arg(long)]
-    pub seed: Option<u64>,
-}
-
-/// A number between two bounds.
-fn number<const LOW: u8, const HIGH: u8>(text: &str) -> Result<f32, String> {
-    let inside = |n: &f32| (f32::from(LOW)..=f32::from(HIGH)).contains(n);
-    text.parse().ok().filter(inside).ok_or_else(|| format!("it must be a number from {LOW} to {HIGH}"))
 }
 
 /// Finds the model, loads it, and answers.
@@ -235,32 +191,8 @@ fn agree(question: &str, name: &str, yes: bool) -> Result<()> {
 
 /// Loads the model at `path` as the arguments ask.
 fn load(path: &Path, args: &RunArgs) -> Result<Loaded> {
-    let s = &args.sampling;
-    let sampling = hob_engine::Sampling {
-        temperature: s.temperature,
-        top_k: s.top_k,
-        top_p: s.top_p,
-        min_p: s.min_p,
-        repeat_penalty: s.repeat_penalty,
-        seed: s.seed.unwrap_or_else(chance),
-        ..hob_engine::Sampling::default()
-    };
-    let number = |n: Option<std::num::NonZeroUsize>| n.map(|n| n.get());
-    let how = Load {
-        threads: number(args.threads),
-        mapped: args.mapped,
-        kv: args.kv.unwrap_or_default(),
-        context: number(args.ctx),
-        sampling,
-        max_tokens: number(args.max_tokens),
-        memory: args.memory,
-    };
-    Loaded::open(path, how)
-}
-
-/// A seed that nobody chose.
-fn chance() -> u64 {
-    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id())
+    let max_tokens = args.max_tokens.map(|n| n.get());
+    Loaded::open(path, Load { sampling: args.sampling.settings(), max_tokens, ..args.loading.load() })
 }
 
 /// Answers one prompt, streaming it unless `--json` asks for the object alone.

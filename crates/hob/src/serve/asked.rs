@@ -1,0 +1,80 @@
+//! A request's body: read within bounds, as JSON.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::response::Response;
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::StreamExt;
+
+use super::refusal::{Kind, Refusal, Result};
+use super::tally::Tally;
+use super::{App, refuse};
+use crate::terminal;
+
+/// A body must go on within so long, and be whole within [`WHOLE`].
+const PART: Duration = Duration::from_secs(15);
+const WHOLE: Duration = Duration::from_secs(300);
+
+/// A request with a JSON body.
+pub struct Asked {
+    /// the server
+    pub app: Arc<App>,
+    /// what the request takes
+    pub tally: Arc<Tally>,
+    /// the body
+    pub body: Value,
+}
+
+impl FromRequest<Arc<App>> for Asked {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Asked, Response> {
+        let path = request.uri().path().to_string();
+        let Some(tally) = request.extensions().get::<Arc<Tally>>().cloned() else {
+            return Err(refuse(&path, &Refusal::failed("the request was not counted")));
+        };
+        let body = read(request.into_body(), app.max_body).await.and_then(|bytes| parse(&bytes));
+        let body = body.map_err(|refusal| refuse(&path, &refusal))?;
+        Ok(Asked { app: app.clone(), tally, body })
+    }
+}
+
+/// All bytes of a body, at most `most`.
+async fn read(body: Body, most: usize) -> Result<Vec<u8>> {
+    let too_large = || {
+        let message = format!(
+            "the body is larger than {}; hob serve --max-body allows more",
+            terminal::bytes(most as u64)
+        );
+        Refusal::new(Kind::TooLarge, message)
+    };
+    if axum::body::HttpBody::size_hint(&body).lower() > most as u64 {
+        return Err(too_large());
+    }
+    let whole = Instant::now() + WHOLE;
+    let (mut stream, mut bytes) = (body.into_data_stream(), Vec::new());
+    loop {
+        let until = whole.min(Instant::now() + PART);
+        match timeout_at(until, stream.next()).await {
+            Err(_) => return Err(Refusal::new(Kind::TooSlow, "the body came too slowly")),
+            Ok(None) => return Ok(bytes),
+            Ok(Some(Err(_))) => return Err(Refusal::new(Kind::Invalid, "the body broke off")),
+            Ok(Some(Ok(part))) if bytes.len() + part.len() > most => return Err(too_large()),
+            Ok(Some(Ok(part))) => bytes.extend_from_slice(&part),
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Value> {
+    // Nesting is bounded by serde_json itself, at 128.
+    serde_json::from_slice(bytes).map_err(|e| match e.to_string() {
+        deep if deep.starts_with("recursion limit") => {
+            Refusal::new(Kind::Invalid, "the body is nested deeper than 128 levels")
+        }
+        why => Refusal::new(Kind::Invalid, format!("the body is no JSON: {why}")),
+    })
+}
