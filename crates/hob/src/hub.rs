@@ -311,6 +311,7 @@ pub fn fetch(
     file::make_dir(&snapshot)?;
     let missing = |f: &&&RemoteFile| !is_cached(&blobs, &snapshot, f);
     let need = files.iter().filter(missing).fold(0u64, |n, f| n.saturating_add(f.size));
+    hub.net.transfer.expect(need);
     let done = file::check_space(&blobs, need).and_then(|()| {
         files.iter().try_for_each(|f| {
             let blob = blobs.join(f.checksum.hex());

@@ -14,8 +14,6 @@ mod model;
 mod naming;
 mod near;
 mod net;
-#[path = "serve/page/mod.rs"]
-mod page;
 mod places;
 mod room;
 mod serve;

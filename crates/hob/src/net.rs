@@ -8,6 +8,8 @@ mod range;
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -79,9 +81,68 @@ pub struct Download<'a> {
     pub label: &'a str,
 }
 
+/// How far a transfer is, for whoever shows it elsewhere than on the terminal; and the wish that it end.
+#[derive(Default)]
+pub struct Transfer {
+    total: AtomicU64,
+    /// bytes of files that are whole
+    whole: AtomicU64,
+    /// bytes of the file that comes
+    now: AtomicU64,
+    /// bytes that lay here from an earlier try
+    before: AtomicU64,
+    given_up: AtomicBool,
+}
+
+impl Transfer {
+    /// Bytes that are here and bytes that there will be, 0 where that is not known yet.
+    pub fn seen(&self) -> (u64, u64) {
+        (self.whole.load(Relaxed) + self.now.load(Relaxed), self.total.load(Relaxed))
+    }
+
+    /// Bytes that were here when it began.
+    pub fn before(&self) -> u64 {
+        self.before.load(Relaxed)
+    }
+
+    /// So many bytes will come.
+    pub fn expect(&self, bytes: u64) {
+        self.total.store(bytes, Relaxed);
+    }
+
+    /// The present file has so many bytes.
+    pub fn at(&self, bytes: u64) {
+        self.now.store(bytes, Relaxed);
+    }
+
+    /// Asks it to end. What came stays for another try.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
+    }
+
+    /// Whether it was asked to end.
+    pub fn given_up(&self) -> bool {
+        self.given_up.load(Relaxed)
+    }
+
+    fn begin(&self, here: u64, size: Option<u64>) {
+        self.before.fetch_add(here, Relaxed);
+        self.at(here);
+        if self.total.load(Relaxed) == 0 {
+            self.expect(size.unwrap_or(0));
+        }
+    }
+
+    fn end(&self) {
+        self.whole.fetch_add(self.now.swap(0, Relaxed), Relaxed);
+    }
+}
+
 /// The way out, or its absence.
 pub struct Net {
     agent: Option<Agent>,
+    /// how far what is fetched is
+    pub transfer: Arc<Transfer>,
 }
 
 impl Net {
@@ -89,7 +150,7 @@ impl Net {
     pub fn new(offline: bool) -> Net {
         let refused = std::env::var("HOB_OFFLINE").is_ok_and(|v| !v.is_empty() && v != "0");
         if offline || refused {
-            return Net { agent: None };
+            return Net { agent: None, transfer: Arc::default() };
         }
         let silence = std::env::var("HF_HUB_DOWNLOAD_TIMEOUT")
             .ok()
@@ -109,7 +170,12 @@ impl Net {
             .timeout_per_read(Some(silence))
             .user_agent(concat!("hob/", env!("CARGO_PKG_VERSION")))
             .build();
-        Net { agent: Some(config.into()) }
+        Net { agent: Some(config.into()), transfer: Arc::default() }
+    }
+
+    /// The same, with its downloads watched.
+    pub fn watched(self, transfer: Arc<Transfer>) -> Net {
+        Net { transfer, ..self }
     }
 
     /// Whether requests are refused.
@@ -153,6 +219,7 @@ impl Net {
         }
         let mut part = Part::open(d).map_err(Failure::Local)?;
         let bar = terminal::progress(d.label, d.size);
+        self.transfer.begin(part.length, d.size);
         let mut tries = 0;
         let mut anew = false;
         let done = loop {
@@ -181,6 +248,7 @@ impl Net {
             }
         };
         bar.finish_and_clear();
+        self.transfer.end();
         if done.is_err() && part.length == 0 {
             part.remove();
         }
@@ -256,6 +324,10 @@ impl Net {
             }
             part.append(&buffer[..n]).map_err(Failure::Local)?;
             bar.set_position(part.length);
+            self.transfer.at(part.length);
+            if self.transfer.given_up() {
+                return Err(Failure::Local(Error::interrupted("given up; what came stays for another try")));
+            }
         }
         match expected {
             Some(expected) if part.length < expected => Err(Failure::Broken(format!(

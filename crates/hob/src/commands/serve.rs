@@ -68,7 +68,7 @@ pub struct ServeArgs {
 }
 
 /// Finds the models named, and serves.
-pub fn run(args: ServeArgs, _: &Global) -> Result<()> {
+pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
     let host = args.host.trim_start_matches('[').trim_end_matches(']');
     let ip: IpAddr = match host {
         "localhost" => IpAddr::from([127, 0, 0, 1]),
@@ -93,6 +93,7 @@ pub fn run(args: ServeArgs, _: &Global) -> Result<()> {
         origins: args.allow_origin,
         max_body: usize::try_from(args.max_body).unwrap_or(usize::MAX),
         connections: args.max_connections.max(1).into(),
+        offline: crate::net::Net::new(global.offline).offline(),
     };
     serve::run(config)
 }

@@ -12,6 +12,7 @@ mod manager;
 mod metrics;
 mod openai;
 mod openapi;
+mod page;
 mod refusal;
 mod state;
 mod tally;
@@ -73,6 +74,8 @@ pub struct Config {
     pub max_body: usize,
     /// connections that are open at the same time
     pub connections: usize,
+    /// nothing is fetched, whatever is asked
+    pub offline: bool,
 }
 
 /// What handlers share.
@@ -87,6 +90,10 @@ pub struct App {
     pub max_body: usize,
     /// answers of `/v1/responses` that may be gone on with
     pub responses: openai::Kept,
+    /// what the page keeps
+    pub page: page::Page,
+    /// nothing is fetched, whatever is asked
+    pub offline: bool,
     guard: Guard,
 }
 
@@ -109,6 +116,7 @@ fn refuse(path: &str, refusal: &Refusal) -> Response {
 fn router(app: &Arc<App>) -> Router {
     Router::new()
         .merge(openai::routes())
+        .merge(page::routes())
         .route("/health", get(async || axum::Json(serde_json::json!({"status": "ok"}))))
         .route("/metrics", get(page))
         .route("/openapi.json", get(async || axum::Json(openapi::description())))
@@ -135,6 +143,9 @@ async fn page(State(app): State<Arc<App>>) -> Response {
 
 /// The label of a path in the metrics: one of those known, so that nobody can make many.
 fn route(path: &str) -> &'static str {
+    if page::is_ours(path) {
+        return page::ROUTE;
+    }
     let known = openapi::PATHS.iter().find(|known| match known.0.split_once('{') {
         Some((start, _)) => path.strip_prefix(start).is_some_and(|rest| !rest.is_empty()),
         None => known.0 == path,
@@ -207,7 +218,19 @@ async fn serve(config: Config) -> Result<()> {
     let (bound, hosts, origins) = (address.ip(), config.hosts, config.origins);
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
     let (max_body, responses) = (config.max_body, openai::Kept::default());
-    let app = Arc::new(App { manager: manager.clone(), metrics, sampling, max_body, responses, guard });
+    let page = page::Page::open()?;
+    let offline = config.offline;
+    let app = Arc::new(App {
+        manager: manager.clone(),
+        metrics,
+        sampling,
+        max_body,
+        responses,
+        page,
+        offline,
+        guard,
+    });
+    page::begin(&app);
 
     let running =
         state::Running { pid: std::process::id(), address: reachable(address), token: config.token };

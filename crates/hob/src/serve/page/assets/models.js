@@ -34,7 +34,7 @@ export function modelsRoom(hob) {
     try {
       const fit = await call('POST', '/hob/fit', { name: model });
       if (left) return;
-      const good = { ram: 'good', gpu: 'good', split: 'good', streamed: 'slow', no: 'bad' }[fit.verdict] ?? 'slow';
+      const good = { ram: 'good', gpu: 'good', split: 'good', disk: 'slow', no: 'bad' }[fit.verdict] ?? 'slow';
       const share = Math.min(1, fit.total_bytes / Math.max(1, fit.free_bytes));
       const fill = h('span', { class: 'fill' });
       fill.style.width = `${share * 100}%`;

@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::{file, places};
 
-pub use conversations::{Change, Conversation, Listed};
+pub use conversations::Change;
+pub use exchange::{Export, with_files};
 pub use messages::{Finish, NewMessage, Shown};
-pub use search::{Hit, Part};
 
 /// Who says a message; the system's is a setting of its conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
