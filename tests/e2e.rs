@@ -22,9 +22,16 @@ mod fit;
 mod folders;
 #[path = "e2e/look.rs"]
 mod look;
+#[path = "e2e/openai.rs"]
+mod openai;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[path = "e2e/private.rs"]
 mod private;
+#[cfg(unix)]
+#[path = "e2e/serve.rs"]
+mod serve;
+#[path = "e2e/serving.rs"]
+mod serving;
 #[path = "e2e/spent.rs"]
 mod spent;
 #[path = "e2e/tiny.rs"]

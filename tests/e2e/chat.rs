@@ -170,7 +170,7 @@ fn a_full_context_is_told() {
 }
 
 /// A tiny model that never ends its answer.
-fn endless(world: &World) -> String {
+pub fn endless(world: &World) -> String {
     let mut tiny = Tiny::llama();
     tiny.set("llama.context_length", Meta::U32(1 << 20));
     // No token ends the text, by name or by number.

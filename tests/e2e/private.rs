@@ -3,13 +3,14 @@
 
 use crate::common::World;
 use crate::models::model;
+use crate::serving::{Serving, install};
 use crate::spent::spent;
 use crate::tiny::Tiny;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// From now on this process is ended by SIGSYS when it opens a socket, of whatever kind.
-fn forbid_sockets() -> std::io::Result<()> {
+/// From now on this process is ended by SIGSYS at the first of these system calls.
+fn forbid(calls: [libc::c_long; 3]) -> std::io::Result<()> {
     // Berkeley packet filter over `struct seccomp_data`, whose first word is the call's number.
     let stmt = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let is = |call: libc::c_long, skip: u8| libc::sock_filter {
@@ -20,9 +21,9 @@ fn forbid_sockets() -> std::io::Result<()> {
     };
     let mut filter = [
         stmt(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
-        is(libc::SYS_socket, 3),
-        is(libc::SYS_socketpair, 2),
-        is(libc::SYS_io_uring_setup, 1), // it can open sockets as well
+        is(calls[0], 3),
+        is(calls[1], 2),
+        is(calls[2], 1),
         stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
         stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS),
     ];
@@ -37,7 +38,10 @@ fn forbid_sockets() -> std::io::Result<()> {
 
 fn without_sockets(mut command: Command) -> Command {
     // SAFETY: between fork and exec the closure makes system calls and nothing else.
-    unsafe { command.pre_exec(forbid_sockets) };
+    // A ring of io_uring can open sockets as well.
+    unsafe {
+        command.pre_exec(|| forbid([libc::SYS_socket, libc::SYS_socketpair, libc::SYS_io_uring_setup]))
+    };
     command
 }
 
@@ -94,5 +98,35 @@ fn the_watch_works() {
         let offline = spent(&mut without_sockets(world.command(&[command, "hf:owner/repo", "--offline"])));
         assert_eq!(offline.signal, None);
         offline.run.fails("offline: hf:owner/repo is not fetched");
+    }
+}
+
+/// A server answers those that connect, and connects to nobody, whatever it is asked.
+#[test]
+fn a_server_opens_no_connection() {
+    for offline in [&["--offline"][..], &[]] {
+        let world = World::new();
+        install(&world, &Tiny::llama().write(&world, "tiny"));
+        let args = [&["serve", "--port=0"][..], offline].concat();
+        let mut command = world.command(&args);
+        // SAFETY: between fork and exec the closure makes system calls and nothing else.
+        unsafe {
+            command.pre_exec(|| forbid([libc::SYS_connect, libc::SYS_sendmmsg, libc::SYS_io_uring_setup]))
+        };
+        let server = Serving::spawn(&mut command);
+        for model in ["tiny", "starter", "hf:owner/repo", "http://127.0.0.1:9/x.gguf", "qwen3"] {
+            let body = serde_json::json!({
+                "model": model, "max_tokens": 1, "input": "x", "prompt": "x",
+                "messages": [{"role": "user", "content": "see http://127.0.0.1:9/x"}],
+            });
+            for path in ["/v1/chat/completions", "/v1/completions", "/v1/responses"] {
+                let expected = if model == "tiny" { 200 } else { 404 };
+                assert_eq!(server.post(path, &body).status, expected, "{path} {model}");
+            }
+        }
+        for path in ["/v1/models", "/v1/models/hf:owner/repo", "/metrics", "/openapi.json", "/health", "/"] {
+            assert!(server.get(path).status < 500, "{path}");
+        }
+        assert_eq!(server.end().code, Some(0), "it was ended by the kernel's watch");
     }
 }

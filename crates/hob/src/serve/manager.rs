@@ -69,6 +69,7 @@ pub struct Ready {
     /// bytes of memory that it is planned to take
     pub planned: u64,
     /// when it was loaded
+    #[allow(dead_code)] // Ollama's API tells it
     pub since: SystemTime,
     /// stays until the server ends
     pub pinned: bool,
@@ -355,6 +356,7 @@ impl Manager {
     }
 
     /// Unloads a model by name as soon as nobody uses it. Returns whether it was loaded and may go.
+    #[allow(dead_code)] // hob stop, and Ollama's keep_alive of 0
     pub fn release(&self, name: &str) -> bool {
         let loaded = lock(&self.loaded);
         let found = loaded.iter().find(|(known, ready)| known.is(name) && !ready.pinned);

@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_histogram_counts_what_is_at_most_its_bound() {
         let mut h = Histogram::new(&[1.0, 2.0]);
-        [0.5, 1.0, 1.5, 9.0, f64::NAN].map(|v| h.add(v));
+        [0.5, 1.0, 1.5, 9.0, f64::NAN].into_iter().for_each(|v| h.add(v));
         let mut out = String::new();
         h.write(&mut out, "x");
         assert_eq!(

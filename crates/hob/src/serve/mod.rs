@@ -97,11 +97,9 @@ pub struct App {
     guard: Guard,
 }
 
-/// The dialects, by the beginnings of their paths.
-fn refuse(path: &str, refusal: &Refusal) -> Response {
-    let mut response = match path {
-        _ => openai::refuse(refusal),
-    };
+/// A refusal in the shape of the dialect that a path belongs to; here other dialects find theirs.
+fn refuse(_path: &str, refusal: &Refusal) -> Response {
+    let mut response = openai::refuse(refusal);
     let headers = response.headers_mut();
     if let Some(seconds) = refusal.retry {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

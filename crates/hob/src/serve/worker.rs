@@ -111,7 +111,7 @@ pub struct Worker {
 }
 
 struct Waiting {
-    job: Job,
+    job: Box<Job>,
     since: Instant,
     tell: UnboundedSender<Event>,
 }
@@ -147,11 +147,8 @@ impl Worker {
         let free = |n: usize| (n + self.running() < most).then_some(n + 1);
         self.load.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free).map_err(busy)?;
         let (tell, events) = unbounded_channel();
-        let sent = self
-            .jobs
-            .as_ref()
-            .map(|jobs| jobs.send(Waiting { job, since: Instant::now(), tell: tell.clone() }));
-        if !matches!(sent, Some(Ok(()))) {
+        let waiting = Waiting { job: Box::new(job), since: Instant::now(), tell: tell.clone() };
+        if self.jobs.as_ref().is_none_or(|jobs| jobs.send(waiting).is_err()) {
             let _ = tell
                 .send(Event::Failed(Error::Ask("the model's thread has ended; restart the server".into())));
         }
@@ -206,7 +203,7 @@ impl Line {
             let start = Instant::now();
             let mut timings = Timings { queued: start - since, ..Timings::default() };
             if !tell.is_closed() {
-                let end = match self.answer(job, &tell, &mut timings) {
+                let end = match self.answer(*job, &tell, &mut timings) {
                     Ok(End::Done(stop)) => Some(Event::Done { stop, timings }),
                     Ok(End::Gone) => None,
                     Err(e) => Some(Event::Failed(e)),

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use hob_engine::Stop;
 use hob_io::Tokenizer;
@@ -60,6 +61,8 @@ pub async fn follow(
 ) {
     let mut text = Text::new(choice, &lease, &request);
     let mut generated = 0;
+    let start = Instant::now();
+    let mut read = start;
     loop {
         // Whoever leaves while the prompt is read frees its place as well.
         let event = tokio::select! {
@@ -69,6 +72,7 @@ pub async fn follow(
         let mut send = Vec::new();
         match event {
             Some(worker::Event::Prompt { tokens, cached }) => {
+                read = Instant::now();
                 // A prompt counts once, however many answers it has.
                 let started = together.with(|sum| {
                     let first = sum.read.is_empty();
@@ -92,7 +96,10 @@ pub async fn follow(
                 });
                 if let Some(finish) = finish {
                     drop(job); // the rest is not wanted
-                    end(choice, finish, Timings::default(), &out, &together, send).await;
+                    let decode = read.elapsed();
+                    together.tally.answer(generated, decode);
+                    let timings = Timings { queued: Duration::ZERO, prefill: read - start, decode };
+                    end(choice, finish, timings, &out, &together, send).await;
                     return;
                 }
             }

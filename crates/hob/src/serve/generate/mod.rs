@@ -144,6 +144,7 @@ pub struct Call {
 
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(dead_code)] // thoughts and calls come with hob_io::chat's reader, see follow.rs
 pub enum Delta {
     /// of what it says
     Text(String),

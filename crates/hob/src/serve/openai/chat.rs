@@ -2,10 +2,10 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error::{self, answer};
-use super::{FINGERPRINT, data, finish_reason, id, knobs, logprobs, messages, now, stream, usage};
+use super::{FINGERPRINT, data, finish_reason, id, knobs, logprobs, messages, now, stream, timings, usage};
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
 use crate::serve::generate::{self, Call, Choice, Delta, Event, Finish, Logprob, Prompt, Request};
@@ -35,6 +35,7 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
         let mut body = head.object("chat.completion");
         body["choices"] = choices.collect();
         body["usage"] = usage(whole.usage);
+        body["timings"] = timings(whole.usage, whole.timings);
         return Ok(Json(body).into_response());
     }
     let mut calls = vec![0; n];
@@ -66,11 +67,12 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
                 data(&chunk(choice, delta, told_of(told, &logprobs), None))
             }
             Event::End { choice, finish } => data(&chunk(choice, json!({}), Value::Null, Some(&finish))),
-            Event::Done { usage: tokens, .. } => {
+            Event::Done { usage: tokens, timings: times } => {
                 let mut text = String::new();
                 if with_usage {
                     let mut last = head.chunk(true, json!([]));
                     last["usage"] = usage(tokens);
+                    last["timings"] = timings(tokens, times);
                     text = data(&last);
                 }
                 text + "data: [DONE]\n\n"
@@ -84,7 +86,8 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
 fn read(f: &Fields) -> Result<Request> {
     let mut request = Request::new(Prompt::Chat(messages::messages(f)?));
     knobs::common(f, &mut request)?;
-    knobs::tools(f, &mut request)?;
+    knobs::tools(f, &mut request, false)?;
+    knobs::thinking(f.text("reasoning_effort")?, &mut request);
     request.format = knobs::format(f, "response_format", Some("json_schema"))?;
     let most = knobs::most(f, "max_completion_tokens")?;
     request.most = most.or(knobs::most(f, "max_tokens")?);
@@ -96,7 +99,9 @@ fn read(f: &Fields) -> Result<Request> {
         }
         false => None,
     };
-    request.variables = f.object("chat_template_kwargs")?.map_or_else(Map::new, |f| f.map().clone());
+    for (name, value) in f.object("chat_template_kwargs")?.iter().flat_map(|f| f.map()) {
+        request.variables.insert(name.clone(), value.clone());
+    }
     Ok(request)
 }
 

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::error::{self, answer};
-use super::{FINGERPRINT, data, finish_reason, finite, id, knobs, now, stream, usage};
+use super::{FINGERPRINT, data, finish_reason, finite, id, knobs, now, stream, timings, usage};
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
 use crate::serve::generate::{self, Delta, Event, Finish, Logprob, Prompt, Request};
@@ -59,6 +59,7 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
         });
         let mut body = object(choices.collect());
         body["usage"] = usage(whole.usage);
+        body["timings"] = timings(whole.usage, whole.timings);
         return Ok(Json(body).into_response());
     }
     let mut offsets = vec![0; begin.len()];
@@ -84,11 +85,12 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
             Event::End { choice: i, finish } => {
                 data(&chunk(json!([choice(i, String::new(), Value::Null, Some(&finish))])))
             }
-            Event::Done { usage: tokens, .. } => {
+            Event::Done { usage: tokens, timings: times } => {
                 let mut text = String::new();
                 if with_usage {
                     let mut last = chunk(json!([]));
                     last["usage"] = usage(tokens);
+                    last["timings"] = timings(tokens, times);
                     text = data(&last);
                 }
                 text + "data: [DONE]\n\n"

@@ -1,6 +1,6 @@
 //! Fields that OpenAI's endpoints share: how tokens are chosen, what ends an answer.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::serve::fields::Fields;
 use crate::serve::generate::{Format, Knobs, Request, ToolChoice};
@@ -46,16 +46,21 @@ pub fn most(f: &Fields, name: &str) -> Result<Option<usize>> {
     }
 }
 
-/// `tools`, `tool_choice` and `parallel_tool_calls`, where tools are given under `function`, as the chat has them.
-pub fn tools(f: &Fields, request: &mut Request) -> Result<()> {
+/// `tools`, `tool_choice` and `parallel_tool_calls`. The chat writes a function as an object under `function`;
+/// `/v1/responses` writes it `flat`.
+pub fn tools(f: &Fields, request: &mut Request, flat: bool) -> Result<()> {
     for tool in f.objects("tools")?.unwrap_or_default() {
         if tool.text("type")? != Some("function") {
             return Err(tool.wrong("type", "function, the only kind of tool that Hob knows"));
         }
-        let function = tool.need("function", tool.object("function")?)?;
+        let function = if flat { tool.clone() } else { tool.need("function", tool.object("function")?)? };
         function.need("name", function.text("name")?)?;
         function.object("parameters")?;
-        request.tools.push(Value::Object(tool.map().clone()));
+        let mut function = function.map().clone();
+        if flat {
+            function.remove("type");
+        }
+        request.tools.push(json!({"type": "function", "function": function}));
     }
     request.tool_choice = match f.get("tool_choice") {
         None => ToolChoice::Auto,
@@ -101,5 +106,13 @@ pub fn format(f: &Fields, name: &str, holder: Option<&str>) -> Result<Format> {
             Ok(Format::Schema(Value::Object(schema.map().clone())))
         }
         _ => Err(format.wrong("type", "text, json_object or json_schema")),
+    }
+}
+
+/// How much the model is to think, in the words that chat templates know.
+pub fn thinking(effort: Option<&str>, request: &mut Request) {
+    if let Some(effort) = effort {
+        request.variables.insert("reasoning_effort".into(), effort.into());
+        request.variables.insert("enable_thinking".into(), (effort != "none").into());
     }
 }

@@ -10,7 +10,7 @@ mod responses;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 
 use super::App;
-use super::generate::{Answer, Event, Finish, Logprob, Token, Usage};
+use super::generate::{Answer, Event, Finish, Logprob, Timings, Token, Usage};
 
 pub use error::refuse;
 pub use responses::Kept;
@@ -60,6 +60,25 @@ fn usage(usage: Usage) -> Value {
     })
 }
 
+/// How long it took, in the words of llama.cpp's server.
+fn timings(usage: Usage, timings: Timings) -> Value {
+    let ms = |d: Duration| (d.as_secs_f64() * 1e6).round() / 1e3;
+    let rate = |n: usize, d: Duration| {
+        if d.is_zero() { 0.0 } else { (n as f64 / d.as_secs_f64() * 1e2).round() / 1e2 }
+    };
+    let read = usage.prompt - usage.cached;
+    json!({
+        "queued_ms": ms(timings.queued),
+        "cache_n": usage.cached,
+        "prompt_n": read,
+        "prompt_ms": ms(timings.prefill),
+        "prompt_per_second": rate(read, timings.prefill),
+        "predicted_n": usage.generated,
+        "predicted_ms": ms(timings.decode),
+        "predicted_per_second": rate(usage.generated, timings.decode),
+    })
+}
+
 fn finish_reason(finish: &Finish) -> &'static str {
     match finish {
         Finish::Stop | Finish::Matched(_) => "stop",
@@ -70,13 +89,15 @@ fn finish_reason(finish: &Finish) -> &'static str {
 
 /// Log-probabilities as the chat has them.
 fn logprobs(tokens: &[Logprob]) -> Value {
+    json!({"content": tokens.iter().map(logprob).collect::<Vec<_>>(), "refusal": null})
+}
+
+/// Those of one token.
+fn logprob(l: &Logprob) -> Value {
     let one = |t: &Token| json!({"token": t.text, "logprob": finite(t.logprob), "bytes": t.bytes});
-    let each = tokens.iter().map(|l| {
-        let mut value = one(&l.token);
-        value["top_logprobs"] = l.top.iter().map(one).collect();
-        value
-    });
-    json!({"content": each.collect::<Vec<_>>(), "refusal": null})
+    let mut value = one(&l.token);
+    value["top_logprobs"] = l.top.iter().map(one).collect();
+    value
 }
 
 /// JSON knows no infinity; OpenAI writes -9999 for what cannot be.
@@ -90,9 +111,8 @@ fn data(value: &Value) -> String {
 }
 
 /// An answer as server-sent events: `write` makes the text of each event. A client that leaves drops the answer.
-fn stream(answer: Answer, mut write: impl FnMut(Event) -> String + Send + 'static) -> Response {
-    let lines =
-        ReceiverStream::new(answer.events).map(move |event| write(event)).filter(|text| !text.is_empty());
+fn stream(answer: Answer, write: impl FnMut(Event) -> String + Send + 'static) -> Response {
+    let lines = ReceiverStream::new(answer.events).map(write).filter(|text| !text.is_empty());
     events(lines.map(Bytes::from))
 }
 
