@@ -35,7 +35,7 @@ export async function open(browser, server, { phone = false, dark = false, ...mo
     document.addEventListener('securitypolicyviolation', (e) => console.error(`policy: ${e.violatedDirective} ${e.blockedURI}`));
   });
   await page.goto(server.url);
-  await page.locator('.composer, .room').first().waitFor();
+  await page.locator('.composer, .room, dialog').first().waitFor();
   return page;
 }
 

@@ -25,17 +25,15 @@ pub struct Rates {
     each: Mutex<VecDeque<f64>>,
     seen: AtomicU64,
     since: Instant,
+    /// bytes of the process before any model
+    process: usize,
     looked: Mutex<Option<(Instant, Value)>>,
 }
 
 impl Default for Rates {
     fn default() -> Rates {
-        Rates {
-            each: Mutex::default(),
-            seen: AtomicU64::new(0),
-            since: Instant::now(),
-            looked: Mutex::default(),
-        }
+        let (since, process) = (Instant::now(), memory::process());
+        Rates { each: Mutex::default(), seen: AtomicU64::new(0), since, process, looked: Mutex::default() }
     }
 }
 
@@ -100,7 +98,7 @@ pub async fn now(State(app): State<Arc<App>>) -> Response {
                 "total": m.total, "free": m.free, "limit": m.limit, "swap_total": m.swap_total, "swap_used": m.swap_used,
             },
             "resident": memory::resident().unwrap_or(0),
-            "process": memory::process(),
+            "process": rates.process,
             "planned": loaded.iter().map(|r| r.planned).sum::<u64>(),
             "models": models.collect::<Vec<_>>(),
             "running": sum(|r| r.worker().running()),

@@ -109,9 +109,10 @@ async fn listen(running: Arc<Running>, tell: &mpsc::Sender<Bytes>) {
     let mut changes = running.changes();
     let mut listener = Listener::default();
     // Held no longer: the channel closes with the answer.
-    let running = Arc::downgrade(&running);
+    let weak = Arc::downgrade(&running);
+    drop(running);
     loop {
-        let Some(now) = running.upgrade().map(|r| r.so_far()) else { return };
+        let Some(now) = weak.upgrade().map(|r| r.so_far()) else { return };
         let start = Instant::now();
         let rendered: Result<_> = aside(move || {
             let event = listener.update(&now);

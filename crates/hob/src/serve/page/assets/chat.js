@@ -160,6 +160,8 @@ export class Chat {
     await this.stop();
     await call('POST', `/hob/messages/${message}/again`, { model: this.composer.select.value });
     await this.reload();
+    // The button that asked for it is gone while the answer is written.
+    if (document.activeElement === document.body) this.focus();
     this.toEnd();
   }
 

@@ -101,7 +101,8 @@ export class Composer {
     const { models } = this.hob;
     const last = localStorage.getItem(LAST);
     const known = [name, last].find((n) => models.some((m) => m.name === n));
-    const loaded = models.find((m) => m.loaded) ?? models[0];
+    // With nothing said: one that is loaded, else one that was made to talk.
+    const loaded = models.find((m) => m.loaded) ?? models.find((m) => /instruct|chat|\bit\b/i.test(m.name)) ?? models[0];
     this.select.replaceChildren(...models.map((m) => h('option', { value: m.name }, `${m.alias ?? m.name}${m.loaded ? ' •' : ''}`)));
     if (name && !models.some((m) => m.name === name) && models.length) {
       this.select.prepend(h('option', { value: name, disabled: true }, `${name} (not here any more)`));
@@ -134,7 +135,8 @@ export class Composer {
   }
 
   async add(list) {
-    for (const file of list) {
+    // A copy: the field that they come from is emptied meanwhile.
+    for (const file of [...list]) {
       const sum = this.files.reduce((n, f) => n + f.text.length, 0);
       if (file.size > LIMITS.one || sum + file.size > LIMITS.all) {
         toast(`${file.name} is too large: a file may have ${bytes(LIMITS.one)}, all together ${bytes(LIMITS.all)}.`, 'wrong');

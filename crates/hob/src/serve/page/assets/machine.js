@@ -69,7 +69,7 @@ export function machineRoom(hob) {
       if (left) return;
       show(told);
     } catch (e) {
-      if (!built && e.status !== 0) body.replaceChildren(h('p', { class: 'note failed' }, e.message));
+      if (!built && e.status !== 0) body.replaceChildren(h('p', { class: 'notice failed' }, e.message));
     }
     timer = setTimeout(tick, document.hidden ? 10_000 : 1000);
   }

@@ -4,7 +4,7 @@ import { copy, fragment, h, icon, iconButton, swap } from './dom.js';
 import { bytes, duration, rate, whole } from './format.js';
 
 const DOING = {
-  loading: 'Loading the model', waiting: 'Waiting for its turn', reading: 'Reading', thinking: 'Thinking', writing: 'Writing',
+  loading: 'Loading the model', reading: 'Reading', thinking: 'Thinking', writing: 'Writing',
 };
 
 /** Why an answer is not whole. */
@@ -49,14 +49,14 @@ export class Message {
     const m = this.message;
     this.thought = h('div', { class: 'prose blocks' }, blocks(m.thought));
     this.thinking = h('summary', {}, 'Reasoning');
-    this.fold = h('details', { class: 'thought', hidden: m.thought.length === 0 }, this.thinking, this.thought);
-    this.text = h('div', { class: 'prose blocks' }, blocks(m.html));
+    this.fold = h('details', { class: 'thought', hidden: m.thought.length === 0, open: this.fold?.open }, this.thinking, this.thought);
+    this.text = h('div', { class: 'prose blocks text' }, blocks(m.html));
     this.tools = h('div', { class: 'tools' });
     this.doing = h('p', { class: 'doing', hidden: m.state !== 'running' }, icon('hob'), h('span', {}, 'Beginning'));
     this.showTools(m.tools);
     const note = m.state === 'running' || m.state === 'done' ? null : [ENDED[m.state], m.note].filter((t, i) => t && !(i === 0 && m.note && m.state === 'failed')).join(' ');
     this.body.replaceChildren(this.fold, this.text, this.tools, this.doing,
-      ...(note ? [h('p', { class: `note ${m.state}` }, note)] : []));
+      ...(note ? [h('p', { class: `notice ${m.state}` }, note)] : []));
   }
 
   showTools(tools) {

@@ -46,7 +46,7 @@ export function modelsRoom(hob) {
         fit.tps ? h('p', { class: 'quiet' }, `About ${Math.round(fit.tps * 10) / 10} tokens a second here.`) : null,
         fit.pull && !told?.offline ? h('button', { type: 'button', class: 'button primary', onclick: () => pull(fit.pull) }, 'Fetch it') : null));
     } catch (e) {
-      verdict.replaceChildren(h('p', { class: 'note failed' }, e.message));
+      verdict.replaceChildren(h('p', { class: 'notice failed' }, e.message));
     }
   }
 
@@ -77,7 +77,7 @@ export function modelsRoom(hob) {
       h('h3', {}, m.alias ?? m.name, l ? h('span', { class: 'badge' }, l.running ? 'answering' : 'loaded') : null),
       m.alias ? h('p', { class: 'quiet name' }, m.name) : null,
       h('p', { class: 'facts' }, facts.filter(Boolean).map((f) => h('span', {}, f))),
-      m.error ? h('p', { class: 'note failed' }, m.error) : null,
+      m.error ? h('p', { class: 'notice failed' }, m.error) : null,
       l ? h('p', { class: 'quiet' }, `${bytes(l.planned)} planned, ${whole(l.context)} tokens of context${l.pinned ? ', stays loaded' : ''}.`) : null,
       h('div', { class: 'row' },
         m.error ? null : h('a', { class: 'button', href: '#/', onclick: () => localStorage.setItem('hob.model', m.name) }, 'Chat'),
@@ -93,7 +93,7 @@ export function modelsRoom(hob) {
       ...missing.map((o) => h('button', { type: 'button', class: 'offer', onclick: () => ask(o.name) },
         h('strong', {}, o.name), h('span', { class: 'facts' }, [o.title, bytes(o.bytes), o.licence].map((f) => h('span', {}, f)))))]));
     if (told.offline) {
-      form.replaceWith(h('p', { class: 'note' }, 'The server runs with ', h('code', {}, '--offline'), ': it opens no connection and fetches nothing. What is on this machine works as always.'));
+      form.replaceWith(h('p', { class: 'notice' }, 'The server runs with ', h('code', {}, '--offline'), ': it opens no connection and fetches nothing. What is on this machine works as always.'));
     }
   }
 
@@ -103,7 +103,7 @@ export function modelsRoom(hob) {
     if (left) return;
     const focused = document.activeElement?.getAttribute('aria-label');
     here.replaceChildren(...(told.models.length ? told.models.map(card) : [h('p', { class: 'quiet' }, 'None yet. The starter is small and a good first one.')]),
-      ...told.notes.map((n) => h('p', { class: 'note' }, n)));
+      ...told.notes.map((n) => h('p', { class: 'notice' }, n)));
     if (focused && !document.activeElement?.getAttribute('aria-label')) here.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
     showOffers();
   }
@@ -134,14 +134,14 @@ export function modelsRoom(hob) {
       const bar = h('progress', { 'aria-label': `Progress of ${p.name}`, max: p.total || null, value: p.total ? p.done : undefined });
       const end = { done: 'is here.', cancelled: 'was given up; what came so far is kept for another try.', failed: p.note }[p.state];
       return h('div', { class: `card pull ${p.state}` }, h('h3', {}, p.name),
-        p.state === 'running' ? [bar, h('p', { class: 'quiet' }, p.total ? `${bytes(p.done)} of ${bytes(p.total)}${p.rate ? `, ${bytes(p.rate)}/s` : ''}` : 'Asking for it …')] : h('p', { class: p.state === 'failed' ? 'note failed' : 'quiet' }, p.state === 'failed' ? end : `${p.name} ${end}`),
+        p.state === 'running' ? [bar, h('p', { class: 'quiet' }, p.total ? `${bytes(p.done)} of ${bytes(p.total)}${p.rate ? `, ${bytes(p.rate)}/s` : ''}` : 'Asking for it …')] : h('p', { class: p.state === 'failed' ? 'notice failed' : 'quiet' }, p.state === 'failed' ? end : `${p.name} ${end}`),
         p.state === 'running'
           ? h('button', { type: 'button', class: 'button', onclick: () => call('DELETE', `/hob/pulls/${p.id}`).then(poll) }, 'Cancel')
           : iconButton('close', 'Dismiss', () => call('DELETE', `/hob/pulls/${p.id}`).then(poll)));
     }));
   }
 
-  refresh().catch((e) => { if (e.status !== 0) here.replaceChildren(h('p', { class: 'note failed' }, e.message)); });
+  refresh().catch((e) => { if (e.status !== 0) here.replaceChildren(h('p', { class: 'notice failed' }, e.message)); });
   poll();
   return () => { left = true; clearTimeout(timer); };
 }

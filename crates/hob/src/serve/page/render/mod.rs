@@ -12,7 +12,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use ammonia::{Builder, UrlRelative};
-use pulldown_cmark::{CodeBlockKind, CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html};
+use pulldown_cmark::{
+    Alignment, CodeBlockKind, CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html,
+};
 
 pub use code::warm;
 
@@ -143,8 +145,7 @@ impl Renderer {
     }
 
     fn clean(&mut self, events: Vec<Event>) -> String {
-        let mut writer =
-            Writer { out: Vec::with_capacity(events.len()), links: Vec::new(), said: String::new() };
+        let mut writer = Writer { out: Vec::with_capacity(events.len()), ..Writer::default() };
         let mut events = events.into_iter();
         while let Some(event) = events.next() {
             match event {
@@ -214,11 +215,16 @@ fn shaping(tag: &str) -> bool {
 }
 
 /// Events as they are to be written.
+#[derive(Default)]
 struct Writer<'a> {
     out: Vec<Event<'a>>,
     /// of each open link, its address where it may be followed, and where its text begins in `said`
     links: Vec<(Option<CowStr<'a>>, usize)>,
     said: String,
+    /// how the columns of the table stand, the column that is next, and whether the row is the head
+    columns: Vec<Alignment>,
+    column: usize,
+    head: bool,
 }
 
 impl<'a> Writer<'a> {
@@ -276,8 +282,24 @@ impl<'a> Writer<'a> {
             Event::End(TagEnd::Heading(level)) => self.out.push(Event::End(TagEnd::Heading(below(level)))),
             Event::Start(Tag::Table(columns)) => {
                 self.html("<div class=\"table\">");
-                self.out.push(Event::Start(Tag::Table(columns)));
+                // Cells are written here, as the library gives them styles, which the page's policy forbids.
+                self.out.push(Event::Start(Tag::Table(Vec::new())));
+                self.columns = columns;
             }
+            Event::Start(row @ (Tag::TableHead | Tag::TableRow)) => {
+                (self.column, self.head) = (0, row == Tag::TableHead);
+                self.out.push(Event::Start(row));
+            }
+            Event::Start(Tag::TableCell) => {
+                let align = match self.columns.get(self.column) {
+                    Some(Alignment::Right) => " align=\"right\"",
+                    Some(Alignment::Center) => " align=\"center\"",
+                    _ => "",
+                };
+                self.column += 1;
+                self.html(format!("<{}{align}>", if self.head { "th" } else { "td" }));
+            }
+            Event::End(TagEnd::TableCell) => self.html(if self.head { "</th>" } else { "</td>" }),
             Event::End(TagEnd::Table) => {
                 self.out.push(Event::End(TagEnd::Table));
                 self.html("</div>");

@@ -172,7 +172,12 @@ fn links_say_their_host_and_pictures_are_not_fetched() {
 fn markdown_is_what_people_know() {
     assert_eq!(html("# A\n## B"), "<h3>A</h3><h4>B</h4>");
     let table = html("| a | b |\n|---|--:|\n| 1 | `2` |");
-    assert!(table.starts_with("<div class=\"table\"><table>") && table.contains("<code>2</code>"), "{table}");
+    assert!(
+        table.starts_with("<div class=\"table\"><table>")
+            && table.contains("<td align=\"right\"><code>2</code></td>"),
+        "{table}"
+    );
+    assert!(table.contains("<th>a</th>") && !table.contains("style"), "{table}");
     assert!(html("- [x] done\n- [ ] not").contains("☑ done"));
     assert!(html("3. three").contains("<ol start=\"3\">"));
     assert!(html("$x_1^2$ and $$y$$").contains("<span class=\"tex\">x_1^2</span>"));
