@@ -14,7 +14,7 @@ for (const file of readdirSync(folder).sort()) {
 const browser = await launch();
 let failed = 0;
 for (const [name, run] of cases) {
-  if (wanted.length && !wanted.some((w) => name.startsWith(w))) continue;
+  if (wanted.length ? !wanted.some((w) => name.startsWith(w)) : run.named) continue;
   const start = Date.now();
   const server = new Server(run.server);
   const pages = [];

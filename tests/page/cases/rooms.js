@@ -61,3 +61,28 @@ export async function machine({ open, server }) {
   for (const part of ['Memory', 'Hob holds', 'planned', 'Processor', 'SmolLM2']) assert.ok(text.includes(part), `${part} is missing`);
   assert.deepEqual(await look(page), []);
 }
+
+/** Fetches the starter for real; to be named, as it needs a network. */
+export async function pull({ open, server }) {
+  const page = await open();
+  await page.goto(`${server.url}/#/models`);
+  await page.getByRole('button', { name: /^starter/ }).click();
+  await page.getByRole('button', { name: 'Fetch it' }).click({ timeout: 120_000 });
+  await page.locator('.pull progress').waitFor();
+  await page.getByRole('button', { name: 'Cancel' }).click();
+  await page.locator('.pull.cancelled').waitFor();
+  await page.getByRole('button', { name: 'Dismiss' }).click();
+  await page.waitForFunction(() => !document.querySelector('.pull'));
+  await page.getByRole('button', { name: /^starter/ }).click();
+  await page.getByRole('button', { name: 'Fetch it' }).click({ timeout: 120_000 });
+  await page.locator('.pull progress').waitFor();
+  await page.waitForTimeout(1500);
+  await shot(page, 'pull');
+  await page.locator('.pull.done').waitFor({ timeout: 300_000 });
+  await page.locator('article.card', { hasText: 'starter' }).waitFor();
+  await page.locator('article.card').getByRole('button', { name: /^Delete/ }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+  await page.getByText('None yet.').waitFor();
+}
+pull.server = { empty: true };
+pull.named = true;

@@ -23,7 +23,15 @@ const hob = {
     hob.models = told.models;
     return told;
   },
-  drawer: (open) => document.body.classList.toggle('side-open', open),
+  /** The list on narrow windows: what is below it cannot be reached meanwhile. */
+  drawer(open) {
+    const narrow = matchMedia('(max-width: 48rem)').matches;
+    const was = document.body.classList.contains('side-open');
+    document.body.classList.toggle('side-open', open);
+    document.getElementById('stage').inert = open && narrow;
+    if (open && narrow) document.querySelector('#side .narrow').focus();
+    else if (was && narrow) main.querySelector('.narrow')?.focus();
+  },
 };
 
 hob.list = new List(hob, document.getElementById('side'));
@@ -80,6 +88,11 @@ async function start() {
 }
 
 document.getElementById('shade').addEventListener('click', () => hob.drawer(false));
+document.getElementById('side').addEventListener('keydown', (e) => {
+  if (e.key !== 'Escape' || e.defaultPrevented || !document.body.classList.contains('side-open')) return;
+  e.preventDefault();
+  hob.drawer(false);
+});
 document.querySelector('.skip').addEventListener('click', (e) => { e.preventDefault(); main.focus(); });
 window.addEventListener('hashchange', () => { if (!hob.quiet) route(); hob.quiet = false; });
 window.addEventListener('unhandledrejection', (e) => {

@@ -25,7 +25,7 @@ export class Chat {
     this.more = iconButton('more', 'More about this conversation', (e) => this.about(e.currentTarget), { 'aria-haspopup': 'menu' });
     this.view = h('div', { class: 'chat' },
       h('header', { class: 'top' },
-        iconButton('menu', 'Open the list', () => hob.list.focusSearch(), { class: 'icon-button narrow' }),
+        iconButton('menu', 'Open the list', () => hob.drawer(true), { class: 'icon-button narrow' }),
         this.title, this.gear, this.more),
       this.scroll, h('div', { class: 'dock' }, this.latest, this.composer.element));
     this.scroll.addEventListener('scroll', () => { this.latest.hidden = this.near(); }, { passive: true });
@@ -229,6 +229,9 @@ export class Chat {
     const words = end.text.split(/\s+/).length;
     speak(end.state === 'failed' ? `The answer broke off. ${end.note ?? ''}` : words < 80 ? end.text : `The answer has ${words} words.`);
     this.hob.list.load();
+    // The first answer may have loaded its model.
+    await this.hob.loadModels();
+    this.composer.model(this.composer.select.value);
   }
 
   meter(stats) {

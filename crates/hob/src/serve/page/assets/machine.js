@@ -11,7 +11,7 @@ export function machineRoom(hob) {
   let timer = null;
   const body = h('div', { class: 'inner' }, h('p', { class: 'quiet' }, 'Looking …'));
   hob.main.replaceChildren(h('div', { class: 'room' },
-    h('header', { class: 'top' }, iconButton('menu', 'Open the list', () => hob.list.focusSearch(), { class: 'icon-button narrow' }), h('h1', {}, 'Machine')),
+    h('header', { class: 'top' }, iconButton('menu', 'Open the list', () => hob.drawer(true), { class: 'icon-button narrow' }), h('h1', {}, 'Machine')),
     h('div', { class: 'scroll' }, body)));
   document.title = 'Machine · Hob';
 

@@ -22,7 +22,7 @@ export function modelsRoom(hob) {
   const offers = h('div', { class: 'offers' });
 
   hob.main.replaceChildren(h('div', { class: 'room' },
-    h('header', { class: 'top' }, iconButton('menu', 'Open the list', () => hob.list.focusSearch(), { class: 'icon-button narrow' }), h('h1', {}, 'Models')),
+    h('header', { class: 'top' }, iconButton('menu', 'Open the list', () => hob.drawer(true), { class: 'icon-button narrow' }), h('h1', {}, 'Models')),
     h('div', { class: 'scroll' }, h('div', { class: 'inner' },
       h('section', { 'aria-labelledby': 'get' }, h('h2', { id: 'get' }, 'Get one'), form, verdict, pulls, offers),
       h('section', { 'aria-labelledby': 'have' }, h('h2', { id: 'have' }, 'On this machine'), here)))));
@@ -35,15 +35,17 @@ export function modelsRoom(hob) {
       const fit = await call('POST', '/hob/fit', { name: model });
       if (left) return;
       const good = { ram: 'good', gpu: 'good', split: 'good', disk: 'slow', no: 'bad' }[fit.verdict] ?? 'slow';
+      const kind = good === 'good' && fit.tps !== null && fit.tps < 5 ? 'slow' : good;
       const share = Math.min(1, fit.total_bytes / Math.max(1, fit.free_bytes));
       const fill = h('span', { class: 'fill' });
       fill.style.width = `${share * 100}%`;
-      verdict.replaceChildren(h('div', { class: `card fit ${good}` },
+      verdict.replaceChildren(h('div', { class: `card fit ${kind}` },
         h('h3', {}, fit.model),
         h('p', { class: 'facts' }, [`${count(fit.parameters)} parameters`, fit.quantization, `${bytes(fit.file_bytes)} to fetch`, `${whole(fit.ctx)} tokens of context`].map((f) => h('span', {}, f))),
         h('div', { class: 'gauge wide' }, h('span', { class: 'bar', 'aria-hidden': 'true' }, fill), h('span', {}, `${bytes(fit.total_bytes)} of ${bytes(fit.free_bytes)} free`)),
         ...fit.sentences.map((t) => h('p', {}, t)),
-        fit.tps ? h('p', { class: 'quiet' }, `About ${Math.round(fit.tps * 10) / 10} tokens a second here.`) : null,
+        fit.variants.length > 1 ? h('p', { class: 'quiet' }, `Also there: ${fit.variants.join(', ')}.`) : null,
+        !fit.pull && !told?.models.some((m) => m.name === fit.model) ? h('p', { class: 'quiet' }, 'To fetch it, name a repository of the hub that has it: hf:owner/repo:', fit.quantization, '.') : null,
         fit.pull && !told?.offline ? h('button', { type: 'button', class: 'button primary', onclick: () => pull(fit.pull) }, 'Fetch it') : null));
     } catch (e) {
       verdict.replaceChildren(h('p', { class: 'notice failed' }, e.message));

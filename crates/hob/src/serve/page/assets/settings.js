@@ -52,7 +52,7 @@ export function settingsPanel(hob, settings, keep) {
     for (const field of box.querySelectorAll('.setting input[type=number]')) field.value = '';
     for (const field of box.querySelectorAll('.setting input[type=range]')) field.value = hob.state.defaults?.[field.previousElementSibling.id.slice(4)] ?? 0;
     changed();
-  } }, 'As usual again');
+  } }, 'Reset');
   const box = dialog('Settings of this chat', h('form', { class: 'settings', onsubmit: (e) => { e.preventDefault(); box.close(); } },
     h('div', { class: 'setting wide' }, h('label', { for: 'set-system' }, 'System prompt'), system), rows,
     h('div', { class: 'row end' }, reset, h('button', { class: 'button primary' }, 'Done'))), { kind: 'panel', onclose: flush });

@@ -13,7 +13,8 @@ use std::sync::{Arc, LazyLock};
 
 use ammonia::{Builder, UrlRelative};
 use pulldown_cmark::{
-    Alignment, CodeBlockKind, CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html,
+    Alignment, CodeBlockKind, CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, TextMergeStream,
+    html,
 };
 
 pub use code::warm;
@@ -146,7 +147,7 @@ impl Renderer {
 
     fn clean(&mut self, events: Vec<Event>) -> String {
         let mut writer = Writer { out: Vec::with_capacity(events.len()), ..Writer::default() };
-        let mut events = events.into_iter();
+        let mut events = TextMergeStream::new(events.into_iter());
         while let Some(event) = events.next() {
             match event {
                 Event::Start(Tag::CodeBlock(kind)) => {
@@ -243,6 +244,20 @@ impl<'a> Writer<'a> {
         self.html(format!("</a>{shown}"));
     }
 
+    /// Text, with the addresses in it as links.
+    fn text(&mut self, text: &str) {
+        let mut rest = text;
+        while let Some((start, end)) = address(rest) {
+            let (before, url) = (&rest[..start], &rest[start..end]);
+            self.out.push(Event::Text(before.to_string().into()));
+            self.link(url, "");
+            self.out.push(Event::Text(url.to_string().into()));
+            self.close(url, url);
+            rest = &rest[end..];
+        }
+        self.out.push(Event::Text(rest.to_string().into()));
+    }
+
     fn image(&mut self, url: &str, alt: &str) {
         if picture(url) {
             self.html(format!("<img src=\"{}\" alt=\"{}\">", escape(url), escape(alt)));
@@ -325,12 +340,38 @@ impl<'a> Writer<'a> {
                 let shapes = shaping(&text);
                 self.out.push(if shapes { Event::InlineHtml(text) } else { Event::Text(text) });
             }
+            Event::Text(text) if self.links.is_empty() => self.text(&text),
             event => {
                 if let Event::Text(t) | Event::Code(t) = &event {
                     self.said += t;
                 }
                 self.out.push(event);
             }
+        }
+    }
+}
+
+/// The first address in a text, as bytes from and to: up to a blank, without the marks that end a sentence around it.
+fn address(text: &str) -> Option<(usize, usize)> {
+    let mut from = 0;
+    loop {
+        let start = from + text[from..].find("http")?;
+        let rest = &text[start..];
+        from = start + 4;
+        let scheme = ["https://", "http://"].iter().find(|s| rest.starts_with(**s)).map_or(0, |s| s.len());
+        let apart = !text[..start].ends_with(|c: char| c.is_alphanumeric());
+        let end = rest.find(|c: char| c.is_whitespace() || "<>\"`".contains(c)).unwrap_or(rest.len());
+        let mut url = &rest[..end];
+        loop {
+            let cut = url.trim_end_matches(['.', ',', ';', ':', '!', '?', '\'', '*', '_', '~']);
+            let open = cut.matches('(').count() < cut.matches(')').count();
+            url = if open { cut.strip_suffix(')').unwrap_or(cut) } else { cut };
+            if url.len() == cut.len() {
+                break;
+            }
+        }
+        if scheme > 0 && apart && url.len() > scheme {
+            return Some((start, start + url.len()));
         }
     }
 }

@@ -157,6 +157,16 @@ fn links_say_their_host_and_pictures_are_not_fetched() {
     assert!(html("[x](https:\\\\evil.example\\@b.example)").find("b.example</span>").is_none());
     assert!(!html("<https://a.example/b>").contains("host"), "an address names its host");
     assert!(html("<me@a.example>").contains("href=\"mailto:me@a.example\""));
+    let plain = html(
+        "See https://a.example/x_y_z?q=1&r=(2) (or http://b.example/), not xhttp://c.example or https://.",
+    );
+    assert_eq!(plain.matches("<a ").count(), 2, "{plain}");
+    assert!(
+        plain.contains("href=\"https://a.example/x_y_z?q=1&amp;r=(2)\"")
+            && plain.contains(">http://b.example/</a>)"),
+        "{plain}"
+    );
+    assert!(!html("`https://a.example`").contains("<a"));
     let image = html("![a *map*](https://a.example/m.png)");
     assert!(
         image.contains("<a class=\"image\" href=\"https://a.example/m.png\"") && image.contains(">a map</a>"),
