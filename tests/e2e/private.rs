@@ -6,6 +6,7 @@ use crate::models::model;
 use crate::serving::{Serving, install};
 use crate::spent::spent;
 use crate::tiny::Tiny;
+use serde_json::json;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -115,11 +116,13 @@ fn a_server_opens_no_connection() {
         };
         let server = Serving::spawn(&mut command);
         for model in ["tiny", "starter", "hf:owner/repo", "http://127.0.0.1:9/x.gguf", "qwen3"] {
-            let body = serde_json::json!({
-                "model": model, "max_tokens": 1, "input": "x", "prompt": "x",
-                "messages": [{"role": "user", "content": "see http://127.0.0.1:9/x"}],
-            });
-            for path in ["/v1/chat/completions", "/v1/completions", "/v1/responses"] {
+            let said = "see http://127.0.0.1:9/x";
+            for (path, field, value) in [
+                ("/v1/chat/completions", "messages", json!([{"role": "user", "content": said}])),
+                ("/v1/completions", "prompt", said.into()),
+                ("/v1/responses", "input", said.into()),
+            ] {
+                let body = json!({"model": model, "max_tokens": 1, "max_output_tokens": 1, field: value});
                 let expected = if model == "tiny" { 200 } else { 404 };
                 assert_eq!(server.post(path, &body).status, expected, "{path} {model}");
             }

@@ -146,7 +146,7 @@ fn no_more_connections_are_open_than_allowed() {
 fn models_are_named_and_never_opened_by_path() {
     let world = World::new();
     let path = tiny(&world);
-    install(&world, &path.as_ref());
+    install(&world, path.as_ref());
     let outside = Tiny::llama().write(&world, "outside");
     let server = Serving::start(&world, &[]);
     let names = server.get("/v1/models").ok();
@@ -282,8 +282,11 @@ fn sixty_four_at_once_are_all_answered() {
 fn it_ends_in_order() {
     let world = World::new();
     let path = endless(&world);
-    let server = Serving::start(&world, &["--ctx=2000", "--threads=1", "--token=secret", "--model", &path]);
     let note = world.path("hob/server.json");
+    // Of one that did not end well.
+    std::fs::create_dir(world.path("hob")).unwrap();
+    std::fs::write(&note, r#"{"pid": 999999999, "address": "127.0.0.1:9", "token": null}"#).unwrap();
+    let server = Serving::start(&world, &["--ctx=2000", "--threads=1", "--token=secret", "--model", &path]);
     let running: Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
     assert_eq!(running["pid"], server.child.id());
     assert_eq!((&running["address"], &running["token"]), (&json!(server.address), &json!("secret")));
@@ -309,6 +312,29 @@ fn it_ends_in_order() {
     assert!(std::net::TcpStream::connect(address).is_err());
     assert!(!note.exists());
     assert!(run.stderr.contains("POST /v1/chat/completions 200 ") && !run.stderr.contains("hi\n"), "{run:?}");
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let world = World::new();
+    let server = Serving::start(&world, &[]);
+    let port = server.address.rsplit(':').next().unwrap();
+    world.run(&["serve", "--port", port]).fails("another program listens there");
+    world.run(&["serve", "--port=0", "--model", "nothing"]).fails("there is no model named nothing");
+    world.run(&["serve", "--port=0", "--model", "starter"]).fails("hob pull starter");
+    world.run(&["serve", "--port=0", "--host", "example.org"]).fails("--host is 'example.org'");
+    let broken = world.path("broken.gguf");
+    std::fs::write(&broken, "GGUF").unwrap();
+    world.run(&["serve", "--port=0", "--model", broken.to_str().unwrap()]).fails("broken cannot be loaded");
+    for bad in [["--allow-origin", "*"], ["--keep-alive", "soon"], ["--parallel", "0"]] {
+        assert_eq!(world.run(&["serve", "--port=0", bad[0], bad[1]]).code, Some(2), "{bad:?}");
+    }
+    // A second one serves as well, and leaves the first one's note alone.
+    let note = std::fs::read(world.path("hob/server.json")).unwrap();
+    let second = Serving::start(&world, &[]);
+    second.get("/health").ok();
+    assert!(second.end().stderr.contains("another server runs at"));
+    assert_eq!(std::fs::read(world.path("hob/server.json")).unwrap(), note);
 }
 
 #[test]

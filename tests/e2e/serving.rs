@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A server that runs until it is dropped.
@@ -15,7 +15,7 @@ pub struct Serving {
     /// `127.0.0.1:PORT`
     pub address: String,
     agent: ureq::Agent,
-    stderr: Receiver<String>,
+    stderr: Option<JoinHandle<String>>,
 }
 
 /// What came back.
@@ -61,13 +61,11 @@ impl Serving {
 
     pub fn spawn(command: &mut Command) -> Serving {
         let mut child = command.spawn().unwrap();
-        let (send, stderr) = channel();
-        let mut errors = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            while errors.read_line(&mut line).is_ok_and(|n| n > 0) {
-                let _ = send.send(std::mem::take(&mut line));
-            }
+        let mut errors = child.stderr.take().unwrap();
+        let stderr = std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = errors.read_to_string(&mut text);
+            text
         });
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -75,13 +73,13 @@ impl Serving {
             line.clear();
             if out.read_line(&mut line).unwrap() == 0 {
                 let _ = child.wait();
-                panic!("the server ended: {}", stderr.iter().collect::<String>());
+                panic!("the server ended: {}", stderr.join().unwrap());
             }
         }
         let address = line.trim().rsplit('/').next().unwrap().to_string();
         let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
         let agent = config.timeout_global(Some(Duration::from_secs(120))).build().new_agent();
-        Serving { child, address, agent, stderr }
+        Serving { child, address, agent, stderr: Some(stderr) }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -175,7 +173,7 @@ impl Serving {
         // SAFETY: a plain call with the number of a child that was not waited for yet.
         unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
         let code = self.child.wait().unwrap().code();
-        Run { code, stdout: String::new(), stderr: self.stderr.iter().collect() }
+        Run { code, stdout: String::new(), stderr: self.stderr.take().unwrap().join().unwrap() }
     }
 }
 

@@ -1,7 +1,6 @@
 //! `hob serve`: models answer other programs over HTTP.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use clap::Args;
 
@@ -9,7 +8,7 @@ use super::Global;
 use super::how::{Loading, Sampling};
 use crate::error::{Error, Result};
 use crate::model::Load;
-use crate::serve::{self, Config, Keep, Limits};
+use crate::serve::{self, Config, Keep, Known, Limits};
 use crate::store::{self, Wanted};
 use crate::{file, naming, terminal};
 
@@ -99,12 +98,12 @@ pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
 }
 
 /// A model for the start: as `hob run` finds it, but nothing is fetched.
-fn find(text: &str) -> Result<(String, PathBuf)> {
+fn find(text: &str) -> Result<Known> {
     match store::resolve(text, &store::discover())? {
-        Wanted::Here(model) => Ok((model.name, model.path)),
+        Wanted::Here(model) => Ok(Known::of(&model)),
         Wanted::Path(path) => {
             let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-            Ok((naming::stem(&name).to_string(), path))
+            Ok(Known::at(naming::stem(&name).to_string(), path))
         }
         Wanted::Catalogue(_) | Wanted::Hub(_) => {
             let name = terminal::clean(text);
@@ -145,4 +144,21 @@ fn random() -> Result<String> {
         part.copy_from_slice(&super::chance().to_le_bytes());
     }
     Ok(file::hex(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_this_machine_there_is_a_token() {
+        let made = |ip: &str| token(None, ip.parse().unwrap()).unwrap();
+        for local in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(made(local), None);
+        }
+        let tokens: Vec<String> = ["0.0.0.0", "::", "10.0.0.7"].into_iter().filter_map(made).collect();
+        assert!(tokens.len() == 3 && tokens.iter().all(|t| t.len() == 32) && tokens[0] != tokens[1]);
+        assert_eq!(token(Some("mine".into()), IpAddr::from([10, 0, 0, 7])).unwrap(), Some("mine".into()));
+        assert!(token(Some("".into()), IpAddr::from([127, 0, 0, 1])).is_err());
+    }
 }

@@ -252,7 +252,8 @@ impl Manager {
         if let Some(known) = known.iter().find(|k| k.is(name)) {
             return Ok(known.clone());
         }
-        let names = known.iter().map(|k| (crate::near::plain(&k.name), k.name.as_str()));
+        let names = known.iter().flat_map(|k| k.others.iter().chain([&k.name]));
+        let names = names.map(|own| (crate::near::plain(own), own.as_str()));
         let near = crate::near::near(&crate::near::plain(name), names);
         let meant = match near.is_empty() {
             true => "GET /v1/models lists those that are".into(),

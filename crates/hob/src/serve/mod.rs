@@ -14,13 +14,13 @@ mod openai;
 mod openapi;
 mod page;
 mod refusal;
+mod sse;
 mod state;
 mod tally;
 mod worker;
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,13 +40,13 @@ use crate::model::Load;
 use crate::terminal;
 use guard::Guard;
 use listen::{Clock, Gate};
-use manager::{Known, Manager, Policy};
+use manager::{Manager, Policy};
 use metrics::Metrics;
 use refusal::{Kind, Refusal};
 use tally::Tally;
 
 pub use guard::origin;
-pub use manager::Keep;
+pub use manager::{Keep, Known};
 pub use worker::Limits;
 
 /// Answers that run when the server is told to end have so long to come to an end.
@@ -56,8 +56,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Config {
     /// where it listens
     pub address: SocketAddr,
-    /// models that are loaded at once and stay: names and files
-    pub models: Vec<(String, PathBuf)>,
+    /// models that are loaded at once and stay
+    pub models: Vec<Known>,
     /// how models are loaded, and how tokens are chosen where a request does not say
     pub load: Load,
     /// how many requests each model takes
@@ -144,8 +144,10 @@ fn route(path: &str) -> &'static str {
     if page::is_ours(path) {
         return page::ROUTE;
     }
-    let known = openapi::PATHS.iter().find(|known| match known.0.split_once('{') {
-        Some((start, _)) => path.strip_prefix(start).is_some_and(|rest| !rest.is_empty()),
+    let known = openapi::PATHS.iter().find(|known| match known.0.split_once("{id}") {
+        Some((start, end)) => {
+            path.strip_prefix(start).and_then(|rest| rest.strip_suffix(end)).is_some_and(|id| !id.is_empty())
+        }
         None => known.0 == path,
     });
     known.map_or("other", |known| known.0)
@@ -206,8 +208,8 @@ async fn serve(config: Config) -> Result<()> {
     let sampling = config.load.sampling;
     let policy = Policy { load: config.load, limits: config.limits, keep: config.keep };
     let manager = Arc::new(Manager::new(policy, metrics.clone()));
-    for (name, path) in config.models {
-        let loading = manager.pin(Known::at(name, path));
+    for known in config.models {
+        let loading = manager.pin(known);
         tokio::select! {
             loaded = loading => loaded.map_err(|refusal| Error::new(refusal.message))?,
             () = told_to_end(&catch) => return Ok(()),

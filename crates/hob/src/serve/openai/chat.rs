@@ -5,11 +5,12 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::error::{self, answer};
-use super::{FINGERPRINT, data, finish_reason, id, knobs, logprobs, messages, now, stream, timings, usage};
+use super::{FINGERPRINT, finish_reason, id, knobs, logprobs, messages, now, stream, timings, usage};
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
 use crate::serve::generate::{self, Call, Choice, Delta, Event, Finish, Logprob, Prompt, Request};
 use crate::serve::refusal::{Refusal, Result};
+use crate::serve::sse::data;
 
 /// Answers a conversation.
 pub async fn create(asked: Asked) -> Response {

@@ -5,12 +5,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::error::{self, answer};
-use super::{FINGERPRINT, data, finish_reason, finite, id, knobs, now, stream, timings, usage};
+use super::{FINGERPRINT, finish_reason, finite, id, knobs, now, stream, timings, usage};
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
 use crate::serve::generate::{self, Delta, Event, Finish, Logprob, Prompt, Request};
 use crate::serve::manager::Lease;
 use crate::serve::refusal::{Refusal, Result};
+use crate::serve::sse::data;
 
 /// The most prompts in one request.
 const MOST_PROMPTS: usize = 256;

@@ -8,21 +8,18 @@ mod messages;
 mod models;
 mod responses;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt};
 
-use super::App;
 use super::generate::{Answer, Event, Finish, Logprob, Timings, Token, Usage};
+use super::{App, sse};
 
 pub use error::refuse;
 pub use responses::Kept;
@@ -105,18 +102,7 @@ fn finite(logprob: f32) -> f32 {
     logprob.max(-9999.0)
 }
 
-/// A line of server-sent events.
-fn data(value: &Value) -> String {
-    format!("data: {value}\n\n")
-}
-
-/// An answer as server-sent events: `write` makes the text of each event. A client that leaves drops the answer.
+/// An answer as server-sent events: `write` makes the text of each event.
 fn stream(answer: Answer, write: impl FnMut(Event) -> String + Send + 'static) -> Response {
-    let lines = ReceiverStream::new(answer.events).map(write).filter(|text| !text.is_empty());
-    events(lines.map(Bytes::from))
-}
-
-fn events(lines: impl Stream<Item = Bytes> + Send + 'static) -> Response {
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    (headers, Body::from_stream(lines.map(Ok::<_, Infallible>))).into_response()
+    sse::respond(ReceiverStream::new(answer.events).map(write))
 }

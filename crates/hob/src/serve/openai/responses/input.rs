@@ -3,6 +3,7 @@
 use hob_io::chat::Message;
 use serde_json::{Value, json};
 
+use super::super::id;
 use super::super::messages::{text, tool_call};
 use crate::serve::fields::Fields;
 use crate::serve::refusal::{Refusal, Result};
@@ -14,6 +15,22 @@ pub fn items(f: &Fields) -> Result<Vec<Value>> {
         Value::Array(list) if !list.is_empty() => Ok(list.clone()),
         _ => Err(f.wrong("input", "a string or a list of items")),
     }
+}
+
+/// An item as it is shown again: with an id, its type, and a text as a list of parts.
+pub fn shown(mut item: Value) -> Value {
+    if let Some(map) = item.as_object_mut() {
+        map.entry("type").or_insert("message".into());
+        map.entry("id").or_insert_with(|| id("item_").into());
+        map.entry("status").or_insert("completed".into());
+        let kind =
+            if map.get("role").is_some_and(|r| r == "assistant") { "output_text" } else { "input_text" };
+        if let Some(Value::String(text)) = map.get("content") {
+            let part = json!([{"type": kind, "text": text}]);
+            map.insert("content".into(), part);
+        }
+    }
+    item
 }
 
 /// Adds what the items say to a conversation.

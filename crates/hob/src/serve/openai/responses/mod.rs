@@ -15,12 +15,13 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::answer;
-use super::{events, id, knobs, now};
+use super::{id, knobs, now};
 use crate::serve::App;
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
 use crate::serve::generate::{self, Prompt, Request};
 use crate::serve::refusal::{Kind, Refusal, Result};
+use crate::serve::sse;
 
 use kept::Entry;
 pub use kept::Kept;
@@ -66,7 +67,11 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
             let mut messages = said.clone();
             // What the model says is read as a client would send it back; it is well-formed.
             let _ = input::add(writer.output(), &mut messages);
-            app.responses.put(Entry { response: writer.response(), input: given.clone(), messages });
+            app.responses.put(Entry {
+                response: writer.response(),
+                input: given.iter().cloned().map(input::shown).collect(),
+                messages,
+            });
         }
     };
     if streamed {
@@ -78,7 +83,7 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
             }
             text
         });
-        return Ok(events(first.chain(rest).filter(|text| !text.is_empty()).map(Into::into)));
+        return Ok(sse::respond(first.chain(rest)));
     }
     let mut events = answer.events;
     while let Some(event) = events.recv().await {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::{id, logprob, now};
 use crate::serve::generate::{Call, Delta, Event, Finish, Logprob, Usage};
+use crate::serve::sse;
 
 /// What is being said.
 enum Kind {
@@ -107,7 +108,7 @@ impl Writer {
         event["type"] = name.into();
         event["sequence_number"] = self.sequence.into();
         self.sequence += 1;
-        self.out += &format!("event: {name}\ndata: {event}\n\n");
+        self.out += &sse::event(name, &event);
     }
 
     fn say(&mut self, kind: Kind, text: &str, logprobs: &[Logprob]) {
