@@ -3,14 +3,11 @@
 //! Each event is an object. `text` and `thought` are the HTML of blocks: `{"from": N, "html": […]}` replaces the blocks from
 //! the Nth on. Besides, as they change: `tools`, `doing`, `tps`, `stats`. The last event is `{"end": MESSAGE}`.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,15 +16,15 @@ use super::answers::{Running, SoFar};
 use super::conversations::{blocks as html, view};
 use super::render::{Renderer, settled};
 use super::{aside, missing, stored};
-use crate::serve::App;
+use crate::error::Error;
 use crate::serve::refusal::Result;
+use crate::serve::sse::{data, respond};
+use crate::serve::{App, refuse};
 
 /// The least time between two events: the eye sees no more.
 const PAUSE: Duration = Duration::from_millis(50);
 /// At most one part in so many of the time goes into rendering.
 const SHARE: u32 = 8;
-/// A silent connection is one that somebody closes.
-const ALIVE: Duration = Duration::from_secs(15);
 
 /// A part of the answer as one listener has it.
 #[derive(Default)]
@@ -79,10 +76,8 @@ impl Listener {
 
 /// Tells an answer to whoever listens.
 pub async fn follow(State(app): State<Arc<App>>, Path(id): Path<i64>) -> Response {
-    if let Err(refusal) =
-        stored(&app, move |s| s.message(id)).await.map_err(|e| missing(crate::error::Error::new(e.message)))
-    {
-        return crate::serve::refuse("/hob", &refusal);
+    if let Err(refusal) = stored(&app, move |s| s.message(id)).await {
+        return refuse("/hob", &missing(Error::new(refusal.message)));
     }
     let (tell, events) = mpsc::channel(4);
     tokio::spawn(async move {
@@ -95,17 +90,11 @@ pub async fn follow(State(app): State<Arc<App>>, Path(id): Path<i64>) -> Respons
             let _ = tell.send(data(&json!({"end": end}))).await;
         }
     });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    let body = tokio_stream::StreamExt::map(ReceiverStream::new(events), Ok::<_, Infallible>);
-    (headers, Body::from_stream(body)).into_response()
-}
-
-fn data(value: &Value) -> Bytes {
-    format!("data: {value}\n\n").into()
+    respond(ReceiverStream::new(events))
 }
 
 /// Sends what changes until the answer is over or nobody listens.
-async fn listen(running: Arc<Running>, tell: &mpsc::Sender<Bytes>) {
+async fn listen(running: Arc<Running>, tell: &mpsc::Sender<String>) {
     let mut changes = running.changes();
     let mut listener = Listener::default();
     // Held no longer: the channel closes with the answer.
@@ -125,19 +114,9 @@ async fn listen(running: Arc<Running>, tell: &mpsc::Sender<Bytes>) {
             return;
         }
         tokio::time::sleep(PAUSE.max(start.elapsed() * SHARE)).await;
-        loop {
-            tokio::select! {
-                changed = changes.changed() => match changed {
-                    Ok(()) => break,
-                    Err(_) => return,
-                },
-                () = tell.closed() => return,
-                () = tokio::time::sleep(ALIVE) => {
-                    if tell.send(Bytes::from_static(b": still here\n\n")).await.is_err() {
-                        return;
-                    }
-                }
-            }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tell.closed() => return,
         }
     }
 }
