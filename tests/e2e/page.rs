@@ -118,7 +118,7 @@ fn a_conversation_from_its_first_question_to_its_deletion() {
 fn an_answer_goes_on_without_listeners_until_it_is_stopped_or_deleted() {
     let world = World::new();
     let path = endless(&world);
-    let server = Serving::start(&world, &["--model", &path]);
+    let server = Serving::start(&world, &["--model", &path, "--ctx=1000000"]);
     let running = || server.get("/hob/machine").ok()["running"].as_u64().unwrap();
     let until = |what: &str, done: &dyn Fn() -> bool| {
         let start = Instant::now();

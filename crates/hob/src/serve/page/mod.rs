@@ -140,6 +140,10 @@ fn answer(done: Result<Value>) -> Response {
 
 /// A body with the fields of `T`.
 fn read<T: DeserializeOwned>(body: Value) -> Result<T> {
+    // A list would do for serde, field by field.
+    if !body.is_object() {
+        return Err(Refusal::new(Kind::Invalid, "the body must be a JSON object"));
+    }
     serde_json::from_value(body)
         .map_err(|e| Refusal::new(Kind::Invalid, format!("the body is not as it should be: {e}")))
 }

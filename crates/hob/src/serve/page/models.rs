@@ -324,7 +324,7 @@ mod tests {
             assert!(!why.contains("No such file") && !why.contains("not a GGUF"), "{why}");
         }
         let (here, fetchable) = subject("llama-3.1-8b:Q8_0", &net).unwrap();
-        assert!(here.file_bytes > 8 << 30 && !fetchable);
+        assert!(here.file_bytes > 8_000_000_000 && !fetchable);
         assert!(subject("hf:owner/repo", &net).err().unwrap().to_string().contains("offline"));
         assert!(subject("hf:../../etc:x", &net).is_err());
     }
