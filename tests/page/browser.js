@@ -46,9 +46,10 @@ export async function shot(page, name) {
 
 /** Writes and sends, and waits for the answer's end unless told otherwise. */
 export async function say(page, text, { wait = true } = {}) {
+  const before = await page.locator('.answer').count();
   await page.getByRole('textbox', { name: 'Message' }).fill(text);
   await page.keyboard.press('Enter');
-  await page.locator('.answer').last().waitFor();
+  await page.waitForFunction((n) => document.querySelectorAll('.answer').length > n, before);
   if (wait) await done(page);
 }
 

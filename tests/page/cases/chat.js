@@ -124,6 +124,7 @@ export async function settings({ open }) {
   await dialog.getByLabel('Temperature', { exact: true }).fill('0');
   await dialog.getByLabel('Longest answer').fill('12');
   await dialog.getByLabel('Seed').fill('7');
+  await dialog.getByLabel('Top-p', { exact: true }).fill('0.7');
   await page.keyboard.press('Escape');
   await say(page, 'Hello.');
   await page.reload();
@@ -132,6 +133,7 @@ export async function settings({ open }) {
   await page.keyboard.press(',');
   assert.equal(await dialog.getByLabel('System prompt').inputValue(), 'You are a pirate.');
   assert.equal(await dialog.getByLabel('Seed').inputValue(), '7');
+  assert.equal(await dialog.getByLabel('Top-p', { exact: true }).inputValue(), '0.7');
   assert.match(await page.locator('.answer .notice').innerText(), /most tokens/);
   await calm(page, 8);
 }

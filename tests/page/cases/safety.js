@@ -1,7 +1,7 @@
 // What a hostile answer may not do, and who may look.
 
 import assert from 'node:assert/strict';
-import { write } from '../browser.js';
+import { say, write } from '../browser.js';
 
 const HOSTILE = [
   '<script>window.hacked = 1</script>', '<img src=x onerror="window.hacked = 1">', '<svg onload="window.hacked = 1">',
@@ -64,4 +64,22 @@ export async function gone({ open, server }) {
   await page.getByText('The server is back.').waitFor();
   assert.ok(await page.locator('#banner').isHidden());
   assert.match(await page.locator('.answer').innerText(), /was there/);
+}
+
+export async function crash({ open, server }) {
+  const page = await open();
+  page.forgiven.push('ERR_CONNECTION_REFUSED', 'ERR_CONNECTION_RESET', 'ERR_EMPTY_RESPONSE', 'ERR_INCOMPLETE_CHUNKED_ENCODING');
+  await say(page, 'Write a very long story about a lighthouse.', { wait: false });
+  await page.waitForTimeout(3500);
+  await server.stop('SIGKILL');
+  await page.locator('#banner', { hasText: 'The server is gone' }).waitFor();
+  await server.start();
+  await page.getByText('The server is back.').waitFor();
+  await page.locator('.answer .notice.failed', { hasText: 'Hob ended while this was written' }).waitFor();
+  assert.ok((await page.locator('.answer .text').innerText()).length > 20, 'what was said is lost');
+  // A draft outlives a reload.
+  await page.getByRole('textbox', { name: 'Message' }).fill('half a thou');
+  await page.reload();
+  await page.locator('.answer').waitFor();
+  assert.equal(await page.getByRole('textbox', { name: 'Message' }).inputValue(), 'half a thou');
 }

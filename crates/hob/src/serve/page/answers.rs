@@ -254,10 +254,10 @@ async fn make(app: &Arc<App>, running: &Running, wanted: Wanted, tally: Arc<Tall
 
 fn request(said: Vec<hob_io::chat::Message>, s: &Settings) -> Request {
     let knobs = Knobs {
-        temperature: s.temperature,
+        temperature: s.temperature.map(|x| x as f32),
         top_k: s.top_k.map(|k| k as usize),
-        top_p: s.top_p,
-        min_p: s.min_p,
+        top_p: s.top_p.map(|x| x as f32),
+        min_p: s.min_p.map(|x| x as f32),
         seed: s.seed.map(u64::from),
         ..Knobs::default()
     };

@@ -52,6 +52,8 @@ async function route() {
     leave = () => hob.chat.leave();
     await hob.chat.open(room === 'c' && /^\d+$/.test(id) ? Number(id) : null);
   }
+  // What had the focus may be gone.
+  if (document.activeElement === document.body) main.focus();
 }
 
 onToken((wrong) => new Promise((resolve) => {
@@ -100,5 +102,6 @@ window.addEventListener('unhandledrejection', (e) => {
   e.preventDefault();
   if (e.reason?.status !== 0) toast(e.reason?.message ?? String(e.reason), 'wrong');
 });
+window.addEventListener('pagehide', () => hob.chat.composer.keep());
 bindKeys(hob);
 start();

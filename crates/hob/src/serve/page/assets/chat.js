@@ -141,6 +141,7 @@ export class Chat {
     if (this.id === null) {
       const made = await call('POST', '/hob/conversations', { model, settings: this.draft });
       this.id = made.id;
+      this.composer.key = made.id;
       this.hob.quiet = true;
       location.hash = `/c/${made.id}`;
     }

@@ -64,6 +64,7 @@ export class Composer {
     this.sending = true;
     const [text, files] = [this.field.value, this.files];
     this.put('', []);
+    this.keep();
     try {
       if (!(await this.chat.ask(text, files))) this.put(text, files);
     } catch (e) {

@@ -17,7 +17,7 @@ export function count(n) {
 export const whole = (n) => Math.round(n).toLocaleString('en');
 
 /** Tokens a second, with as many digits as it deserves. */
-export const rate = (n) => (n < 10 ? n.toFixed(1) : String(Math.round(n)));
+export const rate = (n) => (n > 0 && n < 10 ? n.toFixed(1) : String(Math.round(n)));
 
 export function duration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;

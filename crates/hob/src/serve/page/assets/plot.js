@@ -18,8 +18,9 @@ export function plot(values, every) {
   const y = (v) => PAD + (1 - v / top) * (H - PAD - 2);
   const points = values.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`);
   const most = Math.max(...values, 0);
-  const minutes = Math.round((span * every) / 6000) / 10;
-  const svg = s('svg', { viewBox: `0 0 ${W} ${H}`, role: 'img', preserveAspectRatio: 'none', 'aria-label': `Tokens per second over the last ${minutes} minutes, at most ${Math.round(most)}` },
+  const seconds = Math.round((span * every) / 1000);
+  const past = seconds < 120 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
+  const svg = s('svg', { viewBox: `0 0 ${W} ${H}`, role: 'img', preserveAspectRatio: 'none', 'aria-label': `Tokens per second over the last ${past}, at most ${Math.round(most)}` },
     s('line', { class: 'rule', x1: 0, x2: W, y1: y(top), y2: y(top) }), s('line', { class: 'rule', x1: 0, x2: W, y1: y(top / 2), y2: y(top / 2) }),
     s('line', { class: 'rule', x1: 0, x2: W, y1: y(0), y2: y(0) }));
   if (points.length > 1) {
@@ -33,6 +34,6 @@ export function plot(values, every) {
     element.setAttribute('aria-hidden', 'true');
     return element;
   };
-  box.append(svg, label(String(top), 'top'), label(`${minutes} min ago`, 'from'), label('now', 'to'));
+  box.append(svg, label(String(top), 'top'), label(`${past} ago`, 'from'), label('now', 'to'));
   return box;
 }

@@ -94,16 +94,16 @@ pub struct Settings {
     pub system: String,
     /// 0 takes the likeliest token
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f32>,
+    pub temperature: Option<f64>,
     /// the likeliest tokens whose probabilities reach it together
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_p: Option<f32>,
+    pub top_p: Option<f64>,
     /// only so many of the likeliest; 0 for all
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
     /// those at least so many times as likely as the likeliest
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_p: Option<f32>,
+    pub min_p: Option<f64>,
     /// tokens of an answer at most
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
@@ -115,10 +115,10 @@ pub struct Settings {
 impl Settings {
     /// What is wrong with them, as a sentence.
     pub fn check(&self) -> Result<()> {
-        let within = |x: Option<f32>, low: f32, high: f32| x.is_none_or(|x| (low..=high).contains(&x));
+        let within = |x: Option<f64>, low: f64, high: f64| x.is_none_or(|x| (low..=high).contains(&x));
         let wrong = [
             (within(self.temperature, 0.0, 5.0), "the temperature must be from 0 to 5"),
-            (within(self.top_p, f32::MIN_POSITIVE, 1.0), "top-p must be above 0 and at most 1"),
+            (within(self.top_p, f64::from(f32::MIN_POSITIVE), 1.0), "top-p must be above 0 and at most 1"),
             (within(self.min_p, 0.0, 1.0), "min-p must be from 0 to 1"),
             (self.max_tokens != Some(0), "an answer must be allowed at least 1 token"),
             (self.system.len() <= 1 << 20, "the system prompt is longer than 1 MB"),

@@ -292,6 +292,6 @@ fn titles_are_made_of_questions() {
     let id = store.create(None, &Settings::default()).unwrap();
     assert!(store.change(id, &Change { title: Some(" \n".into()), ..Change::default() }).is_err());
     assert!(store.change(99, &Change::default()).is_err());
-    let hot = Settings { temperature: Some(f32::NAN), ..Settings::default() };
+    let hot = Settings { temperature: Some(f64::NAN), ..Settings::default() };
     assert!(store.change(id, &Change { settings: Some(hot), ..Change::default() }).is_err());
 }
