@@ -483,6 +483,11 @@ fn resolve(here: &Uri, location: &str) -> Option<Uri> {
     (allowed && uri.host().is_some_and(|h| !h.is_empty())).then_some(uri)
 }
 
+/// Whether a program listens at `address`, which is one of this machine's.
+pub fn listens(address: std::net::SocketAddr) -> bool {
+    std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,7 +79,9 @@ pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
         })?,
     };
     let models = args.model.iter().map(|name| find(name)).collect::<Result<_>>()?;
-    let sampling = args.sampling.settings();
+    // Where none is given, each answer has its own; 0 stands for that.
+    let seed = args.sampling.seed.map_or(0, |seed| seed.max(1));
+    let sampling = hob_engine::Sampling { seed, ..args.sampling.settings() };
     sampling.check().map_err(Error::new)?;
     let config = Config {
         address: SocketAddr::new(ip, args.port),

@@ -32,7 +32,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::error::{Error, Result, plain};
 use crate::interrupt::Catch;
@@ -95,6 +95,8 @@ pub struct App {
     /// nothing is fetched, whatever is asked
     pub offline: bool,
     guard: Guard,
+    /// places for large bodies
+    large: Arc<Semaphore>,
 }
 
 /// A refusal in the shape of the dialect that a path belongs to; here other dialects find theirs.
@@ -218,8 +220,7 @@ async fn serve(config: Config) -> Result<()> {
     let (bound, hosts, origins) = (address.ip(), config.hosts, config.origins);
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
     let (max_body, responses) = (config.max_body, openai::Kept::default());
-    let page = page::Page::open()?;
-    let offline = config.offline;
+    let (large, page, offline) = (Arc::new(Semaphore::new(asked::FEW)), page::Page::open()?, config.offline);
     let app = Arc::new(App {
         manager: manager.clone(),
         metrics,
@@ -229,6 +230,7 @@ async fn serve(config: Config) -> Result<()> {
         page,
         offline,
         guard,
+        large,
     });
     page::begin(&app);
 

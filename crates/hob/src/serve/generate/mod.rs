@@ -423,7 +423,8 @@ fn constraint(_lease: &Lease, request: &Request) -> Result<Option<Box<dyn Constr
 }
 
 fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
-    let seed = knobs.seed.unwrap_or_else(crate::commands::chance);
+    let given = Some(defaults.seed).filter(|seed| *seed != 0); // none: by chance each time
+    let seed = knobs.seed.or(given).unwrap_or_else(crate::commands::chance);
     Sampling {
         temperature: knobs.temperature.unwrap_or(defaults.temperature),
         top_k: knobs.top_k.unwrap_or(defaults.top_k),
