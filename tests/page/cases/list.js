@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
 import { shot, write } from '../browser.js';
+import { MODEL } from '../server.js';
 
 export async function search({ open, server }) {
   await write(server, 'How do bees find home?', 'They read the **sun**, and polarised light.');
@@ -17,6 +18,20 @@ export async function search({ open, server }) {
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('Enter');
   await page.getByRole('heading', { level: 1, name: 'Bread without yeast' }).waitFor();
+  // What was found is brought into view, though another branch was shown.
+  const id = await write(server, 'Long talk', 'A zephyr blows.', 'And then?', 'Nothing. '.repeat(900));
+  const told = (await (await fetch(`${server.url}/hob/conversations/${id}`)).json()).messages;
+  await server.ask('POST', `/hob/conversations/${id}/messages`, { parent: null, text: 'Another branch', model: MODEL });
+  await page.keyboard.press('Control+k');
+  await page.keyboard.type('zephyr');
+  await page.locator('.hits a', { hasText: 'zephyr' }).waitFor();
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  await page.locator(`[data-id="${told[1].id}"].answer`).waitFor();
+  await page.waitForFunction((at) => {
+    const { top } = document.querySelector(`[data-id="${at}"].answer`).getBoundingClientRect();
+    return top > 0 && top < innerHeight / 2;
+  }, told[1].id);
   await page.keyboard.press('Control+k');
   await page.keyboard.type('nothing like this');
   await page.getByText('Nothing found').waitFor();

@@ -41,7 +41,7 @@ let leave = null;
 
 /** Shows what the address says. */
 async function route() {
-  const [, room = '', id = ''] = location.hash.replace(/^#/, '').split('/');
+  const [, room = '', id = '', message = ''] = location.hash.replace(/^#/, '').split('/');
   leave?.();
   leave = null;
   hob.drawer(false);
@@ -50,7 +50,8 @@ async function route() {
   else if (room === 'machine') leave = machineRoom(hob);
   else {
     leave = () => hob.chat.leave();
-    await hob.chat.open(room === 'c' && /^\d+$/.test(id) ? Number(id) : null);
+    const number = (text) => (room === 'c' && /^\d+$/.test(text) ? Number(text) : null);
+    await hob.chat.open(number(id), number(message));
   }
   // What had the focus may be gone.
   if (document.activeElement === document.body) main.focus();

@@ -33,8 +33,8 @@ export class Chat {
     bus.addEventListener('gone', () => this.detach());
   }
 
-  /** Shows a conversation, or the beginning of a new one. */
-  async open(id) {
+  /** Shows a conversation at its end or at a message, or the beginning of a new one. */
+  async open(id, message = null) {
     this.detach();
     if (this.id !== id) {
       this.shown.clear();
@@ -53,12 +53,22 @@ export class Chat {
       try {
         await this.reload();
         this.toEnd(true);
+        if (message !== null) await this.find(message);
       } catch (e) {
         this.failed(e);
       }
       this.view.removeAttribute('aria-busy');
     }
     if (matchMedia('(min-width: 48rem)').matches) this.focus();
+  }
+
+  /** Brings a message into view, with its branch where another is shown. */
+  async find(message) {
+    if (!this.shown.has(message)) {
+      await call('POST', `/hob/messages/${message}/show`);
+      await this.reload();
+    }
+    this.shown.get(message)?.element.scrollIntoView({ block: 'start' });
   }
 
   leave() {

@@ -62,9 +62,11 @@ export class List {
       const name = c.pinned ? 'Pinned' : day(c.updated);
       groups.set(name, [...(groups.get(name) ?? []), c]);
     }
+    const focused = this.results.contains(document.activeElement) && document.activeElement.closest('li')?.firstElementChild.dataset.id;
     this.results.replaceChildren(...[...groups].map(([name, items]) =>
       h('section', {}, h('h2', {}, name), h('ul', {}, items.map((c) => this.item(c))))));
     this.mark(this.current);
+    if (focused) this.results.querySelector(`a[data-id="${focused}"]`)?.focus();
   }
 
   item(c) {
@@ -165,7 +167,7 @@ export class List {
       if (this.search.value.trim() !== query) return;
       this.found.textContent = `${found.length} found`;
       this.results.replaceChildren(found.length
-        ? h('ul', { class: 'hits' }, found.map((hit) => h('li', {}, h('a', { href: `#/c/${hit.conversation}`, 'data-id': hit.conversation },
+        ? h('ul', { class: 'hits' }, found.map((hit) => h('li', {}, h('a', { href: `#/c/${hit.conversation}${hit.message ? `/${hit.message}` : ''}`, 'data-id': hit.conversation },
           h('span', { class: 'title' }, hit.title || 'New chat'),
           h('span', { class: 'excerpt' }, hit.excerpt.map((p) => (p.hit ? h('mark', {}, p.text) : p.text)))))))
         : h('p', { class: 'quiet' }, 'Nothing found. Try fewer letters of a word.'));

@@ -273,3 +273,26 @@ fn a_line_of_marks_waits_for_what_it_becomes() {
     assert_eq!(settled("``"), "");
     assert_eq!(settled("a*"), "a*");
 }
+
+#[test]
+fn deep_and_wide_texts_take_neither_the_stack_nor_forever() {
+    let start = std::time::Instant::now();
+    for (unit, n) in [
+        (">", 20_000),
+        ("> ", 5_000),
+        ("- ", 5_000),
+        ("**a ", 20_000),
+        ("[", 50_000),
+        ("![", 50_000),
+        ("<b>", 20_000),
+        ("`", 50_000),
+        ("$", 20_000),
+        ("http://a.b(", 5_000),
+        ("|a|b|\n|-|-|\n", 2_000),
+        ("```\n", 10_001),
+        ("[^1]: x\n", 5_000),
+    ] {
+        harmless(&html(&unit.repeat(n)));
+    }
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}
