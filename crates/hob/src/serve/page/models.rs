@@ -76,7 +76,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Response {
                     "parameters": d.map(|d| d.parameters),
                     "quantization": d.map(|d| &d.quantization),
                     "context": d.and_then(|d| d.context),
-                    "licence": licence.map(|l| terminal::clean(&l).chars().take(80).collect::<String>()),
+                    "licence": licence.map(|l| short(&l)),
                     "error": read.as_ref().err().map(|e| e.to_string()),
                     "removable": of.is_some_and(|m| matches!(m.place, Place::Hob | Place::HuggingFace)),
                     "loaded": ready.iter().find(|r| r.name == k.name).map(|r| loaded(r)),
@@ -157,7 +157,7 @@ pub async fn fit(Asked { app, body, .. }: Asked) -> Response {
         let idle = app.manager.loaded().iter().all(|r| r.worker().running() == 0);
         let offline = app.offline;
         aside(move || {
-            let (subject, fetchable) = subject(&name, &Net::new(offline)).map_err(invalid)?;
+            let Meant { subject, licence, fetchable } = meant(&name, &Net::new(offline)).map_err(invalid)?;
             let ask = Ask { ctx: None, sequences: 1, prompt: 512 };
             let mut planner = Planner::new(None, None, ask, options(None), memory::process());
             planner.measures = idle;
@@ -165,6 +165,7 @@ pub async fn fit(Asked { app, body, .. }: Asked) -> Response {
             let smaller = better(&subject, &fit, &mut planner).map_err(invalid)?;
             let mut value = commands::fit::as_json(&subject, &fit, &planner);
             value["sentences"] = json!(sentences(&fit, &smaller));
+            value["licence"] = json!(licence);
             value["variants"] = json!(subject.variants);
             value["pull"] = json!(fetchable.then_some(&name));
             Ok(value)
@@ -174,20 +175,36 @@ pub async fn fit(Asked { app, body, .. }: Asked) -> Response {
     answer(fit.await)
 }
 
+/// A model that was asked about.
+struct Meant {
+    subject: Subject,
+    /// as its file or the catalogue says it
+    licence: Option<String>,
+    /// whether it is elsewhere, and the name says where
+    fetchable: bool,
+}
+
 /// The model that a name means: one that is here, one of the hub by its header, or a well-known shape. A path is none.
-fn subject(name: &str, net: &Net) -> crate::error::Result<(Subject, bool)> {
+fn meant(name: &str, net: &Net) -> crate::error::Result<Meant> {
     if let Some(m) = store::discover().models.iter().find(|m| is(m, name)) {
-        return Ok((Subject::here(&m.name, &m.path)?, false));
+        return Ok(Meant { subject: Subject::here(&m.name, &m.path)?, licence: None, fetchable: false });
     }
     if let Some(spec) = name.strip_prefix("hf:") {
         let remote = remote::headers(&Hub::new(net), &Spec::parse(spec)?)?;
-        return Ok((Subject::remote(remote)?, true));
+        let licence = remote.checkpoint.licence().map(|l| short(&l));
+        return Ok(Meant { subject: Subject::remote(remote)?, licence, fetchable: true });
     }
     if let Some(entry) = catalogue::find(name) {
-        return Ok((Subject::of_shape(entry.shape.0, entry.shape.1)?, true));
+        let subject = Subject::of_shape(entry.shape.0, entry.shape.1)?;
+        return Ok(Meant { subject, licence: Some(entry.licence.into()), fetchable: true });
     }
     let (shape, mix) = name.split_once(':').unwrap_or((name, "Q4_K_M"));
-    Ok((Subject::of_shape(shape, mix)?, false))
+    Ok(Meant { subject: Subject::of_shape(shape, mix)?, licence: None, fetchable: false })
+}
+
+/// A licence's name; some files hold all of its text.
+fn short(licence: &str) -> String {
+    terminal::clean(licence).chars().take(80).collect()
 }
 
 fn is(m: &store::Model, name: &str) -> bool {
@@ -320,13 +337,13 @@ mod tests {
         let net = Net::new(true);
         for path in [file.path().to_str().unwrap(), "/etc/passwd", "../x", "src", "Cargo.toml", "~/m", "./m"]
         {
-            let why = subject(path, &net).err().expect(path).to_string();
+            let why = meant(path, &net).err().expect(path).to_string();
             assert!(!why.contains("No such file") && !why.contains("not a GGUF"), "{why}");
         }
-        let (here, fetchable) = subject("llama-3.1-8b:Q8_0", &net).unwrap();
-        assert!(here.file_bytes > 8_000_000_000 && !fetchable);
-        assert!(subject("hf:owner/repo", &net).err().unwrap().to_string().contains("offline"));
-        assert!(subject("hf:../../etc:x", &net).is_err());
+        let Meant { subject, fetchable, .. } = meant("llama-3.1-8b:Q8_0", &net).unwrap();
+        assert!(subject.file_bytes > 8_000_000_000 && !fetchable);
+        assert!(meant("hf:owner/repo", &net).err().unwrap().to_string().contains("offline"));
+        assert!(meant("hf:../../etc:x", &net).is_err());
     }
 
     #[test]

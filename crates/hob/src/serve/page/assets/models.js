@@ -41,7 +41,7 @@ export function modelsRoom(hob) {
       fill.style.width = `${share * 100}%`;
       verdict.replaceChildren(h('div', { class: `card fit ${kind}` },
         h('h3', {}, fit.model),
-        h('p', { class: 'facts' }, [`${count(fit.parameters)} parameters`, fit.quantization, `${bytes(fit.file_bytes)} to fetch`, `${whole(fit.ctx)} tokens of context`].map((f) => h('span', {}, f))),
+        h('p', { class: 'facts' }, [`${count(fit.parameters)} parameters`, fit.quantization, `${bytes(fit.file_bytes)} to fetch`, `${whole(fit.ctx)} tokens of context`, fit.licence].filter(Boolean).map((f) => h('span', {}, f))),
         h('div', { class: 'gauge wide' }, h('span', { class: 'bar', 'aria-hidden': 'true' }, fill), h('span', {}, `${bytes(fit.total_bytes)} of ${bytes(fit.free_bytes)} free`)),
         ...fit.sentences.map((t) => h('p', {}, t)),
         fit.variants.length > 1 ? h('p', { class: 'quiet' }, `Also there: ${fit.variants.join(', ')}.`) : null,

@@ -23,6 +23,9 @@ pub use code::warm;
 const SHAPING: [&str; 13] =
     ["b", "br", "del", "em", "i", "ins", "kbd", "mark", "s", "strong", "sub", "sup", "u"];
 
+/// Blocks within blocks; what is deeper is nothing that anyone would write, takes a browser long, and is shown as text.
+const DEEPEST: usize = 64;
+
 /// The classes that code and links have; `page.css` gives them their looks.
 const CLASSES: [(&str, &[&str]); 7] = [
     ("a", &["image"]),
@@ -115,7 +118,7 @@ impl Renderer {
             | Options::ENABLE_GFM;
         let mut done = Vec::new();
         let mut events = Vec::new();
-        let mut depth = 0;
+        let (mut depth, mut deepest) = (0, 0);
         for event in Parser::new_ext(markdown, options) {
             match event {
                 Event::Start(_) => depth += 1,
@@ -123,8 +126,13 @@ impl Renderer {
                 _ => {}
             }
             events.push(event);
+            deepest = deepest.max(depth);
             if depth == 0 {
-                done.push(self.block(done.len(), std::mem::take(&mut events)));
+                let mut block = std::mem::take(&mut events);
+                if std::mem::take(&mut deepest) > DEEPEST {
+                    block = vec![Event::Text(inner(&mut block.into_iter().skip(1)).into())];
+                }
+                done.push(self.block(done.len(), block));
             }
         }
         self.blocks.truncate(done.len());
