@@ -138,6 +138,21 @@ export async function settings({ open }) {
   await calm(page, 8);
 }
 
+export async function long({ open }) {
+  const page = await open();
+  await say(page, 'word '.repeat(9000), { wait: false });
+  // More than the context holds: one sentence, with a capital, that says by how much.
+  const notice = page.locator('.answer .notice.failed');
+  await notice.waitFor();
+  assert.match(await notice.innerText(), /^The text has \d+ tokens, \d+ more than the context.*\.$/s);
+  const height = () => page.locator('.said').evaluate((e) => e.clientHeight);
+  const before = await height();
+  await page.getByRole('button', { name: 'Show all' }).click();
+  assert.ok((await height()) > before * 3);
+  await page.getByRole('button', { name: 'Show less' }).click();
+  assert.equal(await height(), before);
+}
+
 export async function files({ open }) {
   const page = await open();
   await away(page);

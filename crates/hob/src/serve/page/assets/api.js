@@ -48,7 +48,7 @@ async function request(method, path, body, signal) {
 }
 
 /** Errors come without a capital and a full stop. */
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.');
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.');
 
 /** Calls, and gives the answer's JSON. */
 export async function call(method, path, body, signal) {

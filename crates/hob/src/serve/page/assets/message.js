@@ -1,11 +1,15 @@
 // One message: what is said, thought and called, its versions, and what can be done with it.
 
+import { sentence } from './api.js';
 import { copy, fragment, h, icon, iconButton, swap } from './dom.js';
 import { bytes, duration, rate, whole } from './format.js';
 
 const DOING = {
   loading: 'Loading the model', reading: 'Reading', thinking: 'Thinking', writing: 'Writing',
 };
+
+/** Characters of a question beyond which it is cut off. */
+const LONG = 1800;
 
 /** Why an answer is not whole. */
 const ENDED = {
@@ -38,8 +42,16 @@ export class Message {
 
   question() {
     const m = this.message;
+    // A long one is cut off, so that its answer is near.
+    const long = m.text.length > LONG || m.text.split('\n').length > 24;
+    const said = h('div', { class: long ? 'said long' : 'said' }, m.text);
+    const all = h('button', { type: 'button', class: 'button', 'aria-expanded': 'false', onclick: () => {
+      const cut = said.classList.toggle('long');
+      all.textContent = cut ? 'Show all' : 'Show less';
+      all.setAttribute('aria-expanded', String(!cut));
+    } }, 'Show all');
     this.body.replaceChildren(
-      ...(m.text ? [h('div', { class: 'said' }, m.text)] : []),
+      ...(m.text ? [said] : []), ...(long ? [all] : []),
       ...(m.attachments.length ? [h('ul', { class: 'files' }, m.attachments.map((f) => h('li', {},
         h('details', { class: 'file' }, h('summary', {}, icon('file'), f.name, h('span', { class: 'quiet' }, bytes(new Blob([f.text]).size))),
           h('pre', { tabindex: '0', 'aria-label': f.name }, f.text)))))] : []));
@@ -54,7 +66,7 @@ export class Message {
     this.tools = h('div', { class: 'tools' });
     this.doing = h('p', { class: 'doing', hidden: m.state !== 'running' }, icon('hob'), h('span', {}, 'Beginning'));
     this.showTools(m.tools);
-    const note = m.state === 'running' || m.state === 'done' ? null : [ENDED[m.state], m.note].filter((t, i) => t && !(i === 0 && m.note && m.state === 'failed')).join(' ');
+    const note = m.state === 'running' || m.state === 'done' ? null : [ENDED[m.state], m.note && sentence(m.note)].filter((t, i) => t && !(i === 0 && m.note && m.state === 'failed')).join(' ');
     this.body.replaceChildren(this.fold, this.text, this.tools, this.doing,
       ...(note ? [h('p', { class: `notice ${m.state}` }, note)] : []));
   }

@@ -1,6 +1,6 @@
 // The models of this machine: what is here, what fits, what is being fetched, what is loaded.
 
-import { call } from './api.js';
+import { call, sentence } from './api.js';
 import { confirm, h, icon, iconButton, toast } from './dom.js';
 import { bytes, count, whole } from './format.js';
 
@@ -134,7 +134,7 @@ export function modelsRoom(hob) {
   function showPulls(all) {
     pulls.replaceChildren(...all.map((p) => {
       const bar = h('progress', { 'aria-label': `Progress of ${p.name}`, max: p.total || null, value: p.total ? p.done : undefined });
-      const end = { done: 'is here.', cancelled: 'was given up; what came so far is kept for another try.', failed: p.note }[p.state];
+      const end = { done: 'is here.', cancelled: 'was given up; what came so far is kept for another try.', failed: p.note && sentence(p.note) }[p.state];
       return h('div', { class: `card pull ${p.state}` }, h('h3', {}, p.name),
         p.state === 'running' ? [bar, h('p', { class: 'quiet' }, p.total ? `${bytes(p.done)} of ${bytes(p.total)}${p.rate ? `, ${bytes(p.rate)}/s` : ''}` : 'Asking for it …')] : h('p', { class: p.state === 'failed' ? 'notice failed' : 'quiet' }, p.state === 'failed' ? end : `${p.name} ${end}`),
         p.state === 'running'
