@@ -147,7 +147,7 @@ impl Store {
         let failed = |e: rusqlite::Error| explain(path, &e);
         let mut db = Connection::open(path).map_err(failed)?;
         schema::check(&db, path)?;
-        schema::prepare(&db).map_err(failed)?;
+        schema::prepare(&mut db).map_err(failed)?;
         let sound: String = db.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(failed)?;
         if sound != "ok" {
             return Err(damaged(path));
@@ -162,7 +162,7 @@ impl Store {
     pub fn in_memory(note: Option<String>) -> Result<Store> {
         let failed = |e: rusqlite::Error| Error::new(format!("no conversation can be kept: {e}"));
         let mut db = Connection::open_in_memory().map_err(failed)?;
-        schema::prepare(&db).map_err(failed)?;
+        schema::prepare(&mut db).map_err(failed)?;
         schema::migrate(&mut db, Path::new("memory"))?;
         Ok(Store { db: Mutex::new(db), lasting: false, note })
     }
@@ -193,7 +193,11 @@ impl Store {
         let count = |pragma: &str| db.query_row(pragma, [], |r| r.get::<_, i64>(0));
         let (free, all) = (count("PRAGMA freelist_count")?, count("PRAGMA page_count")?);
         if free * 4 > all {
-            db.execute_batch("VACUUM")?;
+            // Where another process is in the way, the holes stay: they are zeros.
+            match db.execute_batch("VACUUM") {
+                Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {}
+                done => done?,
+            }
         }
         // Busy while another process reads: the log is emptied when it is done, at the next checkpoint.
         for _ in 0..20 {

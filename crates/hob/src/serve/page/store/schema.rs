@@ -50,7 +50,9 @@ pub const MIGRATIONS: &[&str] = &[
 ];
 
 /// Settings of a connection, which the file does not keep.
-pub fn prepare(db: &Connection) -> rusqlite::Result<()> {
+pub fn prepare(db: &mut Connection) -> rusqlite::Result<()> {
+    // One that reads before it writes would fail at once where another process wrote in between.
+    db.set_transaction_behavior(TransactionBehavior::Immediate);
     db.busy_timeout(Duration::from_secs(5))?;
     db.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
@@ -81,7 +83,7 @@ pub fn check(db: &Connection, path: &Path) -> Result<usize> {
 pub fn migrate(db: &mut Connection, path: &Path) -> Result<()> {
     let failed = |e: rusqlite::Error| explain(path, &e);
     // Another process may be about to do the same.
-    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let tx = db.transaction().map_err(failed)?;
     for script in &MIGRATIONS[check(&tx, path)?..] {
         tx.execute_batch(script).map_err(failed)?;
     }
