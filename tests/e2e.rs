@@ -31,6 +31,9 @@ mod look;
 mod ollama;
 #[path = "e2e/openai.rs"]
 mod openai;
+#[cfg(unix)]
+#[path = "e2e/page.rs"]
+mod page;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[path = "e2e/private.rs"]
 mod private;

@@ -53,12 +53,21 @@ pub fn hub_endpoint() -> String {
     endpoint.as_deref().unwrap_or("https://huggingface.co").trim().trim_end_matches('/').to_string()
 }
 
-/// Hob's own folder of models: `$HOB_HOME/models`, or `hob/models` among the user's data.
-pub fn own_models() -> Result<PathBuf> {
+/// What Hob keeps for this user: `$HOB_HOME`, or `hob` among the user's data.
+fn data() -> Result<PathBuf> {
     var("HOB_HOME")
         .or_else(|| BaseDirs::new().map(|b| b.data_dir().join("hob")))
-        .map(|h| h.join("models"))
         .ok_or_else(|| no_home("HOB_HOME"))
+}
+
+/// Hob's own folder of models: `$HOB_HOME/models`, or `hob/models` among the user's data.
+pub fn own_models() -> Result<PathBuf> {
+    Ok(data()?.join("models"))
+}
+
+/// The page's conversations: `$HOB_HOME/conversations.sqlite`, or in `hob` among the user's data.
+pub fn conversations() -> Result<PathBuf> {
+    Ok(data()?.join("conversations.sqlite"))
 }
 
 /// Where Hob keeps what it can find out again: `$HOB_HOME/cache`, or `hob` among the user's caches.

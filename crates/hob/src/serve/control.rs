@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use super::App;
 use super::manager::{Keep, Ready};
 use super::refusal::{Kind, Refusal, Result};
-use super::worker::Worker;
 
 /// The paths.
 pub fn routes() -> Router<Arc<App>> {
@@ -36,8 +35,9 @@ fn loaded(app: &App) -> Value {
             "planned_bytes": ready.planned,
             "context": ready.context,
             "cache_tokens": ready.size.tokens,
-            "running": ready.worker().map_or(0, Worker::running),
-            "waiting": ready.worker().map_or(0, Worker::waiting),
+            "cache_room": ready.worker().map_or(0, |w| w.room()),
+            "running": ready.running(),
+            "waiting": ready.waiting(),
             "pinned": ready.pinned,
             "since": ready.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             "expires_in_s": left,

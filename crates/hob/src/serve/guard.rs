@@ -56,7 +56,8 @@ impl Guard {
                 }
             };
         }
-        if !OPEN.contains(&request.uri().path()) {
+        let path = request.uri().path();
+        if !OPEN.contains(&path) && !super::page::is_open(path) {
             self.token(headers)?;
         }
         Ok(None)

@@ -98,6 +98,16 @@ impl Ready {
         self.worker.as_ref()
     }
 
+    /// Answers being made.
+    pub fn running(&self) -> usize {
+        self.worker.as_ref().map_or(0, Worker::running)
+    }
+
+    /// Requests that wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.worker.as_ref().map_or(0, Worker::waiting)
+    }
+
     /// Whether it answers; else it makes vectors only.
     pub fn answers(&self) -> bool {
         self.worker.is_some()

@@ -16,6 +16,7 @@ mod metrics;
 mod ollama;
 mod openai;
 mod openapi;
+mod page;
 mod pulls;
 mod refusal;
 mod sse;
@@ -103,6 +104,8 @@ pub struct App {
     pub headers: ollama::Headers,
     /// models being fetched
     pub pulls: pulls::Pulls,
+    /// what the page keeps
+    pub page: page::Page,
     /// nothing is fetched, whatever is asked
     pub offline: bool,
     guard: Guard,
@@ -134,7 +137,7 @@ fn router(app: &Arc<App>) -> Router {
         .merge(control::routes())
         .merge(ollama::routes())
         .merge(anthropic::routes())
-        .route("/", get(root))
+        .merge(page::routes())
         .route("/health", get(async || axum::Json(serde_json::json!({"status": "ok"}))))
         .route("/metrics", get(page))
         .route("/openapi.json", get(async || axum::Json(openapi::description())))
@@ -154,12 +157,6 @@ fn router(app: &Arc<App>) -> Router {
         .with_state(app.clone())
 }
 
-/// What Ollama's clients look for; browsers are to get the page.
-async fn root(headers: axum::http::HeaderMap) -> Response {
-    ollama::greeting(&headers)
-        .unwrap_or_else(|| refuse("/", &Refusal::new(Kind::NotFound, "there is nothing at /")))
-}
-
 async fn page(State(app): State<Arc<App>>) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, app.metrics.page(&app.manager.loaded())).into_response()
@@ -167,6 +164,9 @@ async fn page(State(app): State<Arc<App>>) -> Response {
 
 /// The label of a path in the metrics: one of those known, so that nobody can make many.
 fn route(path: &str) -> &'static str {
+    if page::is_ours(path) {
+        return page::ROUTE;
+    }
     let known = openapi::PATHS.iter().find(|known| match known.0.split_once("{id}") {
         Some((start, end)) => {
             path.strip_prefix(start).and_then(|rest| rest.strip_suffix(end)).is_some_and(|id| !id.is_empty())
@@ -243,12 +243,14 @@ async fn serve(config: Config) -> Result<()> {
     let (max_body, responses) = (config.max_body, openai::Kept::default());
     let large = Arc::new(Semaphore::new(asked::FEW));
     let (headers, pulls, offline) = (ollama::Headers::default(), pulls::Pulls::default(), config.offline);
+    let page = page::Page::open()?;
     let app = Arc::new(App {
         manager: manager.clone(),
         metrics,
         sampling,
         max_body,
         responses,
+        page,
         headers,
         pulls,
         offline,
@@ -256,6 +258,7 @@ async fn serve(config: Config) -> Result<()> {
         guard,
         large,
     });
+    page::begin(&app);
 
     let running =
         state::Running { pid: std::process::id(), address: reachable(address), token: config.token };

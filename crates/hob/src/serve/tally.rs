@@ -109,6 +109,10 @@ impl Tally {
         let counts = self.counts().clone();
         let status = counts.status.filter(|_| whole).unwrap_or(GONE);
         self.metrics.request(self.route, status);
+        // The page asks each second; nobody would find another line among its own.
+        if self.route == super::page::ROUTE && status < 500 {
+            return;
+        }
         let tokens = match (counts.prompt, counts.generated) {
             (0, 0) => String::new(),
             (prompt, generated) => format!(" {prompt}+{generated} tokens"),

@@ -101,6 +101,8 @@ struct Gauges {
     running: AtomicUsize,
     /// milliseconds that the last job took
     last_ms: AtomicU64,
+    /// tokens that the cache has room for beside what is being answered; as of the last time that nothing was
+    room: AtomicUsize,
 }
 
 impl Worker {
@@ -109,6 +111,7 @@ impl Worker {
         let (jobs, queue) = mpsc::channel();
         let load = Arc::new(Gauges::default());
         let bounds = scheduler::Limits { streams: limits.parallel, context, guess: true };
+        load.room.store(cache.room(), Ordering::SeqCst);
         let bench = Bench {
             model: model.clone(),
             scheduler: Scheduler::new(model, cache, bounds),
@@ -150,6 +153,11 @@ impl Worker {
     /// Jobs being answered.
     pub fn running(&self) -> usize {
         self.load.running.load(Ordering::SeqCst)
+    }
+
+    /// Tokens that the cache has room for beside what is being answered, as of the last time that nothing was.
+    pub fn room(&self) -> usize {
+        self.load.room.load(Ordering::SeqCst)
     }
 
     /// Jobs waiting.
@@ -246,6 +254,9 @@ impl Bench {
             }
             let worked = self.scheduler.step();
             self.load.running.store(self.scheduler.streams().0, Ordering::SeqCst);
+            if worked && self.scheduler.streams() == (0, 0) {
+                self.load.room.store(self.scheduler.cache().room(), Ordering::SeqCst);
+            }
             if !self.settled && (!worked || self.scheduler.tally().said > LONG) {
                 // Without memory for it, weights stay as they are.
                 self.settled = self.model.settle(SHARES).unwrap_or(true);
