@@ -300,7 +300,7 @@ mod tests {
             (&[Small { path: "none", size: 3, sha256: ABC }], false),
         ] {
             let (entry, to) = (Entry { file: "own/x", beside, ..ENTRY }, tempfile::tempdir().unwrap());
-            let done = fetch_by(&[&pip], &entry, &wheels, to.path());
+            let done = fetch_by(&[&pip], &entry, &wheels, to.path(), &Transfer::default());
             assert_eq!(done.is_ok(), fine, "{done:?}");
             assert_eq!(entry.lies_in(to.path()), fine);
             match done {
