@@ -160,7 +160,20 @@ impl Sampler {
         if !best.is_finite() {
             return argmax(logits);
         }
-        let kept = &mut self.kept;
+        self.cut(logits, best);
+        let mut left = self.random.next() * self.kept.iter().map(|l| l.0).sum::<f32>();
+        for l in &self.kept {
+            left -= l.0;
+            if left < 0.0 {
+                return l.1;
+            }
+        }
+        argmax(logits) // rounding left a crumb: the likeliest
+    }
+
+    /// Keeps what may be chosen, with how likely it is relative to the likeliest, whose logit is `best`.
+    fn cut(&mut self, logits: &[f32], best: f32) {
+        let (how, kept) = (self.how, &mut self.kept);
         kept.clear();
         let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         let least = if how.min_p > 0.0 { best + how.min_p.ln() } else { f32::NEG_INFINITY };
@@ -172,7 +185,7 @@ impl Sampler {
             above(logits, least.max(best - 25.0 * how.temperature.max(1.0)), kept);
         }
         if how.top_p < 1.0 {
-            let total: f32 = kept.iter().map(|l| math::exp(l.0 - best)).sum();
+            let total: f64 = kept.iter().map(|l| f64::from(math::exp(l.0 - best))).sum();
             // Mostly a few reach p together, so not all are put in order.
             let mut ordered = 0;
             let mut sum = 0.0;
@@ -183,8 +196,8 @@ impl Sampler {
                 }
                 kept[ordered..next].sort_unstable_by(order);
                 for (i, l) in kept[ordered..next].iter().enumerate() {
-                    sum += math::exp(l.0 - best);
-                    if sum >= how.top_p * total {
+                    sum += f64::from(math::exp(l.0 - best));
+                    if sum >= f64::from(how.top_p) * total {
                         break 'all ordered + i + 1;
                     }
                 }
@@ -196,19 +209,7 @@ impl Sampler {
             kept.truncate(enough);
         }
         kept.retain(|l| l.0 >= least);
-        let mut total = 0.0;
-        for l in &mut *kept {
-            l.0 = math::exp((l.0 - best) / how.temperature);
-            total += l.0;
-        }
-        let mut left = self.random.next() * total;
-        for l in &*kept {
-            left -= l.0;
-            if left < 0.0 {
-                return l.1;
-            }
-        }
-        argmax(logits) // rounding left a crumb: the likeliest
+        kept.iter_mut().for_each(|l| l.0 = math::exp((l.0 - best) / how.temperature));
     }
 }
 
@@ -342,6 +343,78 @@ mod tests {
         assert_eq!(left(Sampling { min_p: 0.25, ..all() }), 3);
         assert_eq!(left(Sampling { min_p: 0.35, top_p: 0.99, ..all() }), 2);
         assert_eq!(left(Sampling { temperature: 0.0, ..all() }), 1);
+    }
+
+    /// What is left after the cuts, by the plain way: all in order, then one cut after another.
+    fn plain(how: Sampling, logits: &[f32]) -> Vec<u32> {
+        let mut all: Vec<(f32, u32)> = logits.iter().copied().zip(0..).filter(|l| !l.0.is_nan()).collect();
+        all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let best = all[0].0;
+        all.truncate(if how.top_k > 0 { how.top_k } else { all.len() });
+        let total: f64 = all.iter().map(|l| f64::from(l.0 - best).exp()).sum();
+        let mut sum = 0.0;
+        let enough = all.iter().position(|l| {
+            sum += f64::from(l.0 - best).exp();
+            sum >= f64::from(how.top_p) * total
+        });
+        all.truncate(enough.map_or(all.len(), |n| n + 1));
+        all.retain(|l| how.min_p == 0.0 || l.0 >= best + how.min_p.ln());
+        let mut ids: Vec<u32> = all.into_iter().map(|l| l.1).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn the_quick_cuts_are_the_plain_ones() {
+        let mut random = SplitMix(3);
+        for n in [1, 40, 1000, 5000] {
+            let mut logits: Vec<f32> = (0..n).map(|_| (random.next() + random.next() - 1.0) * 12.0).collect();
+            logits[n / 2] = f32::NAN;
+            if n > 100 {
+                logits[7..90].fill(11.0); // ties
+            }
+            if logits.iter().all(|l| l.is_nan()) {
+                continue;
+            }
+            for top_k in [0, 1, 5, 50, 4999] {
+                for (top_p, min_p) in
+                    [(1.0, 0.0), (0.9, 0.0), (0.999, 0.0), (0.5, 0.1), (1.0, 0.05), (1e-6, 0.0)]
+                {
+                    let how = Sampling { top_k, top_p, min_p, ..all() };
+                    let mut sampler = Sampler::new(how);
+                    sampler.cut(&logits, largest(&logits));
+                    let mut ids: Vec<u32> = sampler.kept.iter().map(|l| l.1).collect();
+                    ids.sort_unstable();
+                    let right = plain(how, &logits);
+                    // Powers in f32 may end it one token earlier or later.
+                    let apart = ids.len().abs_diff(right.len());
+                    assert!(apart <= usize::from(top_p < 1.0), "{n} {how:?}: {} {}", ids.len(), right.len());
+                    assert!(apart > 0 || ids == right, "{n} {how:?}");
+                }
+            }
+            let (of, top) = logprobs(&logits, 0, 5);
+            let total: f64 = logits.iter().filter(|l| !l.is_nan()).map(|l| f64::from(*l).exp()).sum();
+            assert!((f64::from(of) - (f64::from(logits[0]) - total.ln())).abs() < 1e-4);
+            assert!(top.len() == 5.min(n) || n <= 5);
+            assert!(top.is_sorted_by(|a, b| a.1 >= b.1));
+        }
+    }
+
+    #[test]
+    fn biases_and_penalties_change_what_is_chosen() {
+        let how = Sampling { presence_penalty: 1.0, frequency_penalty: 0.5, ..Sampling::greedy() };
+        let mut s = Sampler::with_bias(how, vec![(2, 1.5), (9, 1.0)]);
+        let logits = [2.0, 1.0, 0.8];
+        s.prompt(&[0, 2]);
+        assert_eq!(s.sample(&logits), 2, "the prompt is not the answer");
+        s.accept(2);
+        assert_eq!(s.sample(&logits), 0);
+        s.accept(0);
+        assert_eq!(s.sample(&logits), 1);
+        s.accept(1);
+        assert_eq!(s.sample(&logits), 2);
+        s.accept(2);
+        assert_eq!(s.sample(&logits), 0, "twice costs more than once");
     }
 
     #[test]

@@ -74,13 +74,13 @@ mod tests {
         let mut draft = Draft::default();
         let mut ids = vec![1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3];
         assert_eq!(draft.guess(&ids, 0.5, 8), [4]);
-        assert_eq!(draft.guess(&ids, 0.5, 0), []);
+        assert!(draft.guess(&ids, 0.5, 0).is_empty());
         assert_eq!(draft.guess(&ids, 0.01, 3), [4, 5, 6]);
         ids.extend([9, 9, 9]);
-        assert_eq!(draft.guess(&ids, 0.01, 3), [], "nothing of the kind came before");
+        assert!(draft.guess(&ids, 0.01, 3).is_empty(), "nothing of the kind came before");
         // The last of several, and no further than there are tokens.
         assert_eq!(draft.guess(&[&ids[..], &[1, 2, 3]].concat(), 0.0, 100), [9, 9, 9, 1, 2, 3]);
-        assert_eq!(Draft::default().guess(&[1, 2], 0.0, 8), []);
+        assert!(Draft::default().guess(&[1, 2], 0.0, 8).is_empty());
     }
 
     #[test]
