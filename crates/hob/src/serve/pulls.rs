@@ -86,11 +86,23 @@ impl Pull {
         self.0.digest.get().map(String::as_str)
     }
 
+    /// Bytes that were here when it began.
+    pub fn before(&self) -> u64 {
+        self.0.transfer.before()
+    }
+
     /// Waits until it is here, or has failed.
     pub async fn over(&self) -> Result<()> {
+        self.ended().await
+    }
+
+    /// The same, without being one who waits for it: it ends as well when nobody does.
+    pub fn ended(&self) -> impl Future<Output = Result<()>> + Send + use<> {
         let mut over = self.0.over.clone();
-        let done = over.wait_for(Option::is_some).await.ok().and_then(|done| done.clone());
-        done.unwrap_or_else(|| Err(Refusal::failed("fetching failed by a bug in Hob; please report it")))
+        async move {
+            let done = over.wait_for(Option::is_some).await.ok().and_then(|done| done.clone());
+            done.unwrap_or_else(|| Err(Refusal::failed("fetching failed by a bug in Hob; please report it")))
+        }
     }
 }
 

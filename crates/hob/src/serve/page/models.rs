@@ -15,23 +15,21 @@ use super::{answer, aside, invalid, read};
 use crate::catalogue::{self, CATALOGUE};
 use crate::commands;
 use crate::details::Details;
-use crate::error::{Error, Kind as ErrorKind};
+use crate::error::Error;
 use crate::fit::plan::Ask;
 use crate::fit::planner::{Planner, better};
 use crate::fit::subject::Subject;
 use crate::fit::verdict::sentences;
 use crate::hub::{Hub, Spec, remote};
 use crate::model::options;
-use crate::net::{Net, Transfer};
+use crate::net::Net;
 use crate::serve::App;
 use crate::serve::asked::Asked;
 use crate::serve::manager::Ready;
+use crate::serve::pulls::{self, Source};
 use crate::serve::refusal::{Kind, Refusal, Result};
 use crate::store::{self, Place};
 use crate::terminal;
-
-/// Transfers at a time.
-const PULLS: usize = 4;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -230,7 +228,8 @@ enum Pulling {
 struct Pull {
     id: u64,
     name: String,
-    transfer: Arc<Transfer>,
+    /// gone when the person does not wait any more
+    waits: Mutex<Option<pulls::Pull>>,
     since: Instant,
     state: Mutex<Pulling>,
 }
@@ -249,6 +248,10 @@ impl Pulls {
 }
 
 impl Pull {
+    fn waits(&self) -> MutexGuard<'_, Option<pulls::Pull>> {
+        self.waits.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Pulling> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -260,8 +263,9 @@ impl Pull {
             Pulling::Cancelled => ("cancelled", None),
             Pulling::Failed(why) => ("failed", Some(why.clone())),
         };
-        let (done, total) = self.transfer.seen();
-        let came = done.saturating_sub(self.transfer.before());
+        let waits = self.waits();
+        let ((done, total), before) = waits.as_ref().map_or(((0, 0), 0), |p| (p.seen(), p.before()));
+        let came = done.saturating_sub(before);
         let rate = came as f64 / self.since.elapsed().as_secs_f64().max(0.1);
         json!({"id": self.id, "name": self.name, "state": state, "note": note, "done": done, "total": total, "rate": rate as u64})
     }
@@ -279,44 +283,28 @@ pub async fn pull(Asked { app, body, .. }: Asked) -> Response {
 
 fn begin(app: &Arc<App>, body: Value) -> Result<u64> {
     let name = named(body)?;
-    if app.offline {
-        return Err(invalid(Net::refusal(&terminal::clean(&name))));
-    }
-    let spec = name.strip_prefix("hf:").map(Spec::parse).transpose().map_err(invalid)?;
-    let entry = catalogue::find(&name);
-    if spec.is_none() && entry.is_none() {
-        let known = CATALOGUE.map(|e| e.name).join(", ");
-        let why = format!("it names nothing to fetch; name one of the catalogue ({known}) or hf:OWNER/REPO");
-        return Err(Refusal::field("name", why));
-    }
+    let source = Source::parse(&name).ok_or_else(|| pulls::unknown(&name))??;
+    let fetching = app.pulls.join(source, app.offline)?;
     let mut all = app.page.pulls.lock();
     let running = || all.iter().filter(|p| matches!(*p.lock(), Pulling::Running));
     if let Some(same) = running().find(|p| p.name == name) {
         return Ok(same.id);
     }
-    if running().count() >= PULLS {
-        return Err(Refusal::new(
-            Kind::Invalid,
-            format!("{PULLS} models are being fetched already; wait for one"),
-        ));
-    }
     let id = app.page.pulls.next.fetch_add(1, Ordering::Relaxed) + 1;
-    let (transfer, since) = (Arc::new(Transfer::default()), Instant::now());
-    let pull = Arc::new(Pull { id, name, transfer, since, state: Mutex::new(Pulling::Running) });
+    let (waits, state) = (Mutex::new(Some(fetching.clone())), Mutex::new(Pulling::Running));
+    let pull = Arc::new(Pull { id, name, waits, since: Instant::now(), state });
     all.retain(|p| p.name != pull.name);
     all.push(pull.clone());
-    tokio::task::spawn_blocking(move || {
-        let net = Net::new(false).watched(pull.transfer.clone());
-        let fetched = match (entry, spec) {
-            (Some(entry), _) => commands::pull::catalogued(entry, None, &net),
-            (None, Some(spec)) => commands::pull::from_hub(&spec, None, &net),
-            (None, None) => Err(Error::new("it names nothing to fetch")),
-        };
-        *pull.lock() = match fetched {
-            Ok(_) => Pulling::Done,
-            Err(e) if e.kind() == ErrorKind::Interrupted || pull.transfer.given_up() => Pulling::Cancelled,
-            Err(e) => Pulling::Failed(e.to_string()),
-        };
+    let over = fetching.ended();
+    tokio::spawn(async move {
+        let over = over.await;
+        let mut state = pull.lock();
+        if matches!(*state, Pulling::Running) {
+            *state = match over {
+                Ok(()) => Pulling::Done,
+                Err(refusal) => Pulling::Failed(refusal.message),
+            };
+        }
     });
     Ok(id)
 }
@@ -326,7 +314,8 @@ pub async fn end_pull(State(app): State<Arc<App>>, Path(id): Path<u64>) -> Respo
     app.page.pulls.lock().retain(|p| {
         let running = matches!(*p.lock(), Pulling::Running);
         if p.id == id && running {
-            p.transfer.give_up();
+            *p.lock() = Pulling::Cancelled;
+            p.waits().take();
         }
         p.id != id || running
     });
