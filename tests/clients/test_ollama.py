@@ -149,6 +149,8 @@ def test_pull(llama, hub):
     assert "tiny:latest" in [m.model for m in llama.list().models]
     shown = llama.show("tiny")
     assert shown.modelinfo["llama.context_length"] == 2048 and shown.license == "mit"
+    # It is known by the name that it was pulled by.
+    assert llama.show("hf.co/owner/tiny") == shown
     # Once more, and by its name here: nothing is to do.
     asked = len(hub.ranges)
     assert llama.pull("hf.co/owner/tiny").status == "success"
@@ -172,7 +174,7 @@ def test_a_pull_goes_on_where_it_was_left(llama, hub):
     assert llama.pull("hf.co/owner/slow", stream=False).status == "success"
     starts = [start for name, start in hub.ranges if name == "slow"]
     assert len(starts) == came + 1 and starts[0] == 0 and starts[-1] >= 300_000
-    assert llama.delete("slow").status == "success"
+    assert llama.delete("hf.co/owner/slow").status == "success"
 
 
 def test_two_wait_for_one_pull(llama, server, hub):
