@@ -53,7 +53,12 @@ pub fn tokenizer(data: &[u8]) {
     fn bytes(of: &[Vec<u8>]) -> List<'_, &[u8]> {
         Box::new(of.iter().map(Vec::as_slice))
     }
-    let mut spec = Spec::new(if choice(0) % 2 == 0 { "gpt2" } else { "llama" }, bytes(&tokens));
+    let kind = match choice(0) & 33 {
+        0 => "gpt2",
+        1 => "llama",
+        _ => "bert",
+    };
+    let mut spec = Spec::new(kind, bytes(&tokens));
     spec.pre = PRES.get(choice(1) % (PRES.len() + 1)).copied();
     spec.merges = Some(bytes(&merges));
     if choice(0) & 2 == 0 {
@@ -62,6 +67,7 @@ pub fn tokenizer(data: &[u8]) {
     spec.scores = Some(Box::new(scores.iter().map(|&b| if b == 7 { f32::NAN } else { b as f32 - 128.0 })));
     let id = |i: usize| ids.get(i).map(|&b| b as u64);
     (spec.bos, spec.eos, spec.eot, spec.unknown, spec.padding) = (id(0), id(1), id(2), id(3), id(4));
+    spec.separator = id(5);
     spec.add_bos = Some(choice(0) & 4 != 0);
     spec.add_eos = Some(choice(0) & 8 != 0);
     spec.add_space_prefix = Some(choice(0) & 16 != 0);
@@ -75,6 +81,9 @@ pub fn exercise(tokenizer: &Tokenizer, text: &str) {
     let count = tokenizer.vocab_size() as u32;
     assert!(count > 0 && tokenizer.heap_bytes() > 0);
     let plain = tokenizer.encode(text, false);
+    let pair = tokenizer.encode_pair(text, text);
+    assert_eq!(pair.ids.len(), pair.types.len());
+    assert!(tokenizer.encode_text(text).iter().chain(&pair.ids).all(|&id| id < count));
     for ids in [&plain, &tokenizer.encode(text, true), &tokenizer.encode_with_bos(text, true)] {
         assert!(ids.iter().all(|&id| id < count), "an id beyond {count}");
         check_decoding(tokenizer, ids);

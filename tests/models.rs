@@ -2,6 +2,8 @@
 
 #[path = "models/converted.rs"]
 mod converted;
+#[path = "models/encoder.rs"]
+mod encoder;
 #[path = "common/golden.rs"]
 mod golden;
 #[path = "common/models.rs"]

@@ -155,7 +155,8 @@ fn a_context_beyond_all_memory_is_refused() {
 #[test]
 fn tokenizers_that_do_not_fit() {
     spoiled(|t| t.unset("tokenizer."), "bad.gguf");
-    spoiled(|t| t.set("tokenizer.ggml.model", Meta::Str("bert".into())), "\"bert\"");
+    spoiled(|t| t.set("tokenizer.ggml.model", Meta::Str("rwkv".into())), "\"rwkv\"");
+    spoiled(|t| t.set("tokenizer.ggml.model", Meta::Str("bert".into())), "no token that begins a text");
     spoiled(|t| t.unset("tokenizer.ggml.merges"), "merges");
     spoiled(|t| t.set("tokenizer.ggml.eos_token_id", Meta::U32(259)), "259");
     spoiled(|t| t.set("tokenizer.ggml.token_type", Meta::I32s(vec![1; 3])), "token types");

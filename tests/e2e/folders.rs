@@ -129,7 +129,7 @@ fn what_is_missing_or_wrong_in_a_folder_is_told() {
     refuses(
         &world,
         &["run", path.to_str().unwrap(), "Hello", "--raw"],
-        "the architecture warp is not supported; llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, gemma3_text, gemma3 are",
+        "the architecture warp is not supported; llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, gemma3_text, gemma3, bert, distilbert, roberta, xlm-roberta are",
     );
     for (file, why) in [("tokenizer.json", "has no tokenizer.json"), ("config.json", "")] {
         fs::remove_file(path.join(file)).unwrap();

@@ -129,6 +129,14 @@ fn seeds_biases_penalties_and_several_answers() {
         (20..=40).contains(&even) && said(json!({"frequency_penalty": -2})).abs_diff(30) > even.abs_diff(30),
         "{free} {even}"
     );
+    // A server with a seed gives the same answers to requests without one.
+    let args = ["--seed=5", "--temperature=1", "--top-k=0", "--top-p=1", "--min-p=0"];
+    let seeded = Serving::start(&world, &args);
+    let mut plain = body.clone();
+    plain.as_object_mut().unwrap().remove("temperature");
+    let [a, b] = [0; 2].map(|_| content(&seeded.post(CHAT, &plain).ok()).to_string());
+    assert_eq!(a, b);
+    assert_ne!(a, content(&seeded.post(CHAT, &with(plain, json!({"seed": 6}))).ok()));
     for penalty in [json!({"presence_penalty": 2}), json!({"repeat_penalty": 2})] {
         let text = texts(with(either.clone(), penalty)).remove(0);
         assert_ne!(text[..1], text[1..2], "{text}");

@@ -108,6 +108,19 @@ fn what_is_too_large_too_deep_or_no_json_is_refused() {
     server.post("/v1/chat/completions", &chat("tiny", 1)).ok();
 }
 
+#[test]
+fn many_large_requests_take_turns() {
+    let world = World::new();
+    let server = Serving::start(&world, &[]);
+    let body = format!("{{\"messages\": [{}0]}}", "0,".repeat(2 << 20));
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            let refused = || server.send("/v1/chat/completions", &body, &[]).fails(400);
+            scope.spawn(move || assert!(refused().contains("`messages[0]` is 0")));
+        }
+    });
+}
+
 /// A client that sends its request by drops, and one that sends half a body, are put off; others do not wait for them.
 #[test]
 fn slow_clients_are_put_off() {

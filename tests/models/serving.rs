@@ -25,6 +25,7 @@ impl Out for Client {
         let mut heard = self.0.lock().unwrap();
         assert!(heard.end.is_none(), "nothing comes after the end");
         match event {
+            Event::Begun => assert!(heard.read.is_none()),
             Event::Read { tokens, cached } => assert!(heard.read.replace((tokens, cached)).is_none()),
             Event::Token(token) => {
                 heard.ids.push(token.id);
@@ -182,7 +183,11 @@ fn who_leaves_frees_the_place_and_who_asks_too_much_is_told() {
         let end = client.0.lock().unwrap().end.clone();
         assert!(matches!(&end, Some(Err(e)) if e.contains(says)), "{end:?}");
     }
+    let client = Client::default();
+    scheduler.add(request(&[1, 2, 3], 0, &client));
     assert!(!scheduler.step());
+    let heard = client.0.lock().unwrap();
+    assert_eq!((heard.end.clone(), heard.ids.len(), heard.read), (Some(Ok(Stop::Length)), 0, Some((3, 0))));
 }
 
 /// A short prompt does not wait for a long one before it, nor a long one for ever.

@@ -308,13 +308,18 @@ fn attention() -> Vec<Row> {
         ("window", Attend { window: Some(2), ..how }),
         ("window both ways", Attend { window: Some(2), causal: false, ..how }),
         ("softcap", Attend { softcap: Some(1.5), ..how }),
+        ("wide window both ways", Attend { window: Some(70), causal: false, ..how }),
     ];
     let mut rows = Vec::new();
     for (name, how) in variants {
         for (heads, kv) in [(1, 1), (4, 2), (3, 1)] {
             let name = format!("attend {name}, {heads} heads of {kv}");
-            let cases: [(&[(usize, usize)], usize); 3] =
-                [(&[(0, 1)], 2), (&[(0, 3), (5, 2)], 3), (&[(0, 70), (1, 1), (0, 17)], 16)];
+            let cases: [(&[(usize, usize)], usize); 4] = [
+                (&[(0, 1)], 2),
+                (&[(0, 3), (5, 2)], 3),
+                (&[(0, 70), (1, 1), (0, 17)], 16),
+                (&[(0, 200), (0, 3), (9, 130)], 20),
+            ];
             for (seqs, d) in cases {
                 let t: usize = seqs.iter().map(|s| s.1).sum();
                 let r = row(format!("{name}, {seqs:?}"), move |g| {

@@ -170,6 +170,13 @@ impl Kv {
         &self.pools
     }
 
+    /// Bytes of so many pages of each of [`Kv::pools`].
+    pub fn bytes_of(&self, pages: impl Fn(usize) -> usize) -> u128 {
+        let side = |l: &Layer, side| l.heads * head::bytes(self.types.of(side), side, l.dim);
+        let layer = |l: &Layer| (side(l, Side::Keys) + side(l, Side::Values)) as u128 * pages(l.pool) as u128;
+        self.layers.iter().map(layer).sum()
+    }
+
     /// Whether this is a cache for a graph of these states.
     pub fn suits(&self, states: &[State]) -> bool {
         let same = |(l, s): (&Layer, &State)| {

@@ -324,6 +324,11 @@ impl Cache {
         program.output_mut(&mut self.memory, "logits").expect("a language model has logits")
     }
 
+    /// Bytes of keys and values that are in memory: of pages that were ever written.
+    pub fn touched_bytes(&self) -> u128 {
+        self.kv.bytes_of(|pool| self.tree.touched(pool))
+    }
+
     /// Tokens that pages which are free, or that no open sequence uses, have room for.
     pub fn room(&self) -> usize {
         self.tree.available() * PAGE

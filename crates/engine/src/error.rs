@@ -17,6 +17,9 @@ pub enum Error {
     /// the checkpoint does not hold what its configuration asks for
     #[error("{model} cannot be run: {source}")]
     Graph { model: String, source: GraphError },
+    /// what continues texts was asked of a model that does not
+    #[error("{model} is an encoder, which makes vectors of texts and writes none; give it to hob embed")]
+    Encoder { model: String },
     /// running failed for want of memory, or differs from the reference in check mode
     #[error("{0}")]
     Exec(#[from] ExecError),
@@ -27,6 +30,9 @@ pub enum Error {
         tokens - context
     )]
     Context { tokens: usize, context: usize },
+    /// a text is longer than the model reads at once
+    #[error("the text has {tokens} tokens, {} more than this model reads at once ({most}); shorten it or cut it in parts", tokens - most)]
+    Long { tokens: usize, most: usize },
     /// no memory for the keys and values of so long a context
     #[error(
         "a context of {context} tokens needs {} MiB of memory for keys and values, which the system does not grant; \

@@ -4,6 +4,7 @@
 
 pub mod cache;
 mod cost;
+pub mod embed;
 mod error;
 mod group;
 pub mod memory;
@@ -12,13 +13,14 @@ mod outline;
 mod pages;
 pub mod rates;
 pub mod sample;
-mod scheduler;
+pub mod scheduler;
 mod session;
 mod tree;
 pub mod tune;
 
 pub use cache::Cache;
 pub use cost::{Cost, cost, work};
+pub use embed::{Embedder, Pooling, Reranker};
 pub use error::{Error, Result};
 pub use group::Group;
 pub use hob_cpu::ceiling::in_int8;

@@ -133,6 +133,11 @@ impl Model {
         self.outline.graph(tokens, rows)
     }
 
+    /// What is known of the model without its weights.
+    pub fn outline(&self) -> &Outline {
+        &self.outline
+    }
+
     /// The graph of `tokens` tokens of whole sequences with its `loss`.
     pub fn training_graph(&self, tokens: usize) -> Result<Graph> {
         self.outline.training_graph(tokens)

@@ -10,7 +10,7 @@ use hob_graph::graph::Weight;
 use hob_graph::plan::Home;
 use hob_graph::{DType, Graph, Op, Plan};
 use hob_io::Checkpoint;
-use hob_models::Language;
+use hob_models::{Architecture, Encoder, Language};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ type Stored = dyn Fn(&str) -> Option<(DType, Vec<usize>)> + Send + Sync;
 pub struct Outline {
     /// what errors call it
     name: String,
-    language: Box<dyn Language>,
+    architecture: Architecture,
     stored: Box<Stored>,
     /// bytes that are read to open it
     header: usize,
@@ -39,13 +39,14 @@ impl Outline {
                 "{name} cannot be run: it has {tensors} tensors for {layers} layers"
             )));
         }
-        let language = hob_models::language(&checkpoint.config)
+        let architecture = hob_models::model(&checkpoint.config)
             .map_err(|source| Error::Config { model: name.clone(), source })?;
         let header = checkpoint.header_bytes() as usize;
         let checkpoint = checkpoint.clone();
         let stored = move |name: &str| checkpoint.tensors.get(name).map(|t| (t.dtype, t.shape.clone()));
-        let outline = Outline { name, language, stored: Box::new(stored), header };
-        outline.graph(1, 1)?;
+        let outline = Outline { name, architecture, stored: Box::new(stored), header };
+        // A model that was stored for its vectors may lack the output matrix.
+        outline.graph(1, 1).or_else(|e| outline.encoding_graph(1, 1, false).map_err(|_| e))?;
         Ok(outline)
     }
 
@@ -62,30 +63,52 @@ impl Outline {
             hob_models::language(config).map_err(|source| Error::Config { model: name.clone(), source })?;
         let fail = |source| Error::Graph { model: name.clone(), source };
         let graph = language.graph(1, 1).map_err(fail)?;
+        let architecture = Architecture::Language(language);
         let stored: HashMap<String, (DType, Vec<usize>)> = graph
             .weights
             .iter()
             .map(|w| (w.name.clone(), (dtype(&w.name, &w.shape), w.shape.to_vec())))
             .collect();
         let stored = Box::new(move |name: &str| stored.get(name).cloned());
-        let outline = Outline { name, language, stored, header };
+        let outline = Outline { name, architecture, stored, header };
         outline.graph(1, 1)?;
         Ok(outline)
     }
 
     /// Tokens the model knows.
     pub fn vocab_size(&self) -> usize {
-        self.language.vocab_size()
+        self.architecture.vocab_size()
     }
 
     /// Tokens a sequence may hold at most.
     pub fn context(&self) -> usize {
-        self.language.context()
+        self.architecture.context()
     }
 
     /// The graph for `tokens` tokens with logits for `rows` of them, bound to how the weights are stored.
     pub fn graph(&self, tokens: usize, rows: usize) -> Result<Graph> {
-        self.bound(self.language.graph(tokens, rows))
+        self.bound(self.language()?.graph(tokens, rows))
+    }
+
+    /// The graph of `tokens` tokens of whole sequences with what is said of `rows` of them; see
+    /// [`Architecture::encoding_graph`].
+    pub fn encoding_graph(&self, tokens: usize, rows: usize, scores: bool) -> Result<Graph> {
+        self.bound(self.architecture.encoding_graph(tokens, rows, scores))
+    }
+
+    /// The model, where it is an encoder.
+    pub fn encoder(&self) -> Option<&dyn Encoder> {
+        match &self.architecture {
+            Architecture::Encoder(m) => Some(&**m),
+            Architecture::Language(_) => None,
+        }
+    }
+
+    fn language(&self) -> Result<&dyn Language> {
+        match &self.architecture {
+            Architecture::Language(m) => Ok(&**m),
+            Architecture::Encoder(_) => Err(Error::Encoder { model: self.name.clone() }),
+        }
     }
 
     /// Bytes of all weights as they are stored.
@@ -112,7 +135,7 @@ impl Outline {
 
     /// The graph of `tokens` tokens of whole sequences with its `loss`; see [`Language::training_graph`].
     pub fn training_graph(&self, tokens: usize) -> Result<Graph> {
-        self.bound(self.language.training_graph(tokens))
+        self.bound(self.language()?.training_graph(tokens))
     }
 
     fn bound(&self, graph: Result<Graph, hob_graph::GraphError>) -> Result<Graph> {
@@ -351,7 +374,7 @@ impl Footprint {
 
 /// Whether there is an architecture for a configuration (config.json's content), be it right or not.
 pub fn is_known(config: &serde_json::Value) -> bool {
-    !matches!(hob_models::language(config), Err(hob_models::ConfigError::Unknown(_)))
+    !matches!(hob_models::model(config), Err(hob_models::ConfigError::Unknown(_)))
 }
 
 /// The number after `layers.` in a weight's name.

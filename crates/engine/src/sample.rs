@@ -3,7 +3,7 @@
 use hob_cpu::{for_each_isa, math};
 use std::collections::{HashMap, VecDeque};
 
-/// How the next token is chosen. The order is that of llama.cpp: penalties, top-k, top-p, min-p, temperature.
+/// How the next token is chosen. The order is that of llama.cpp: biases, penalties, top-k, top-p, min-p, temperature.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// logits are divided by it; 0 takes the likeliest token
@@ -131,6 +131,11 @@ impl Sampler {
 
     fn alter(&self, logits: &mut [f32]) {
         let how = &self.how;
+        for &(id, more) in &self.bias {
+            if let Some(l) = logits.get_mut(id as usize) {
+                *l += more;
+            }
+        }
         for (i, &id) in self.recent.iter().enumerate() {
             if self.recent.iter().take(i).any(|r| *r == id) {
                 continue; // once, however often it came
@@ -142,11 +147,6 @@ impl Sampler {
         for (&id, &times) in &self.said {
             if let Some(l) = logits.get_mut(id as usize) {
                 *l -= how.presence_penalty + how.frequency_penalty * times as f32;
-            }
-        }
-        for &(id, more) in &self.bias {
-            if let Some(l) = logits.get_mut(id as usize) {
-                *l += more;
             }
         }
     }

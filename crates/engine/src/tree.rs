@@ -94,6 +94,11 @@ impl Tree {
         (0..self.pools()).map(|pool| self.pools[pool].1.free() + idle(pool)).min().unwrap_or(0)
     }
 
+    /// Pages of `pool` that were ever taken.
+    pub fn touched(&self, pool: usize) -> usize {
+        self.pools[pool].1.touched()
+    }
+
     /// The longest beginning of `ids` that is at hand.
     pub fn find(&self, ids: &[u32]) -> Found {
         let mut found = Found::default();

@@ -50,6 +50,11 @@ impl Builder {
         Builder { keep_state: false, ..Builder::new(tokens, tokens) }
     }
 
+    /// The same, with results for `rows` of the tokens.
+    pub fn asking(self, rows: usize) -> Builder {
+        Builder { rows, ..self }
+    }
+
     /// Continues `graph`.
     pub fn over(graph: Graph) -> Builder {
         Builder { graph: RefCell::new(graph), ..Builder::stateless(0) }

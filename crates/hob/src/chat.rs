@@ -49,6 +49,8 @@ pub struct Report {
     pub text: String,
     /// Tokens of the prompt, template included.
     pub prompt_tokens: usize,
+    /// Those of the prompt that were still there from what was said before.
+    pub cached_tokens: usize,
     /// Tokens generated.
     pub tokens: usize,
     /// Milliseconds from the question to the first token.
@@ -59,10 +61,15 @@ pub struct Report {
     pub tps: f64,
     /// Milliseconds to load the model.
     pub load_ms: f64,
-    /// The plan's bytes.
-    pub planned_bytes: u64,
-    /// The process's measured peak, in bytes.
-    pub peak_bytes: u64,
+    /// The plan's bytes; `None` where a server answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_bytes: Option<u64>,
+    /// The process's measured peak, in bytes; likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    /// The server that answered, if one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// Why the answer ended: end (the model's own), length, context (it is full) or stopped (by Ctrl-C).
     pub stop: &'static str,
 }
@@ -76,6 +83,9 @@ pub trait Answer {
         messages: &[Message],
         emit: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Report>;
+
+    /// Continues `text` as it stands, likewise.
+    fn continue_text(&mut self, text: &str, emit: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Report>;
 
     /// Told that a person reads and writes for a while: time for what makes later answers faster.
     fn idle(&mut self) {}
@@ -345,6 +355,15 @@ mod tests {
                 }
             }
             Ok(Report { text, tokens: 2, ..Report::default() })
+        }
+
+        fn continue_text(
+            &mut self,
+            text: &str,
+            emit: &mut dyn FnMut(&str) -> ControlFlow<()>,
+        ) -> Result<Report> {
+            let _ = emit(text);
+            Ok(Report::default())
         }
 
         fn idle(&mut self) {

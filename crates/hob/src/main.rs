@@ -2,7 +2,9 @@
 
 mod catalogue;
 mod chat;
+mod client;
 mod commands;
+mod config;
 mod details;
 mod error;
 mod file;
@@ -23,7 +25,7 @@ mod wheel;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use commands::{Cli, Command};
 use hob_engine::isa;
@@ -31,7 +33,13 @@ use hob_engine::isa;
 fn main() -> ExitCode {
     install_panic_hook();
     default_sigpipe();
-    let cli = Cli::parse();
+    let cli = match read() {
+        Ok(cli) => cli,
+        Err(e) => {
+            eprintln!("hob: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
     terminal::set_color(cli.global.no_color);
     interrupt::install();
     match std::panic::catch_unwind(|| dispatch(cli)) {
@@ -44,6 +52,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// The command line, over what the config file says. A mistake in that must not keep anybody from looking at it.
+fn read() -> error::Result<Cli> {
+    let mut command = match std::env::args().nth(1).as_deref() {
+        Some("config") => Cli::command(),
+        _ => config::apply(Cli::command())?,
+    };
+    let matches = command.get_matches_mut();
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command).exit())
+}
+
 fn dispatch(cli: Cli) -> error::Result<()> {
     let global = &cli.global;
     if let Err(name) = isa::limit() {
@@ -53,14 +71,18 @@ fn dispatch(cli: Cli) -> error::Result<()> {
     match cli.command {
         Command::Run(args) => commands::run::run(args, global),
         Command::Serve(args) => commands::serve::run(args, global),
+        Command::Ps(args) => commands::ps::run(args),
+        Command::Stop(args) => commands::stop::run(args),
         Command::List(args) => commands::list::run(args, global),
         Command::Show(args) => commands::show::run(args, global),
         Command::Pull(args) => commands::pull::run(args, global),
         Command::Rm(args) => commands::rm::run(args, global),
+        Command::Embed(args) => commands::embed::run(args, global),
         Command::Bench(args) => commands::bench::run(args, global),
         Command::Fit(args) => commands::fit::run(args, global),
         Command::Doctor(args) => commands::doctor::run(args, global),
         Command::Debug(args) => commands::debug::run(args, global),
+        Command::Config(args) => commands::config::run(args),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

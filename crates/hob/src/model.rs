@@ -22,7 +22,7 @@ pub struct Words {
     /// The files.
     pub checkpoint: Arc<Checkpoint>,
     /// Text to ids and back.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
 }
 
 impl Words {
@@ -32,7 +32,8 @@ impl Words {
         let tokenizer = match checkpoint.gguf() {
             Some(gguf) => Tokenizer::from_gguf(gguf)?,
             None => {
-                let file = checkpoint.companion("tokenizer.json").ok_or_else(|| {
+                let file = ["tokenizer.json", "vocab.txt"].iter().find_map(|name| checkpoint.companion(name));
+                let file = file.ok_or_else(|| {
                     Error::new(format!(
                         "{} has no tokenizer.json beside its weights; fetch it too",
                         path.display()
@@ -44,7 +45,7 @@ impl Words {
         if let Some(warning) = tokenizer.warning() {
             terminal::note(&format!("the tokenizer of {}: {warning}", path.display()));
         }
-        Ok(Words { checkpoint, tokenizer })
+        Ok(Words { checkpoint, tokenizer: Arc::new(tokenizer) })
     }
 }
 
@@ -171,12 +172,6 @@ impl Loaded {
         })
     }
 
-    /// Continues `text` as it stands.
-    pub fn continue_text(&mut self, text: &str, emit: &mut Emit) -> Result<Report> {
-        let ids = self.words.tokenizer.encode_with_bos(text, true);
-        self.generate(&ids, emit)
-    }
-
     fn generate(&mut self, ids: &[u32], emit: &mut Emit) -> Result<Report> {
         let start = Instant::now();
         let mut report = Report { prompt_tokens: ids.len(), load_ms: self.load_ms, ..Report::default() };
@@ -190,6 +185,7 @@ impl Loaded {
         })?;
         drop(wait);
         self.longest = self.longest.max(read);
+        report.cached_tokens = ids.len().saturating_sub(read);
         report.prompt_tps = read as f64 / start.elapsed().as_secs_f64();
 
         let most = self.how.max_tokens.unwrap_or(usize::MAX);
@@ -236,8 +232,8 @@ impl Loaded {
             Some(r) => Budget { weights: r.budget.weights, ..budget },
             None => budget,
         };
-        report.planned_bytes = budget.total() as u64;
-        report.peak_bytes = memory::peak().unwrap_or(0) as u64;
+        report.planned_bytes = Some(budget.total() as u64);
+        report.peak_bytes = Some(memory::peak().unwrap_or(0) as u64);
         Ok(report)
     }
 }
@@ -246,6 +242,11 @@ impl Loaded {
 pub type Emit<'a> = dyn FnMut(&str) -> ControlFlow<()> + 'a;
 
 impl Answer for Loaded {
+    fn continue_text(&mut self, text: &str, emit: &mut Emit) -> Result<Report> {
+        let ids = self.words.tokenizer.encode_with_bos(text, true);
+        self.generate(&ids, emit)
+    }
+
     fn idle(&mut self) {
         let model = self.model.clone();
         // Where no thread can be had, the next answer does it bit by bit.

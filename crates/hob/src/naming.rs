@@ -45,7 +45,7 @@ pub fn is_model(file: &str) -> bool {
 
 /// Files beside the weights that a Hugging Face folder needs to be run.
 pub fn is_companion(file: &str) -> bool {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 18] = [
         "config.json",
         "generation_config.json",
         "tokenizer.json",
@@ -55,6 +55,10 @@ pub fn is_companion(file: &str) -> bool {
         "added_tokens.json",
         "vocab.json",
         "merges.txt",
+        "vocab.txt",
+        "modules.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
         "chat_template.jinja",
         "chat_template.json",
         "model.safetensors.index.json",

@@ -1,8 +1,10 @@
-//! The network: the only module that opens outbound connections, and only when a command was asked to fetch.
+//! The network: the only module that opens connections, and only when a command was asked to fetch, or to a server that
+//! the person runs on this machine ([`local`]).
 //!
 //! A download goes to `NAME.part` beside its final place, is continued there after a cut, and takes its name only
 //! when its length and checksum are right.
 
+pub mod local;
 mod part;
 mod range;
 
@@ -484,6 +486,11 @@ fn resolve(here: &Uri, location: &str) -> Option<Uri> {
         _ => false,
     };
     (allowed && uri.host().is_some_and(|h| !h.is_empty())).then_some(uri)
+}
+
+/// Whether a program listens at `address`, which is one of this machine's.
+pub fn listens(address: std::net::SocketAddr) -> bool {
+    std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
 }
 
 #[cfg(test)]

@@ -76,6 +76,13 @@ pub fn server() -> Result<PathBuf> {
     var("HOB_HOME").or_else(own).map(|h| h.join("server.json")).ok_or_else(|| no_home("HOB_HOME"))
 }
 
+/// The config file: `HOB_CONFIG`, `$HOB_HOME/config.toml`, or `hob/config.toml` where the system keeps the user's settings.
+pub fn config() -> Result<PathBuf> {
+    let own = || BaseDirs::new().map(|b| b.config_dir().join("hob"));
+    let usual = || var("HOB_HOME").or_else(own).map(|h| h.join("config.toml"));
+    var("HOB_CONFIG").or_else(usual).ok_or_else(|| no_home("HOB_CONFIG"))
+}
+
 /// Every folder that models may lie in, Hob's own and the one that it fetches to first, whether it exists or not.
 pub fn model_folders() -> Vec<PathBuf> {
     let ours = hub_cache().into_iter().chain(own_models());

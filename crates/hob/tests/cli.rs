@@ -53,10 +53,13 @@ fn a_closed_pipe_ends_it_quietly() {
 
 #[test]
 fn only_one_module_opens_connections() {
+    // What connects: a server's listening and the types of addresses are no outbound connections.
+    const CONNECTS: [&str; 6] =
+        ["ureq", "connect(", "connect_timeout(", "TcpSocket", "UdpSocket", "UnixStream"];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let talks = |file: &String| {
         let text = fs::read_to_string(root.join(file)).unwrap();
-        ["ureq", "TcpStream", "UdpSocket", "std::net", "UnixStream"].iter().any(|word| text.contains(word))
+        CONNECTS.iter().any(|word| text.contains(word))
     };
     let sources = files(&root);
     assert!(sources.len() > 10);

@@ -4,13 +4,19 @@
 //! (`utils/chat_template_utils.py`). Here `minijinja` renders it, with the same settings, functions and filters. A
 //! template is a foreign program: fuel bounds its time and memory.
 
+mod dialect;
+mod prepare;
 mod python;
+
+pub use dialect::{Call, Choice, Dialect, Family, Piece, Reader, Tool};
+pub use prepare::{BadMessage, Prepared};
 
 use crate::{Error, Result, Tokenizer};
 use minijinja::{Environment, ErrorKind, Value, syntax::SyntaxConfig, value::Serde};
+use prepare::Habits;
 use python::{strftime, tojson};
 use serde::{Deserialize, Serialize};
-use std::{path::Path, time::SystemTime};
+use std::{path::Path, sync::OnceLock, time::SystemTime};
 
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +79,9 @@ pub struct Chat {
     eos: String,
     /// Why there is no template to use.
     unusable: Option<String>,
+    source: Option<String>,
+    /// What the template does with tools; found out when first asked for.
+    habits: OnceLock<Habits>,
 }
 
 impl Chat {
@@ -97,7 +106,13 @@ impl Chat {
                     .map(|e| format!("the model's chat template cannot be read ({})", reason(&e)))
             }
         };
-        Chat { env, bos: bos.into(), eos: eos.into(), unusable }
+        let source = template.map(String::from);
+        Chat { env, bos: bos.into(), eos: eos.into(), unusable, source, habits: OnceLock::new() }
+    }
+
+    /// How this model writes calls and thoughts: by its template, and its tokens where that is silent.
+    pub fn dialect(&self, tokenizer: Option<&Tokenizer>) -> Dialect {
+        Dialect::of(self.source.as_deref(), tokenizer)
     }
 
     /// The text of a chat, without tools.

@@ -100,12 +100,20 @@ impl Checkpoint {
             Some(raw) => config::from_hugging_face(raw, &file.with_file_name("config.json"))?,
             None => Value::Object(Default::default()),
         };
-        let name = |stored: &str| if multimodal { names::from_multimodal(stored) } else { stored.to_owned() };
+        let model_type = config["model_type"].as_str().unwrap_or_default().to_owned();
+        let name = |stored: &str| match multimodal {
+            true => names::from_multimodal(stored),
+            false => names::from_bare_or_headed(&model_type, stored),
+        };
         let tensors = by_name(weights.tensors(), file, name)?;
         if let Some(config) = config.as_object_mut()
             && tensors.keys().any(|name| name.ends_with(".experts.gate_up_proj"))
         {
             config.insert("experts_fused".into(), true.into());
+        }
+        if let (Some(config), Some(modules)) = (config.as_object_mut(), json("modules.json")?) {
+            let transformer = json("sentence_bert_config.json")?.unwrap_or_default();
+            config.insert("embedding".into(), config::sentence_transformers(&modules, json, &transformer)?);
         }
         let template = match companion("chat_template.jinja")? {
             Some(template) => Some(template),

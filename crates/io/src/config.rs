@@ -9,6 +9,9 @@
 //! And `experts_stacked: true` where one tensor has the matrices of all experts, as in GGUF; `experts_fused: true` where it
 //! has their gates and ups too.
 //!
+//! `embedding` says how vectors are made of texts: `pooling` (`mean`, `cls` or `last`), `normalize`, `max_seq_length`; each
+//! where the model states it. `num_labels` is there where there is a classifier, and only there.
+//!
 //! And `rope_freqs: true` when GGUF brings the tensor `rope_freqs.weight`: Llama 3's frequency factors.
 
 use crate::{Error, Gguf, Result, gguf::Value as Meta};
@@ -54,6 +57,7 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
         ("attention.head_count_kv", "num_key_value_heads"),
         ("attention.key_length", "head_dim"),
         ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+        ("attention.layer_norm_epsilon", "layer_norm_eps"),
         ("attention.sliding_window", "sliding_window"),
         ("context_length", "max_position_embeddings"),
         ("rope.freq_base", "rope_theta"),
@@ -113,6 +117,30 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Value> {
             config.insert(field, id.into());
         }
     }
+    let pooling = match meta("pooling_type").and_then(Meta::u64) {
+        Some(1) => Some("mean"),
+        Some(2) => Some("cls"),
+        Some(3) => Some("last"),
+        _ => None,
+    };
+    if let Some(pooling) = pooling {
+        config.insert("embedding".into(), json!({ "pooling": pooling }));
+    }
+    if architecture == "bert" {
+        // Rows count, as RoBERTa's first ones are cut off; a single kind of tokens is stored as a row alone.
+        let rows =
+            |name: &str| Some(gguf.tensor(name)?).map(|t| if t.shape.len() == 2 { t.shape[0] } else { 1 });
+        let tables = [
+            ("position_embd.weight", "max_position_embeddings"),
+            ("token_types.weight", "type_vocab_size"),
+            ("cls.output.weight", "num_labels"),
+        ];
+        for (name, field) in tables {
+            if let Some(rows) = rows(name) {
+                config.insert(field.into(), rows.into());
+            }
+        }
+    }
     if architecture == "gemma3" {
         let pattern = meta("attention.sliding_window_pattern");
         if let Some(period) = pattern.and_then(Meta::u64) {
@@ -165,8 +193,20 @@ pub fn from_hugging_face(json: Value, path: &Path) -> Result<Value> {
     config.insert("rope_interleaved".into(), false.into());
     config.insert("norm_weight_offset".into(), json!(if gemma { 1.0 } else { 0.0 }));
     config.insert("rope_freqs".into(), false.into());
+    label(&mut config);
     fill_defaults(&mut config);
     Ok(Value::Object(config))
+}
+
+/// `num_labels`, where the architecture has a classifier: as many as have names, or 2.
+fn label(config: &mut Map<String, Value>) {
+    let classifies = |name: &Value| name.as_str().is_some_and(|n| n.ends_with("ForSequenceClassification"));
+    let stated = config.remove("num_labels");
+    let architectures = config.get("architectures").and_then(Value::as_array);
+    if architectures.is_some_and(|a| a.iter().any(classifies)) {
+        let named = config.get("id2label").and_then(Value::as_object).map(|names| names.len().into());
+        config.insert("num_labels".into(), named.or(stated).unwrap_or(2.into()));
+    }
 }
 
 /// Whether a `config.json` holds its language model's part in `text_config`.
@@ -250,6 +290,47 @@ fn flatten_rope_parameters(config: &mut Map<String, Value>) {
     }
 }
 
+/// What a folder of sentence-transformers says of its model: the contents of `modules.json`, of a module's
+/// `config.json` (by its path), and of `sentence_bert_config.json`. As [`embedding`](self) of a configuration; an error is
+/// a module that is not known here.
+pub fn sentence_transformers(
+    modules: &Value,
+    module: impl Fn(&str) -> Result<Option<Value>>,
+    transformer: &Value,
+) -> Result<Value> {
+    let mut out = Map::new();
+    out.insert("normalize".into(), false.into());
+    if let Some(most) = transformer["max_seq_length"].as_u64() {
+        out.insert("max_seq_length".into(), most.into());
+    }
+    for entry in modules.as_array().into_iter().flatten() {
+        let kind = entry["type"].as_str().unwrap_or_default().rsplit('.').next().unwrap_or_default();
+        match kind {
+            "Transformer" => {}
+            "Normalize" => drop(out.insert("normalize".into(), true.into())),
+            "Pooling" => {
+                let folder = entry["path"].as_str().unwrap_or_default();
+                if folder.starts_with('/') || folder.split(['/', '\\']).any(|part| part == "..") {
+                    out.insert("unsupported".into(), "a module outside of its folder".into());
+                    continue;
+                }
+                let pooling = module(&format!("{folder}/config.json"))?.unwrap_or_default();
+                let modes = [("cls_token", "cls"), ("mean_tokens", "mean"), ("lasttoken", "last")];
+                let is = |mode: &str| pooling[format!("pooling_mode_{mode}")] == true;
+                let also = ["max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens"];
+                let mut named = modes.iter().filter(|(mode, _)| is(mode)).map(|m| m.1);
+                match (named.next(), named.next(), also.into_iter().find(|mode| is(mode))) {
+                    (Some(one), None, None) => drop(out.insert("pooling".into(), one.into())),
+                    (None, None, None) => {}
+                    _ => drop(out.insert("unsupported".into(), "more than mean, CLS or last pooling".into())),
+                }
+            }
+            other => drop(out.insert("unsupported".into(), format!("the module {other}").into())),
+        }
+    }
+    Ok(Value::Object(out))
+}
+
 /// Completes a configuration with what its architecture fixes, or `transformers` assumes when `config.json` is silent
 /// (`configuration_llama.py`, `configuration_gemma3.py` and so on).
 fn fill_defaults(config: &mut Map<String, Value>) {
@@ -258,6 +339,20 @@ fn fill_defaults(config: &mut Map<String, Value>) {
     // Two names of one number, by the version of transformers.
     if let Some(n) = config.remove("num_experts") {
         config.entry("num_local_experts").or_insert(n);
+    }
+    // DistilBERT has names of its own for what all have.
+    for (own, field) in [
+        ("dim", "hidden_size"),
+        ("hidden_dim", "intermediate_size"),
+        ("n_layers", "num_hidden_layers"),
+        ("n_heads", "num_attention_heads"),
+        ("activation", "hidden_act"),
+    ] {
+        if config.get("model_type").and_then(Value::as_str) == Some("distilbert")
+            && let Some(value) = config.remove(own)
+        {
+            config.entry(field).or_insert(value);
+        }
     }
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut default = |field: &str, value: Value| {
@@ -293,6 +388,12 @@ fn fill_defaults(config: &mut Map<String, Value>) {
                 default("decoder_sparse_step", 1.into());
                 default("mlp_only_layers", json!([]));
             }
+        }
+        "bert" | "distilbert" | "roberta" | "xlm-roberta" => {
+            default("hidden_act", "gelu".into());
+            default("layer_norm_eps", json!(1e-12));
+            default("max_position_embeddings", 512.into());
+            default("type_vocab_size", if model_type == "distilbert" { 0 } else { 2 }.into());
         }
         "gemma3_text" => {
             default("hidden_activation", "gelu_pytorch_tanh".into());

@@ -9,6 +9,9 @@ pub fn from_gguf(architecture: &str, stored: &str) -> String {
 }
 
 fn original(architecture: &str, stored: &str) -> Option<String> {
+    if architecture == "bert" {
+        return of_bert(stored);
+    }
     let gemma = match architecture {
         "llama" | "qwen2" | "qwen3" | "qwen3moe" => false,
         "gemma3" => true,
@@ -49,6 +52,36 @@ fn original(architecture: &str, stored: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("model.layers.{layer}.{part}.{kind}"))
+}
+
+/// GGUF calls RoBERTa bert too; of its classifier the layers are named as BERT's, which compute the same.
+fn of_bert(stored: &str) -> Option<String> {
+    let (stem, kind) = stored.rsplit_once('.')?;
+    let top = match stem {
+        "token_embd" => Some("embeddings.word_embeddings"),
+        "position_embd" => Some("embeddings.position_embeddings"),
+        "token_types" => Some("embeddings.token_type_embeddings"),
+        "token_embd_norm" => Some("embeddings.LayerNorm"),
+        "cls" => Some("pooler.dense"),
+        "cls.output" => Some("classifier"),
+        _ => None,
+    };
+    if let Some(top) = top {
+        return Some(format!("{top}.{kind}"));
+    }
+    let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
+    let part = match part {
+        "attn_q" => "attention.self.query",
+        "attn_k" => "attention.self.key",
+        "attn_v" => "attention.self.value",
+        "attn_output" => "attention.output.dense",
+        "attn_output_norm" => "attention.output.LayerNorm",
+        "ffn_up" => "intermediate.dense",
+        "ffn_down" => "output.dense",
+        "layer_output_norm" => "output.LayerNorm",
+        _ => return None,
+    };
+    Some(format!("encoder.layer.{layer}.{part}.{kind}"))
 }
 
 /// The parts of a layer with experts: of Mixtral, which GGUF calls llama, and of Qwen's. A matrix holds those of all
@@ -93,6 +126,30 @@ pub fn from_multimodal(stored: &str) -> String {
     }
 }
 
+/// The name that a tensor of Hugging Face has among models of `model_type`, be they stored with a head or without:
+/// `bert.encoder.X` of a classifier is `encoder.X` of the bare encoder, and `layers.X` of a bare language model is
+/// `model.layers.X` of the whole. Old encoders call a norm's weight and bias gamma and beta.
+pub fn from_bare_or_headed(model_type: &str, stored: &str) -> String {
+    match model_type {
+        "bert" | "distilbert" | "roberta" | "xlm-roberta" => {
+            let prefixes = ["bert.", "distilbert.", "roberta."];
+            let name = prefixes.iter().find_map(|p| stored.strip_prefix(p)).unwrap_or(stored);
+            for (old, new) in [(".gamma", ".weight"), (".beta", ".bias")] {
+                if let Some(stem) = name.strip_suffix(old) {
+                    return format!("{stem}{new}");
+                }
+            }
+            name.to_owned()
+        }
+        "llama" | "mistral" | "mixtral" | "qwen2" | "qwen3" | "qwen3_moe" | "gemma3_text"
+            if ["layers.", "embed_tokens.", "norm."].iter().any(|p| stored.starts_with(p)) =>
+        {
+            format!("model.{stored}")
+        }
+        _ => stored.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +182,10 @@ mod tests {
             ("qwen3", "blk.0.ffn_gate_exps.weight", "blk.0.ffn_gate_exps.weight"),
             ("qwen3moe", "blk.0.ffn_gate_inp.weight", "model.layers.0.mlp.gate.weight"),
             ("qwen3moe", "blk.0.ffn_down_exps.weight", "model.layers.0.mlp.experts.down_proj.weight"),
+            ("bert", "token_embd_norm.bias", "embeddings.LayerNorm.bias"),
+            ("bert", "blk.4.attn_output_norm.weight", "encoder.layer.4.attention.output.LayerNorm.weight"),
+            ("bert", "blk.4.ffn_up.bias", "encoder.layer.4.intermediate.dense.bias"),
+            ("bert", "cls.output.weight", "classifier.weight"),
             ("unheard-of", "blk.0.attn_q.weight", "blk.0.attn_q.weight"),
         ] {
             assert_eq!(from_gguf(architecture, stored), expected);
@@ -132,5 +193,20 @@ mod tests {
         assert_eq!(from_multimodal("language_model.model.norm.weight"), "model.norm.weight");
         assert_eq!(from_multimodal("model.language_model.norm.weight"), "model.norm.weight");
         assert_eq!(from_multimodal("vision_tower.x"), "vision_tower.x");
+        for (model_type, stored, expected) in [
+            (
+                "bert",
+                "bert.encoder.layer.0.output.LayerNorm.gamma",
+                "encoder.layer.0.output.LayerNorm.weight",
+            ),
+            ("bert", "embeddings.LayerNorm.beta", "embeddings.LayerNorm.bias"),
+            ("xlm-roberta", "roberta.embeddings.x", "embeddings.x"),
+            ("roberta", "classifier.out_proj.weight", "classifier.out_proj.weight"),
+            ("qwen3", "layers.0.x", "model.layers.0.x"),
+            ("qwen3", "model.layers.0.x", "model.layers.0.x"),
+            ("unheard-of", "layers.0.x", "layers.0.x"),
+        ] {
+            assert_eq!(from_bare_or_headed(model_type, stored), expected);
+        }
     }
 }

@@ -322,8 +322,12 @@ fn a_file_is_named_in_its_errors() {
             "tokenizer.ggml.tokens has the wrong type",
         ),
         (
+            written(|w| _ = w.str("tokenizer.ggml.model", "rwkv").strings("tokenizer.ggml.tokens", &["a"])),
+            "of the kind \"rwkv\", and Hob knows gpt2, llama and bert",
+        ),
+        (
             written(|w| _ = w.str("tokenizer.ggml.model", "bert").strings("tokenizer.ggml.tokens", &["a"])),
-            "of the kind \"bert\", and Hob knows gpt2 and llama",
+            "it has no token that begins a text",
         ),
         (
             written(|w| _ = w.str("tokenizer.ggml.model", "llama").strings("tokenizer.ggml.tokens", &["a"])),

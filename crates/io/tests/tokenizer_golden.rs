@@ -193,6 +193,110 @@ fn families_as_hugging_face() {
     }
 }
 
+/// A vocabulary of WordPiece as llama.cpp's converter writes it: a mark where a word begins, and none where it goes on.
+fn wordpiece_parts(json: &Value) -> Parts {
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let mut parts =
+        Parts { tokens: vec![String::new(); vocab.len()], types: vec![1; vocab.len()], merges: vec![] };
+    for (text, id) in vocab {
+        let control = text.starts_with('[') && text.ends_with(']') && text.len() > 2;
+        let id = id.as_u64().unwrap() as usize;
+        parts.types[id] = if control { 3 } else { 1 };
+        parts.tokens[id] = match text.strip_prefix("##") {
+            _ if control => text.clone(),
+            Some(rest) => rest.into(),
+            None => format!("▁{text}"),
+        };
+    }
+    parts
+}
+
+/// BERT's tokenizers, with capitals and accents and without, as `tokenizer.json`, `vocab.txt` and GGUF.
+#[test]
+fn wordpiece_as_hugging_face() {
+    let goldens: Vec<(String, Vec<Ids>)> = serde_json::from_str(&golden("wordpiece.json")).unwrap();
+    assert_eq!(goldens.len(), 2);
+    for (name, want) in goldens {
+        let text = golden(&format!("small/{name}.json"));
+        let definition: Value = serde_json::from_str(&text).unwrap();
+        let json = Tokenizer::from_json(&text, &Value::Null, &[]).unwrap();
+        assert!(format!("{json:?}").contains("WordPiece"), "{name} is {json:?}");
+        check(&format!("{name} as tokenizer.json"), &json, &want);
+        let library = by_library(&text);
+        check(&format!("{name} by the library"), &library, &want);
+
+        let parts = wordpiece_parts(&definition);
+        let mut spec = parts.spec("");
+        (spec.model, spec.merges) = ("bert", None);
+        let gguf = Tokenizer::from_spec(spec).unwrap();
+        check(&format!("{name} as GGUF"), &gguf, &want);
+
+        let mut lines = vec![String::new(); json.vocab_size()];
+        for (text, id) in definition["model"]["vocab"].as_object().unwrap() {
+            lines[id.as_u64().unwrap() as usize] = text.clone();
+        }
+        let config = serde_json::json!({"do_lower_case": name.ends_with("uncased")});
+        let txt = Tokenizer::from_lines(&lines.join("\n"), &config).unwrap();
+        check(&format!("{name} as vocab.txt"), &txt, &want);
+
+        let named = serde_json::json!({"cls_token": "[CLS]", "sep_token": "[SEP]"});
+        let json = Tokenizer::from_json(&text, &named, &[]).unwrap();
+        for tokenizer in [&json, &gguf, &txt, &library] {
+            let [a, b] = ["Hello", "world!"].map(|text| tokenizer.encode(text, false));
+            assert_eq!(tokenizer.encode_text("Hello"), [&[2][..], &a, &[3]].concat());
+            let pair = tokenizer.encode_pair("Hello", "world!");
+            assert_eq!(pair.ids, [&[2][..], &a, &[3], &b, &[3]].concat());
+            let types = [vec![0; a.len() + 2], vec![1; b.len() + 1]].concat();
+            assert_eq!(pair.types, types);
+            assert_eq!(tokenizer.encode_text(""), [2, 3]);
+        }
+        for tokenizer in [&json, &gguf, &txt] {
+            assert_eq!(
+                (tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.unk_id()),
+                (Some(2), &[3][..], Some(1))
+            );
+            assert_eq!(tokenizer.special_id("[MASK]"), Some(4));
+            for id in 0..json.vocab_size() as u32 {
+                assert_eq!(tokenizer.token_bytes(id), json.token_bytes(id), "{name}: token {id}");
+            }
+            assert_eq!(tokenizer.decode(&tokenizer.encode_text("the old house")), "the old house");
+        }
+    }
+}
+
+#[test]
+fn minilm_as_hugging_face() {
+    let weights = models::model("all-MiniLM-L6-v2/model.safetensors");
+    let dir = weights.parent().unwrap();
+    let tokenizer = Tokenizer::from_dir(dir).unwrap();
+    assert!(format!("{tokenizer:?}").contains("WordPiece"), "{tokenizer:?}");
+    check("minilm", &tokenizer, &serde_json::from_str::<Vec<Ids>>(&golden("minilm.json")).unwrap());
+    let pairs: Vec<(String, String, Vec<u32>, Vec<u32>)> =
+        serde_json::from_str(&golden("pairs.json")).unwrap();
+    assert!(pairs.len() > 8);
+    for (first, second, ids, types) in pairs {
+        let pair = tokenizer.encode_pair(&first, &second);
+        assert_eq!((pair.ids, pair.types), (ids, types), "{first:?} and {second:?}");
+    }
+    // The same from vocab.txt alone, as older models have it.
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    let config = serde_json::from_str(&read("tokenizer_config.json")).unwrap();
+    let txt = Tokenizer::from_lines(&read("vocab.txt"), &config).unwrap();
+    check("minilm by vocab.txt", &txt, &serde_json::from_str::<Vec<Ids>>(&golden("minilm.json")).unwrap());
+}
+
+/// What contradicts itself is said, and made no tokenizer of.
+#[test]
+fn a_wordpiece_without_its_tokens_is_refused() {
+    let lines = |text: &str| Tokenizer::from_lines(text, &Value::Null).unwrap_err();
+    assert!(lines("").contains("empty"), "{}", lines(""));
+    assert!(lines("[CLS]\n[SEP]\na").contains("no token [UNK]"));
+    assert!(lines("[UNK]\n[CLS]\na").contains("no token [SEP]"));
+    let tokens = ["▁a", "b"].map(str::as_bytes);
+    let spec = Spec::new("bert", Box::new(tokens.into_iter()));
+    assert!(Tokenizer::from_spec(spec).unwrap_err().contains("begins a text"));
+}
+
 #[test]
 fn an_unknown_pre_tokenizer_is_reported() {
     let text = golden("small/gpt-2.json");

@@ -3,7 +3,7 @@
 
 use crate::rope::{RopeScaling, inv_freq};
 use crate::{Language, check_eps, check_sizes, read};
-use hob_graph::{Act, Attend, Builder, RopeStyle};
+use hob_graph::{Act, Attend, Builder, RopeStyle, X};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -109,7 +109,7 @@ impl Language for Config {
         self.max_position_embeddings
     }
 
-    fn build(&self, g: &Builder) {
+    fn hidden<'g>(&self, g: &'g Builder) -> X<'g> {
         let c = self;
         let (t, h, k, d) = (g.tokens(), c.num_attention_heads, c.num_key_value_heads, c.head_dim);
         let (eps, offset) = (c.rms_norm_eps, c.norm_weight_offset);
@@ -148,14 +148,14 @@ impl Language for Config {
             let y = gate.glu(Act::GeluTanh, up).linear(m / "down_proj", c.hidden_size);
             x = x + y.rms_norm(p / "post_feedforward_layernorm", eps, offset);
         }
-        let x = x.rows_asked().rms_norm(g.path("model.norm"), eps, offset); // (R, C)
-        let logits = x.linear(embed, c.vocab_size); // (R, V)
-        g.output(
-            "logits",
-            match c.final_logit_softcapping {
-                Some(cap) => (logits * (1.0 / cap)).tanh() * cap,
-                None => logits,
-            },
-        );
+        x.rows_asked().rms_norm(g.path("model.norm"), eps, offset) // (R, C)
+    }
+
+    fn logits<'g>(&self, g: &'g Builder, hidden: X<'g>) -> X<'g> {
+        let logits = hidden.linear(g.path("model.embed_tokens"), self.vocab_size); // (R, V)
+        match self.final_logit_softcapping {
+            Some(cap) => (logits * (1.0 / cap)).tanh() * cap,
+            None => logits,
+        }
     }
 }

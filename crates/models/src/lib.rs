@@ -3,6 +3,7 @@
 //! A model file states mathematics, in the names of the original checkpoint. What it does not know: formats,
 //! devices, caches, adapters, training. Adding an architecture is its file, one row here and one golden.
 
+pub mod bert;
 pub mod gemma3;
 pub mod llama;
 pub mod mixtral;
@@ -11,7 +12,7 @@ pub mod qwen3;
 pub mod rope;
 pub mod tae;
 
-use hob_graph::{Builder, Graph, GraphError};
+use hob_graph::{Builder, Graph, GraphError, X};
 use serde_json::Value;
 use std::fmt;
 
@@ -23,13 +24,16 @@ pub trait Language: Send + Sync {
     /// Tokens a sequence may hold.
     fn context(&self) -> usize;
 
-    /// Writes the graph: token ids `(T)` to an output `logits` `(R, V)` for the R rows asked for.
-    fn build(&self, g: &Builder);
+    /// Writes the graph from token ids `(T)` to what the last layer says of the R rows asked for, normed: `(R, C)`.
+    fn hidden<'g>(&self, g: &'g Builder) -> X<'g>;
 
-    /// The graph for `tokens` tokens of which `rows` are asked for logits, with cached attention.
+    /// Writes what follows: logits `(R, V)`.
+    fn logits<'g>(&self, g: &'g Builder, hidden: X<'g>) -> X<'g>;
+
+    /// The graph for `tokens` tokens of which `rows` are asked for `logits` `(R, V)`, with cached attention.
     fn graph(&self, tokens: usize, rows: usize) -> Result<Graph, GraphError> {
         let g = Builder::new(tokens, rows);
-        self.build(&g);
+        g.output("logits", self.logits(&g, self.hidden(&g)));
         g.finish()
     }
 
@@ -37,12 +41,78 @@ pub trait Language: Send + Sync {
     /// input `targets` `(T)`; negative targets are left out.
     fn training_graph(&self, tokens: usize) -> Result<Graph, GraphError> {
         let g = Builder::stateless(tokens);
-        self.build(&g);
-        let graph = g.finish()?;
-        let logits = graph.output("logits").expect("a language model has logits");
-        let g = Builder::over(graph);
+        let logits = self.logits(&g, self.hidden(&g));
         let targets = g.input("targets", &[tokens], hob_graph::DType::I32);
-        g.output("loss", g.at(logits).cross_entropy(targets));
+        g.output("logits", logits);
+        g.output("loss", logits.cross_entropy(targets));
+        g.finish()
+    }
+}
+
+/// A model whose tokens all see each other, and which writes none: it makes vectors of texts, or scores of pairs.
+pub trait Encoder: Send + Sync {
+    /// Tokens the model knows.
+    fn vocab_size(&self) -> usize;
+
+    /// Tokens a text may have.
+    fn context(&self) -> usize;
+
+    /// The position that a text's first token has.
+    fn first_position(&self) -> usize {
+        0
+    }
+
+    /// Kinds of tokens that are told apart: 2 where the second text of a pair is; 0 where there are none.
+    fn types(&self) -> usize;
+
+    /// Numbers that the classifier gives a text; 0 without one.
+    fn labels(&self) -> usize;
+
+    /// Writes the graph from token ids, their `positions` and, where there are any, `types`, each `(T)` i32, to what the
+    /// last layer says of the R rows asked for: `(R, C)`.
+    fn hidden<'g>(&self, g: &'g Builder) -> X<'g>;
+
+    /// Writes the classifier, which a model with [`Encoder::labels`] has: from what is said of the first token of each
+    /// text, `(R, C)`, to `(R, labels)`.
+    fn scores<'g>(&self, g: &'g Builder, first: X<'g>) -> X<'g>;
+}
+
+/// A model of either kind.
+pub enum Architecture {
+    /// continues texts
+    Language(Box<dyn Language>),
+    /// makes vectors of them
+    Encoder(Box<dyn Encoder>),
+}
+
+impl Architecture {
+    /// Tokens the model knows.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Architecture::Language(m) => m.vocab_size(),
+            Architecture::Encoder(m) => m.vocab_size(),
+        }
+    }
+
+    /// Tokens a sequence may hold.
+    pub fn context(&self) -> usize {
+        match self {
+            Architecture::Language(m) => m.context(),
+            Architecture::Encoder(m) => m.context(),
+        }
+    }
+
+    /// The graph of whole sequences of `tokens` tokens, with what the last layer says of `rows` of them as the output
+    /// `hidden` `(R, C)`, and as `scores` `(R, labels)` where those of a classifier are asked for and there is one.
+    pub fn encoding_graph(&self, tokens: usize, rows: usize, scores: bool) -> Result<Graph, GraphError> {
+        let g = Builder::stateless(tokens).asking(rows);
+        match self {
+            Architecture::Language(m) => g.output("hidden", m.hidden(&g)),
+            Architecture::Encoder(m) if scores && m.labels() > 0 => {
+                g.output("scores", m.scores(&g, m.hidden(&g)))
+            }
+            Architecture::Encoder(m) => g.output("hidden", m.hidden(&g)),
+        }
         g.finish()
     }
 }
@@ -59,6 +129,8 @@ pub enum ConfigError {
         /// what is wrong
         what: String,
     },
+    /// an encoder, where a model that continues texts is asked for
+    Encoder(String),
 }
 
 impl fmt::Display for ConfigError {
@@ -71,32 +143,57 @@ impl fmt::Display for ConfigError {
             ConfigError::Bad { model_type, what } => {
                 write!(f, "the configuration of this {model_type}: {what}")
             }
+            ConfigError::Encoder(model_type) => write!(
+                f,
+                "{model_type} is an encoder, which makes vectors of texts and writes none; give it to hob embed"
+            ),
         }
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-type Parse = fn(&Value) -> Result<Box<dyn Language>, String>;
+type Parse = fn(&Value) -> Result<Architecture, String>;
 
-/// The language models by `model_type`.
+/// A row of the registry for a model that continues texts.
+macro_rules! language {
+    ($parse:path) => {
+        |v| Ok(Architecture::Language(Box::new($parse(v)?)))
+    };
+}
+
+/// The models by `model_type`.
 const REGISTRY: &[(&str, Parse)] = &[
-    ("llama", |v| Ok(Box::new(llama::Config::parse(v)?))),
-    ("mistral", |v| Ok(Box::new(llama::Config::parse(v)?))),
-    ("mixtral", |v| Ok(Box::new(mixtral::Config::parse(v)?))),
-    ("qwen2", |v| Ok(Box::new(qwen2::Config::parse(v)?))),
-    ("qwen3", |v| Ok(Box::new(qwen3::Config::parse(v)?))),
-    ("qwen3_moe", |v| Ok(Box::new(qwen3::Config::parse_moe(v)?))),
-    ("gemma3_text", |v| Ok(Box::new(gemma3::Config::parse(v)?))),
-    ("gemma3", |v| Ok(Box::new(gemma3::Config::parse(v)?))),
+    ("llama", language!(llama::Config::parse)),
+    ("mistral", language!(llama::Config::parse)),
+    ("mixtral", language!(mixtral::Config::parse)),
+    ("qwen2", language!(qwen2::Config::parse)),
+    ("qwen3", language!(qwen3::Config::parse)),
+    ("qwen3_moe", language!(qwen3::Config::parse_moe)),
+    ("gemma3_text", language!(gemma3::Config::parse)),
+    ("gemma3", language!(gemma3::Config::parse)),
+    ("bert", bert::Config::parse),
+    ("distilbert", bert::Config::parse),
+    ("roberta", bert::Config::parse),
+    ("xlm-roberta", bert::Config::parse),
 ];
 
-/// The language model that `config` (config.json's content) describes.
-pub fn language(config: &Value) -> Result<Box<dyn Language>, ConfigError> {
+/// The model that `config` (config.json's content) describes.
+pub fn model(config: &Value) -> Result<Architecture, ConfigError> {
     let model_type = config["model_type"].as_str().unwrap_or("without a model_type").to_string();
     let row = REGISTRY.iter().find(|r| r.0 == model_type);
     let (_, parse) = row.ok_or_else(|| ConfigError::Unknown(model_type.clone()))?;
     parse(config).map_err(|what| ConfigError::Bad { model_type, what })
+}
+
+/// The same, where only one that continues texts will do.
+pub fn language(config: &Value) -> Result<Box<dyn Language>, ConfigError> {
+    match model(config)? {
+        Architecture::Language(m) => Ok(m),
+        Architecture::Encoder(_) => {
+            Err(ConfigError::Encoder(config["model_type"].as_str().unwrap_or_default().into()))
+        }
+    }
 }
 
 /// Reads `config` into a model's `Config`, or says which field is wrong.
@@ -150,5 +247,9 @@ fn check_experts(config: &Value) -> Result<(), String> {
 
 /// Refuses what is added to a mean square before the root, where it would make no numbers of it.
 fn check_eps(eps: f32) -> Result<(), String> {
-    if (0.0..1.0).contains(&eps) { Ok(()) } else { Err(format!("rms_norm_eps is {eps}")) }
+    check_eps_of("rms_norm_eps", eps)
+}
+
+fn check_eps_of(field: &str, eps: f32) -> Result<(), String> {
+    if (0.0..1.0).contains(&eps) { Ok(()) } else { Err(format!("{field} is {eps}")) }
 }

@@ -91,7 +91,7 @@ impl Language for Config {
         self.max_position_embeddings
     }
 
-    fn build(&self, g: &Builder) {
+    fn hidden<'g>(&self, g: &'g Builder) -> X<'g> {
         let c = self;
         let (t, h, k, d) = (g.tokens(), c.num_attention_heads, c.kv_heads(), c.head_dim());
         let how = Attend {
@@ -126,9 +126,12 @@ impl Language for Config {
             let up = linear(y, m / "up_proj", c.intermediate_size, c.mlp_bias);
             x = x + linear(gate.glu(Act::Silu, up), m / "down_proj", c.hidden_size, c.mlp_bias);
         }
-        let x = x.rows_asked().rms_norm(g.path("model.norm"), c.rms_norm_eps, 0.0); // (R, C)
-        let head = if c.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-        g.output("logits", x.linear(g.path(head), c.vocab_size)); // (R, V)
+        x.rows_asked().rms_norm(g.path("model.norm"), c.rms_norm_eps, 0.0) // (R, C)
+    }
+
+    fn logits<'g>(&self, g: &'g Builder, hidden: X<'g>) -> X<'g> {
+        let head = if self.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        hidden.linear(g.path(head), self.vocab_size) // (R, V)
     }
 }
 

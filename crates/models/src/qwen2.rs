@@ -3,7 +3,7 @@
 
 use crate::rope::{RopeScaling, inv_freq};
 use crate::{Language, check_act, check_eps, check_sizes, read};
-use hob_graph::{Act, Attend, Builder, RopeStyle};
+use hob_graph::{Act, Attend, Builder, RopeStyle, X};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -105,7 +105,7 @@ impl Language for Config {
         self.max_position_embeddings
     }
 
-    fn build(&self, g: &Builder) {
+    fn hidden<'g>(&self, g: &'g Builder) -> X<'g> {
         let c = self;
         let (t, h, k, d) = (g.tokens(), c.num_attention_heads, c.num_key_value_heads, c.head_dim());
         let (freq, mscale) = c.rope().expect("checked when parsed");
@@ -137,8 +137,11 @@ impl Language for Config {
             let up = y.linear(m / "up_proj", c.intermediate_size);
             x = x + gate.glu(Act::Silu, up).linear(m / "down_proj", c.hidden_size);
         }
-        let x = x.rows_asked().rms_norm(g.path("model.norm"), c.rms_norm_eps, 0.0); // (R, C)
-        let head = if c.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-        g.output("logits", x.linear(g.path(head), c.vocab_size)); // (R, V)
+        x.rows_asked().rms_norm(g.path("model.norm"), c.rms_norm_eps, 0.0) // (R, C)
+    }
+
+    fn logits<'g>(&self, g: &'g Builder, hidden: X<'g>) -> X<'g> {
+        let head = if self.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        hidden.linear(g.path(head), self.vocab_size) // (R, V)
     }
 }

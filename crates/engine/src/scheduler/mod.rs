@@ -13,7 +13,7 @@ mod stream;
 
 use crate::cache::{Cache, Part};
 use crate::tree::common;
-use crate::{CHUNK, Error, Model, Result};
+use crate::{CHUNK, Error, Model, Result, Stop};
 use hob_cpu::kv::PAGE;
 use pace::Pace;
 use std::collections::VecDeque;
@@ -32,6 +32,9 @@ pub struct Limits {
     /// whether tokens are guessed (see [`draft`])
     pub guess: bool,
 }
+
+/// Rows of logits in a step at most, or one for each stream where those are more: as many take memory.
+const ROWS: usize = 64;
 
 /// Answers under way and waiting, over one model.
 pub struct Scheduler {
@@ -99,6 +102,11 @@ impl Scheduler {
         self.tally
     }
 
+    /// Rows of logits in a step at most.
+    pub fn rows(streams: usize) -> usize {
+        ROWS.max(streams)
+    }
+
     /// The cache.
     pub fn cache(&self) -> &Cache {
         &self.cache
@@ -122,6 +130,12 @@ impl Scheduler {
         };
         match refused {
             Some(e) => request.out.tell(Event::Failed(e)),
+            None if request.most == 0 => {
+                let cached = self.cache.at_hand(&request.ids[..tokens - 1]);
+                for event in [Event::Begun, Event::Read { tokens, cached }, Event::Done(Stop::Length)] {
+                    request.out.tell(event);
+                }
+            }
             None => {
                 self.arrived += 1;
                 self.waiting.push_back(Stream::new(request, self.arrived, context));
@@ -181,7 +195,7 @@ impl Scheduler {
         let speaks = |s: &Stream| s.said() > 0 && s.line.is_some();
         let speakers = self.running.iter().filter(|s| speaks(s)).count();
         let reading = speakers < self.running.len();
-        let share = CHUNK / speakers.max(1);
+        let guesses = (ROWS / speakers.max(1)).saturating_sub(1);
         let worth = self.pace.worth(speakers);
         let mut i = 0;
         while i < self.running.len() {
@@ -194,7 +208,7 @@ impl Scheduler {
             let tokens = unread.min(left);
             let room = (s.request.most - s.said() - 1).min(s.context - s.ids.len());
             let alone = !reading && self.limits.guess && tokens == unread;
-            let most = if alone { room.min(share.saturating_sub(tokens)) } else { 0 };
+            let most = if alone { room.min(guesses).min(left - tokens) } else { 0 };
             let drafted = s.draft.guess(&s.ids, worth, most);
             if self.room_for(i, line, tokens + drafted.len()) {
                 left -= tokens + drafted.len();
@@ -253,6 +267,7 @@ impl Scheduler {
                     let cached = self.cache.ids(line).len();
                     self.tally.cached += cached as u64;
                     s.cached = Some(cached);
+                    s.request.out.tell(Event::Begun);
                 }
                 s.line = Some(line);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 const SHORT: f64 = 0.05;
 
 /// One that nobody waits for: a client that leaves is noticed between steps.
-const LONG: f64 = 0.25;
+const LONG: f64 = 0.08;
 
 /// The least that is read in a step: fewer tokens make bad use of the kernels.
 const LEAST: usize = 16;
@@ -80,7 +80,7 @@ impl Pace {
         let Some(each) = self.reading else { return CHUNK / 4 };
         let time = if others_wait { (SHORT - self.base()).max(SHORT / 4.0) } else { LONG };
         let tokens = (time / each.max(1e-9)) as usize;
-        let least = if others_wait { LEAST } else { CHUNK / 4 };
+        let least = if others_wait { LEAST } else { CHUNK / 8 };
         // Whole tiles, and few different graphs.
         (tokens / 16 * 16).clamp(least, CHUNK)
     }
@@ -109,10 +109,10 @@ mod tests {
         for _ in 0..30 {
             pace.ran(128, 128, Duration::from_millis(128));
         }
-        assert_eq!((pace.reading(true), pace.reading(false)), (48, 240));
+        assert_eq!((pace.reading(true), pace.reading(false)), (48, 80));
         for _ in 0..30 {
             pace.ran(128, 128, Duration::from_secs(4));
         }
-        assert_eq!((pace.reading(true), pace.reading(false)), (16, 128));
+        assert_eq!((pace.reading(true), pace.reading(false)), (16, 64));
     }
 }

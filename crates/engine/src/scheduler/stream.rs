@@ -46,6 +46,8 @@ pub trait Out: Send {
 /// What happened to an answer.
 #[derive(Debug)]
 pub enum Event {
+    /// its turn has come
+    Begun,
     /// the prompt is read: so many tokens, of which so many were at hand
     Read {
         /// tokens of the prompt

@@ -119,7 +119,11 @@ fn find(name: &str, net: &Net) -> Result<Subject> {
         Ok(Wanted::Path(path)) => return Subject::here(&path.display().to_string(), &path),
         Ok(Wanted::Hub(spec)) => return Subject::remote(remote::headers(&Hub::new(net), &spec)?),
         // Not here: planned by its shape, as a name is no leave to open a connection.
-        Ok(Wanted::Catalogue(entry)) => return Subject::of_shape(entry.shape.0, entry.shape.1),
+        Ok(Wanted::Catalogue(entry)) => {
+            let not = || Error::new(format!("{} is an encoder, which is not planned", entry.name));
+            let (shape, mix) = entry.shape.ok_or_else(not)?;
+            return Subject::of_shape(shape, mix);
+        }
         Err(e) => e,
     };
     let (shape, mix) = name.split_once(':').unwrap_or((name, "Q4_K_M"));

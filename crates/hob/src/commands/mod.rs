@@ -3,17 +3,21 @@
 pub mod bench;
 mod ceilings;
 pub mod completions;
+pub mod config;
 pub mod debug;
 pub mod doctor;
+pub mod embed;
 pub mod fit;
 mod how;
 pub mod list;
 mod profile;
+pub mod ps;
 pub mod pull;
 pub mod rm;
 pub mod run;
 pub mod serve;
 pub mod show;
+pub mod stop;
 
 use std::num::NonZeroUsize;
 
@@ -62,6 +66,10 @@ pub enum Command {
     Run(run::RunArgs),
     /// Serve models to other programs over HTTP
     Serve(serve::ServeArgs),
+    /// List the models that the server has loaded
+    Ps(ps::PsArgs),
+    /// End the server, or unload one of its models
+    Stop(stop::StopArgs),
     /// List the models on this machine
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
@@ -74,12 +82,16 @@ pub enum Command {
     Rm(rm::RmArgs),
     /// Tell whether a model can be run here, or on another machine, and how fast
     Fit(fit::FitArgs),
+    /// Make vectors of texts, or tell how near they are
+    Embed(embed::EmbedArgs),
     /// Measure speed
     Bench(bench::BenchArgs),
     /// Measure this machine, and say what Hob will use of it
     Doctor(doctor::DoctorArgs),
     /// Look at tokens, logits, graphs and plans
     Debug(debug::DebugArgs),
+    /// Show or edit the config file, or list every option that may stand in it
+    Config(config::ConfigArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }

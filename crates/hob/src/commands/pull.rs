@@ -37,7 +37,7 @@ const WORTH_ASKING: u64 = 8 << 20;
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PullArgs {
-    /// Names of the catalogue (starter, gemma3-270m) or hf:OWNER/REPO[:FILE]
+    /// Names of the catalogue (starter, gemma3-270m, minilm) or hf:OWNER/REPO[:FILE]
     #[arg(required = true)]
     names: Vec<String>,
     /// Put the files into this folder, under their plain names
@@ -86,8 +86,9 @@ pub fn catalogued(entry: &Entry, to: Option<&Path>, net: &Net) -> Result<PathBuf
     if net.offline() {
         return Err(Net::refusal(entry.name));
     }
-    let (shape, mix) = entry.shape;
-    if let Ok(subject) = Subject::of_shape(shape, mix) {
+    if let Some((shape, mix)) = entry.shape
+        && let Ok(subject) = Subject::of_shape(shape, mix)
+    {
         terminal::note(&advice(&subject, false));
     }
     let mut failures = Vec::new();
@@ -111,24 +112,35 @@ fn present(entry: &Entry, to: Option<&Path>, found: &Found) -> Result<Option<Pat
     let here = found.models.iter().find(|m| m.alias == Some(entry.name)).map(|m| m.path.clone());
     let Some(folder) = to else { return Ok(here) };
     let target = folder.join(entry.file);
-    if fs::metadata(&target).is_ok_and(|m| m.len() == entry.size) && file::sha256(&target)? == entry.sha256 {
-        return Ok(Some(target));
+    if entry.lies_in(folder) && file::sha256(&target)? == entry.sha256 {
+        return Ok(Some(entry.opened(folder)));
     }
     let Some(here) = here else { return Ok(None) };
-    if file::sha256(&here)? != entry.sha256 {
+    // A folder's weights bear the catalogue's name in it.
+    let own = entry.file.split_once('/').map(|(_, name)| name);
+    let weights = own.map_or(here.clone(), |name| here.join(name));
+    if file::sha256(&weights)? != entry.sha256 {
         return Ok(None);
     }
-    file::make_dir(folder)?;
     file::check_space(folder, entry.size)?;
-    let temporary = file::beside(&target, &format!(".{}.tmp", std::process::id()));
-    let copied = fs::copy(&here, &temporary)
+    let beside = entry.beside.iter().map(|s| (weights.with_file_name(s.path), target.with_file_name(s.path)));
+    for (from, to) in beside.chain([(weights.clone(), target.clone())]) {
+        copy(&from, &to)?;
+    }
+    Ok(Some(entry.opened(folder)))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    file::make_dir(to.parent().unwrap_or(to))?;
+    let temporary = file::beside(to, &format!(".{}.tmp", std::process::id()));
+    let copied = fs::copy(from, &temporary)
         .and_then(|_| fs::File::open(&temporary))
         .map_err(|e| Error::io("write", &temporary, &e))
-        .and_then(|f| file::publish(&f, &temporary, &target));
+        .and_then(|f| file::publish(&f, &temporary, to));
     if copied.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    copied.map(|()| Some(target))
+    copied
 }
 
 fn from_source(entry: &Entry, source: &Source, to: Option<&Path>, net: &Net) -> Result<PathBuf> {
@@ -211,7 +223,10 @@ fn place(
     file::make_dir(&folder)?;
     file::check_space(&folder, files.iter().fold(0u64, |n, f| n.saturating_add(f.size)))?;
     for f in files {
-        let target = folder.join(f.path.rsplit('/').next().unwrap_or(&f.path));
+        // A folder's files keep their places in it: a module has a config.json of its own.
+        let name = if gguf { f.path.rsplit('/').next().unwrap_or(&f.path) } else { &f.path };
+        let target = folder.join(name);
+        file::make_dir(target.parent().unwrap_or(&folder))?;
         let same = |hex: &str| file::sha256(&target).is_ok_and(|found| found == hex);
         let right = match &f.checksum {
             Checksum::Sha256(hex) => fs::metadata(&target).is_ok_and(|m| m.len() == f.size) && same(hex),

@@ -5,11 +5,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::json;
 
 use super::how::{Loading, Sampling};
 use super::{Global, pull};
 use crate::catalogue::{self, Entry, STARTER};
 use crate::chat::{Answer, Chat, Message, Role, Terminal};
+use crate::client::{self, Remote};
 use crate::error::{Error, Result, plain};
 use crate::interrupt::Catch;
 use crate::model::{Load, Loaded};
@@ -50,6 +52,9 @@ pub struct RunArgs {
     /// Continue the text as it stands, without a chat template
     #[arg(long)]
     pub raw: bool,
+    /// Load the model here, even if a server runs (hob serve)
+    #[arg(long)]
+    pub alone: bool,
     /// End with one JSON object in place of the streamed text
     #[arg(long)]
     pub json: bool,
@@ -72,12 +77,35 @@ pub fn run(args: RunArgs, global: &Global) -> Result<()> {
         return Err(Error::new("--raw needs a prompt: give PROMPT, or pipe it in"));
     }
     let (name, path) = find(&args, global)?;
-    let mut model = load(&path, &args)?;
+    if let Some(mut model) = remote(&name, &args) {
+        let at = model.address();
+        return talk(&mut model, format!("{name} on the server at {at}"), prompt, &args);
+    }
+    talk(&mut load(&path, &args)?, name, prompt, &args)
+}
+
+/// The model on the server that runs, if it has it and nothing was asked that concerns how it is loaded.
+fn remote(name: &str, args: &RunArgs) -> Option<Remote> {
+    let l = &args.loading;
+    let own = l.ctx.is_some() || l.kv.is_some() || l.memory.is_some() || l.mapped || l.threads.is_some();
+    if args.alone || own || std::env::var_os("HOB_CHECK").is_some() {
+        return None;
+    }
+    let s = args.sampling.settings();
+    let how = json!({
+        "temperature": s.temperature, "top_p": s.top_p, "top_k": s.top_k, "min_p": s.min_p,
+        "repeat_penalty": s.repeat_penalty, "seed": s.seed, "max_tokens": args.max_tokens,
+    });
+    Remote::find(client::server()?, name, how.as_object()?.clone())
+}
+
+/// Answers the prompt, or opens a chat.
+fn talk(model: &mut dyn Answer, name: String, prompt: Option<String>, args: &RunArgs) -> Result<()> {
     match prompt {
-        Some(prompt) => answer(&mut model, prompt, &args),
+        Some(prompt) => answer(model, prompt, args),
         None => {
             eprintln!("{}", terminal::dim(&format!("{name}. /help lists commands, Ctrl-D leaves.")));
-            let mut chat = Chat::new(&mut model, name, args.system.clone());
+            let mut chat = Chat::new(model, name, args.system.clone());
             chat.run(&mut Terminal::new()?, &mut std::io::stdout())
         }
     }
@@ -196,7 +224,7 @@ fn load(path: &Path, args: &RunArgs) -> Result<Loaded> {
 }
 
 /// Answers one prompt, streaming it unless `--json` asks for the object alone.
-fn answer(model: &mut Loaded, prompt: String, args: &RunArgs) -> Result<()> {
+fn answer(model: &mut dyn Answer, prompt: String, args: &RunArgs) -> Result<()> {
     let catch = Catch::new();
     let mut out = std::io::stdout();
     let mut broken = None;

@@ -44,6 +44,9 @@ pub struct ServeArgs {
     /// Unload a model that was not used for so long: 5m, 1h, 0, or -1 for never
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = Keep::parse, allow_hyphen_values = true)]
     pub keep_alive: Keep,
+    /// Memory for the keys and values of conversations, for each model [default: an eighth of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = crate::room::parse)]
+    pub cache: Option<u64>,
     /// What every request must show as Authorization: Bearer TEXT; beyond this machine one is made up and printed if
     /// none is given (also HOB_TOKEN)
     #[arg(long, value_name = "TEXT")]
@@ -79,7 +82,9 @@ pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
         })?,
     };
     let models = args.model.iter().map(|name| find(name)).collect::<Result<_>>()?;
-    let sampling = args.sampling.settings();
+    // Where none is given, each answer has its own; 0 stands for that.
+    let seed = args.sampling.seed.map_or(0, |seed| seed.max(1));
+    let sampling = hob_engine::Sampling { seed, ..args.sampling.settings() };
     sampling.check().map_err(Error::new)?;
     let config = Config {
         address: SocketAddr::new(ip, args.port),
@@ -87,6 +92,7 @@ pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
         load: Load { sampling, ..args.loading.load() },
         limits: Limits { parallel: args.parallel.into(), queue: args.queue.into() },
         keep: args.keep_alive,
+        cache: args.cache,
         token: token(args.token.or_else(|| std::env::var("HOB_TOKEN").ok().filter(|t| !t.is_empty())), ip)?,
         hosts: args.allow_host,
         origins: args.allow_origin,

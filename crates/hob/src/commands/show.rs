@@ -167,6 +167,9 @@ fn as_text(c: &Checkpoint, at: At, tensors: bool) -> String {
     line("quantization", d.quantization);
     line("size", terminal::bytes(c.size_bytes()));
     line("context", d.context.map_or("not stated".into(), |n| format!("{n} tokens")));
+    if let Some(vectors) = vectors(c) {
+        line("vectors", vectors);
+    }
     for (name, n) in details::dimensions(&c.config) {
         line(name, n.to_string());
     }
@@ -193,6 +196,30 @@ fn as_text(c: &Checkpoint, at: At, tensors: bool) -> String {
         out.push_str(&terminal::table(&["TENSOR", "SHAPE", "FORMAT", "SIZE"], &rows, &[3]));
     }
     out
+}
+
+/// How a model makes vectors of texts, if it states that.
+fn vectors(c: &Checkpoint) -> Option<String> {
+    let says = c.config["embedding"].as_object()?;
+    let mut parts = Vec::new();
+    if let Some(width) = c.config["hidden_size"].as_u64() {
+        parts.push(format!("{width} numbers"));
+    }
+    match says.get("pooling").and_then(Value::as_str) {
+        Some("mean") => parts.push("the mean over all tokens".into()),
+        Some("cls") => parts.push("of the first token".into()),
+        Some(_) => parts.push("of the last token".into()),
+        None => {}
+    }
+    match says.get("normalize").and_then(Value::as_bool) {
+        Some(true) => parts.push("of length 1".into()),
+        Some(false) => parts.push("as long as they come".into()),
+        None => {}
+    }
+    if let Some(most) = says.get("max_seq_length").and_then(Value::as_u64) {
+        parts.push(format!("texts of up to {most} tokens"));
+    }
+    Some(parts.join(", "))
 }
 
 /// All models of a repository.

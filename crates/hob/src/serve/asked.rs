@@ -19,6 +19,12 @@ use crate::terminal;
 const PART: Duration = Duration::from_secs(15);
 const WHOLE: Duration = Duration::from_secs(300);
 
+/// Bodies larger than this are taken in few at a time: as JSON they may take many times their length.
+const LARGE: usize = 1 << 20;
+
+/// How many that is.
+pub const FEW: usize = 4;
+
 /// A request with a JSON body.
 pub struct Asked {
     /// the server
@@ -37,14 +43,15 @@ impl FromRequest<Arc<App>> for Asked {
         let Some(tally) = request.extensions().get::<Arc<Tally>>().cloned() else {
             return Err(refuse(&path, &Refusal::failed("the request was not counted")));
         };
-        let body = read(request.into_body(), app.max_body).await.and_then(|bytes| parse(&bytes));
+        let body = read(request.into_body(), app, &tally).await.and_then(|bytes| parse(&bytes));
         let body = body.map_err(|refusal| refuse(&path, &refusal))?;
         Ok(Asked { app: app.clone(), tally, body })
     }
 }
 
-/// All bytes of a body, at most `most`.
-async fn read(body: Body, most: usize) -> Result<Vec<u8>> {
+/// All bytes of a body, within the server's bounds.
+async fn read(body: Body, app: &App, tally: &Tally) -> Result<Vec<u8>> {
+    let (most, slow) = (app.max_body, || Refusal::new(Kind::TooSlow, "the body came too slowly"));
     let too_large = || {
         let message = format!(
             "the body is larger than {}; hob serve --max-body allows more",
@@ -56,11 +63,17 @@ async fn read(body: Body, most: usize) -> Result<Vec<u8>> {
         return Err(too_large());
     }
     let whole = Instant::now() + WHOLE;
+    let mut turn = false;
     let (mut stream, mut bytes) = (body.into_data_stream(), Vec::new());
     loop {
+        if bytes.len() > LARGE && !turn {
+            let place = timeout_at(whole, app.large.clone().acquire_owned()).await.map_err(|_| slow())?;
+            tally.hold(place.ok());
+            turn = true;
+        }
         let until = whole.min(Instant::now() + PART);
         match timeout_at(until, stream.next()).await {
-            Err(_) => return Err(Refusal::new(Kind::TooSlow, "the body came too slowly")),
+            Err(_) => return Err(slow()),
             Ok(None) => return Ok(bytes),
             Ok(Some(Err(_))) => return Err(Refusal::new(Kind::Invalid, "the body broke off")),
             Ok(Some(Ok(part))) if bytes.len() + part.len() > most => return Err(too_large()),

@@ -3,14 +3,18 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use hob_engine::{CHUNK, memory};
+use hob_engine::cache::Size;
+use hob_engine::{CHUNK, Cache, Scheduler, memory};
+use hob_grammar::Vocabulary;
+use hob_io::chat::Dialect;
 
 use super::metrics::Metrics;
 use super::pulls::Source;
 use super::refusal::{Kind, Refusal, Result};
+use super::vectors::Vectors;
 use super::worker::{Limits, Worker};
 use crate::error::Error;
 use crate::hub::Spec;
@@ -70,20 +74,50 @@ pub struct Ready {
     pub context: usize,
     /// bytes of memory that it is planned to take
     pub planned: u64,
+    /// how much of conversations it has room for
+    pub size: Size,
     /// when it was loaded
     #[allow(dead_code)] // Ollama's API tells it
     pub since: SystemTime,
     /// stays until the server ends
     pub pinned: bool,
-    worker: Worker,
+    /// how it writes calls and thoughts
+    pub dialect: Dialect,
+    worker: Option<Worker>,
+    /// its tokens for grammars, made when the first is asked for
+    vocabulary: OnceLock<hob_grammar::Result<Vocabulary>>,
+    /// what makes its vectors
+    pub vectors: Vectors,
+    /// what was noted of it
+    noted: Mutex<Vec<String>>,
     users: AtomicUsize,
     used: Mutex<(Instant, Keep)>,
 }
 
 impl Ready {
-    /// Its thread.
-    pub fn worker(&self) -> &Worker {
-        &self.worker
+    /// Its thread; `None` of a model that only makes vectors.
+    pub fn worker(&self) -> Option<&Worker> {
+        self.worker.as_ref()
+    }
+
+    /// Whether it answers; else it makes vectors only.
+    pub fn answers(&self) -> bool {
+        self.worker.is_some()
+    }
+
+    /// Its tokens for grammars. The first call takes a moment.
+    pub fn vocabulary(&self) -> hob_grammar::Result<&Vocabulary> {
+        let make = || Vocabulary::new(self.opened.words.tokenizer.clone(), self.opened.model.vocab_size());
+        self.vocabulary.get_or_init(make).as_ref().map_err(Clone::clone)
+    }
+
+    /// Tells what is to be noted of it, the first time.
+    pub fn once(&self, note: &str, tell: impl FnOnce()) {
+        let mut noted = lock(&self.noted);
+        if !noted.iter().any(|n| n == note) {
+            noted.push(note.into());
+            tell();
+        }
     }
 
     /// How long it stays without being used, and since when it is not.
@@ -180,6 +214,17 @@ pub struct Policy {
     pub limits: Limits,
     /// how long one stays where the request does not say
     pub keep: Keep,
+    /// bytes of keys and values of each model; an eighth of what is free when `None`
+    pub cache: Option<u64>,
+}
+
+/// What an unloaded model read of conversations: it goes on there when it is loaded again.
+struct Left {
+    path: PathBuf,
+    modified: SystemTime,
+    size: Size,
+    cache: Cache,
+    bytes: u64,
 }
 
 /// All models of the server.
@@ -191,6 +236,8 @@ pub struct Manager {
     /// those named when the server was started
     pinned: Mutex<Vec<Known>>,
     loaded: Mutex<Vec<(Known, Arc<Ready>)>>,
+    /// the one unloaded last is last
+    left: Mutex<Vec<Left>>,
     /// one is loaded at a time, so that each plan knows of the others
     loading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -202,8 +249,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Manager {
     /// A manager with no model loaded.
     pub fn new(policy: Policy, metrics: Arc<Metrics>) -> Manager {
-        let (pinned, loaded, loading) = (Mutex::default(), Mutex::default(), Arc::default());
-        Manager { policy, metrics, process: memory::process(), pinned, loaded, loading }
+        let (pinned, loaded, left, loading) =
+            (Mutex::default(), Mutex::default(), Mutex::default(), Arc::default());
+        Manager { policy, metrics, process: memory::process(), pinned, loaded, left, loading }
     }
 
     /// Loads a model that stays until the server ends.
@@ -307,12 +355,14 @@ impl Manager {
         let name = &known.name;
         let cannot = |kind| move |e: Error| Refusal::new(kind, format!("{name} cannot be loaded: {e}"));
         let opened = Opened::open(&known.path, &self.policy.load).map_err(cannot(Kind::Failed))?;
-        let room = self.room(&opened).map_err(cannot(Kind::NoRoom))?;
-        opened.settle_in(&room);
-        let context = room.context;
-        let worker = Worker::start(&opened.model, context, self.policy.limits);
-        let worker = worker.map_err(|e| cannot(Kind::NoRoom)(e.into()))?;
-        let planned = planned(&opened, &room).unwrap_or(known.bytes);
+        let (context, size, worker, planned) = match opened.model.outline().encoder() {
+            // Of texts nothing is kept.
+            Some(_) => {
+                (opened.model.context(), Size { tokens: 0, streams: 0, context: 0 }, None, known.bytes)
+            }
+            None => self.work(known, &opened).map_err(cannot(Kind::NoRoom))?,
+        };
+        let dialect = opened.chat.dialect(Some(&opened.words.tokenizer));
         self.metrics.loads.fetch_add(1, Ordering::Relaxed);
         terminal::note(&format!("{} is loaded ({} ms)", terminal::clean(name), start.elapsed().as_millis()));
         Ok(Ready {
@@ -320,29 +370,99 @@ impl Manager {
             opened,
             context,
             planned,
+            size,
             since: SystemTime::now(),
             pinned,
+            dialect,
             worker,
+            vocabulary: OnceLock::new(),
+            vectors: Vectors::default(),
+            noted: Mutex::default(),
             users: AtomicUsize::new(0),
             used: Mutex::new((Instant::now(), self.policy.keep)),
         })
     }
 
-    /// Where the model fits, after others that nobody uses have made room for it, the one unused longest first.
+    /// Plans a model that answers, and sets it to work.
+    fn work(&self, known: &Known, opened: &Opened) -> Result<(usize, Size, Option<Worker>, u64), Error> {
+        let room = self.room(opened)?;
+        opened.settle_in(&room);
+        let size = self.size(opened, room.context)?;
+        let cache = match self.take_left(known, size) {
+            Some(cache) => cache,
+            None => Cache::of_size(&opened.model, size)?,
+        };
+        let worker = Worker::start(&opened.model, cache, room.context, self.policy.limits)?;
+        let planned = self.planned(opened, &room, size).unwrap_or(known.bytes);
+        Ok((room.context, size, Some(worker), planned))
+    }
+
+    /// Bytes of memory that a model may take, beside those loaded and what others left.
+    fn limit(&self) -> u64 {
+        let others: u64 = lock(&self.loaded).iter().map(|(_, ready)| ready.planned).sum();
+        let left: u64 = lock(&self.left).iter().map(|left| left.bytes).sum();
+        let limit = self.policy.load.memory.unwrap_or(u64::MAX);
+        // What is loaded may not be in memory yet, so it is its plan that counts.
+        let held = memory::resident().unwrap_or(0).saturating_sub(self.process) as u64;
+        limit.min(room::free(memory::process()) + held).saturating_sub(others + left)
+    }
+
+    /// Where the model fits, after others that nobody uses have made room for it: what unloaded ones left, then the
+    /// one unused longest.
     fn room(&self, opened: &Opened) -> Result<Room, Error> {
         loop {
-            let others: u64 = lock(&self.loaded).iter().map(|(_, ready)| ready.planned).sum();
-            let mut how = self.policy.load.clone();
-            if others > 0 || how.memory.is_some() {
-                let limit = how.memory.unwrap_or(u64::MAX).min(room::free(memory::process()));
-                how.memory = Some(limit.saturating_sub(others));
-            }
+            let how = Load { memory: Some(self.limit()), ..self.policy.load.clone() };
             let room = opened.room(&how, self.process);
             let whole = room.as_ref().is_ok_and(|room| room.note.is_none());
-            if whole || !self.evict(|_| true) {
+            if whole || !self.forget() && !self.evict(|_| true) {
                 return room;
             }
         }
+    }
+
+    /// Bytes that a model takes beside the process itself.
+    fn planned(&self, opened: &Opened, room: &Room, size: Size) -> Option<u64> {
+        let rows = Scheduler::rows(self.policy.limits.parallel);
+        let footprint = opened.model.footprint(room.context.min(CHUNK), rows).ok()?;
+        let mut budget = footprint.beside(0, opened.words.tokenizer.heap_bytes()).at(room.context);
+        let states = opened.model.program(1, 1).ok()?.graph.states.clone();
+        budget.state = usize::try_from(size.bytes(&states, opened.model.options().kv)).ok()?;
+        if let Some(residency) = &room.residency {
+            budget.weights = residency.budget.weights;
+        }
+        Some(budget.total() as u64)
+    }
+
+    /// Forgets what the model left that was unloaded first. Returns whether there was one.
+    fn forget(&self) -> bool {
+        let mut left = lock(&self.left);
+        let any = !left.is_empty();
+        left.drain(..usize::from(any));
+        any
+    }
+
+    /// What the model left when it was unloaded, if it is the same and as large as it would be now.
+    fn take_left(&self, known: &Known, size: Size) -> Option<Cache> {
+        let mut left = lock(&self.left);
+        let at = left.iter().position(|l| l.path == known.path)?;
+        let found = left.remove(at);
+        (found.modified == known.modified && found.size == size).then_some(found.cache)
+    }
+
+    /// How much of conversations the model has room for: one at least, and all at their longest at most.
+    fn size(&self, opened: &Opened, context: usize) -> Result<Size, Error> {
+        let streams = self.policy.limits.parallel;
+        let bytes = self.policy.cache.unwrap_or_else(|| self.limit() / 8);
+        let size = |tokens| Size { tokens, streams, context };
+        let states = opened.model.program(1, 1)?.graph.states.clone();
+        let fits = |tokens| size(tokens).bytes(&states, opened.model.options().kv) <= u128::from(bytes);
+        // In contexts: the next model then finds its cache of the same size again, though a little more is free.
+        let (mut least, mut most) = (1, streams.max(2));
+        while most - least > 1 {
+            let middle = least.midpoint(most);
+            if fits(middle * context) { least = middle } else { most = middle }
+        }
+        Ok(size(if fits(most * context) { most } else { least } * context))
     }
 
     /// Unloads the model that was unused longest, of those that nobody uses and that `may` go. Returns whether one was.
@@ -351,11 +471,23 @@ impl Manager {
             let mut loaded = lock(&self.loaded);
             let free = loaded.iter().enumerate().filter(|(_, (_, r))| r.free() && may(r));
             let Some(at) = free.max_by_key(|(_, (_, r))| r.idle().0).map(|(i, _)| i) else { return false };
-            loaded.swap_remove(at).1
+            loaded.swap_remove(at)
         };
-        terminal::note(&format!("{} is unloaded", terminal::clean(&gone.name)));
-        drop(gone); // its thread is waited for here, without the lock
+        terminal::note(&format!("{} is unloaded", terminal::clean(&gone.1.name)));
+        self.keep_left(gone); // its thread is waited for here, without the lock
         true
+    }
+
+    fn keep_left(&self, (known, ready): (Known, Arc<Ready>)) {
+        // Who asked for the list of those loaded may hold it for a moment; then nothing is left.
+        let Some(mut ready) = Arc::into_inner(ready) else { return };
+        let Some(cache) = ready.worker.take().and_then(Worker::end) else { return };
+        let bytes = u64::try_from(cache.touched_bytes()).unwrap_or(u64::MAX);
+        let Known { path, modified, .. } = known;
+        lock(&self.left).push(Left { path, modified, size: ready.size, cache, bytes });
+        // Within the room that one model has for them.
+        let most = self.policy.cache.unwrap_or_else(|| room::free(memory::process()) / 8);
+        while lock(&self.left).iter().map(|l| l.bytes).sum::<u64>() > most && self.forget() {}
     }
 
     /// Unloads what was not used for as long as it was to be kept. It may wait for threads to end.
@@ -405,16 +537,6 @@ async fn cached(spec: Spec) -> Result<Option<PathBuf>> {
         Ok(Err(e)) => Err(Refusal::field("model", e.to_string())),
         _ => Ok(None),
     }
-}
-
-/// Bytes that a model takes beside the process itself.
-fn planned(opened: &Opened, room: &Room) -> Option<u64> {
-    let footprint = opened.model.footprint(room.context.min(CHUNK), 1).ok()?;
-    let mut budget = footprint.beside(0, opened.words.tokenizer.heap_bytes()).at(room.context);
-    if let Some(residency) = &room.residency {
-        budget.weights = residency.budget.weights;
-    }
-    Some(budget.total() as u64)
 }
 
 #[cfg(test)]

@@ -79,8 +79,18 @@ impl Metrics {
             ("hob_generated_tokens_total", "counter", "tokens of answers", count(&self.generated)),
             ("hob_model_loads_total", "counter", "models loaded", count(&self.loads)),
             ("hob_models_loaded", "gauge", "models in memory", models.len() as u64),
-            ("hob_jobs_running", "gauge", "answers being made", sum(|m| m.worker().running() as u64)),
-            ("hob_jobs_waiting", "gauge", "requests in the queue", sum(|m| m.worker().waiting() as u64)),
+            (
+                "hob_jobs_running",
+                "gauge",
+                "answers being made",
+                sum(|m| m.worker().map_or(0, |w| w.running()) as u64),
+            ),
+            (
+                "hob_jobs_waiting",
+                "gauge",
+                "requests in the queue",
+                sum(|m| m.worker().map_or(0, |w| w.waiting()) as u64),
+            ),
             (
                 "hob_memory_planned_bytes",
                 "gauge",

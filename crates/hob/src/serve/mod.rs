@@ -5,6 +5,7 @@
 
 mod anthropic;
 mod asked;
+mod control;
 mod date;
 mod fields;
 mod generate;
@@ -18,8 +19,9 @@ mod openapi;
 mod pulls;
 mod refusal;
 mod sse;
-mod state;
+pub mod state;
 mod tally;
+mod vectors;
 mod worker;
 
 use std::future::Future;
@@ -35,7 +37,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::error::{Error, Result, plain};
 use crate::interrupt::Catch;
@@ -67,6 +69,8 @@ pub struct Config {
     pub limits: Limits,
     /// how long models stay
     pub keep: Keep,
+    /// bytes of keys and values of each
+    pub cache: Option<u64>,
     /// what a request must show
     pub token: Option<String>,
     /// further names that the Host header may have
@@ -93,6 +97,8 @@ pub struct App {
     pub max_body: usize,
     /// answers of `/v1/responses` that may be gone on with
     pub responses: openai::Kept,
+    /// tells the server to end
+    pub stop: tokio::sync::Notify,
     /// what headers of models say
     pub headers: ollama::Headers,
     /// models being fetched
@@ -100,6 +106,8 @@ pub struct App {
     /// nothing is fetched, whatever is asked
     pub offline: bool,
     guard: Guard,
+    /// places for large bodies
+    large: Arc<Semaphore>,
 }
 
 /// A refusal in the shape of the dialect that a path belongs to.
@@ -123,6 +131,7 @@ fn refuse(path: &str, refusal: &Refusal) -> Response {
 fn router(app: &Arc<App>) -> Router {
     Router::new()
         .merge(openai::routes())
+        .merge(control::routes())
         .merge(ollama::routes())
         .merge(anthropic::routes())
         .route("/", get(root))
@@ -220,7 +229,7 @@ async fn serve(config: Config) -> Result<()> {
     let catch = Catch::new();
     let metrics = Arc::new(Metrics::default());
     let sampling = config.load.sampling;
-    let policy = Policy { load: config.load, limits: config.limits, keep: config.keep };
+    let policy = Policy { load: config.load, limits: config.limits, keep: config.keep, cache: config.cache };
     let manager = Arc::new(Manager::new(policy, metrics.clone()));
     for known in config.models {
         let loading = manager.pin(known);
@@ -232,6 +241,7 @@ async fn serve(config: Config) -> Result<()> {
     let (bound, hosts, origins) = (address.ip(), config.hosts, config.origins);
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
     let (max_body, responses) = (config.max_body, openai::Kept::default());
+    let large = Arc::new(Semaphore::new(asked::FEW));
     let (headers, pulls, offline) = (ollama::Headers::default(), pulls::Pulls::default(), config.offline);
     let app = Arc::new(App {
         manager: manager.clone(),
@@ -242,7 +252,9 @@ async fn serve(config: Config) -> Result<()> {
         headers,
         pulls,
         offline,
+        stop: tokio::sync::Notify::new(),
         guard,
+        large,
     });
 
     let running =
@@ -271,8 +283,10 @@ async fn serve(config: Config) -> Result<()> {
     let serving = tokio::spawn(serving.into_future());
     println!("hob serves at http://{address}");
     let housekeeping = tokio::spawn(keep_house(manager));
-    told_to_end(&catch).await;
-    terminal::note("ending; Ctrl-C again ends at once");
+    tokio::select! {
+        () = told_to_end(&catch) => terminal::note("ending; Ctrl-C again ends at once"),
+        () = app.stop.notified() => terminal::note("ending, as hob stop asked"),
+    }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(GRACE, serving).await;
     housekeeping.abort();

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// Every path, its method and what it does; the paths are also the labels in the metrics.
-pub const PATHS: [(&str, &str, &str); 22] = [
+pub const PATHS: &[(&str, &str, &str)] = &[
     ("/health", "get", "Whether the server answers"),
     ("/metrics", "get", "Counts, as Prometheus reads them"),
     ("/openapi.json", "get", "This description"),
@@ -11,6 +11,8 @@ pub const PATHS: [(&str, &str, &str); 22] = [
     ("/v1/models/{id}", "get", "One model"),
     ("/v1/chat/completions", "post", "Answers a conversation"),
     ("/v1/completions", "post", "Goes on with a text"),
+    ("/v1/embeddings", "post", "Vectors of texts"),
+    ("/v1/rerank", "post", "Texts in the order in which they fit a question"),
     ("/v1/responses", "post", "Answers, and keeps the conversation"),
     ("/v1/responses/{id}/input_items", "get", "What a kept response was asked"),
     ("/v1/responses/{id}", "get", "A kept response"),
@@ -63,6 +65,17 @@ fn fields(path: &str) -> Vec<Field> {
             ("top_logprobs", "integer", false, "with those of so many likely tokens, at most 20"),
             ("response_format", "object", false, "text, json_object or json_schema"),
             ("reasoning_effort", "string", false, "how much to think, for models that do"),
+        ],
+        "/v1/embeddings" => &[
+            ("input", "array", true, "a text, a list of texts, tokens, or a list of lists of tokens"),
+            ("encoding_format", "string", false, "float or base64"),
+            ("dimensions", "integer", false, "shorten the vectors"),
+        ],
+        "/v1/rerank" => &[
+            ("query", "string", true, "the question"),
+            ("documents", "array", true, "the texts, as strings or objects with a text"),
+            ("top_n", "integer", false, "results at most"),
+            ("return_documents", "boolean", false, "tell the texts again"),
         ],
         "/v1/completions" => &[
             ("prompt", "string", true, "a text, a list of texts, tokens, or a list of lists of tokens"),
@@ -143,7 +156,7 @@ fn fields(path: &str) -> Vec<Field> {
 /// The description.
 pub fn description() -> Value {
     let mut paths = Map::new();
-    for (path, method, summary) in PATHS {
+    for &(path, method, summary) in PATHS {
         let content = match path {
             "/metrics" => json!({"text/plain": {}}),
             _ => json!({"application/json": {"schema": {"type": "object"}}}),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::{file, places};
+use crate::{file, net, places};
 
 /// A server that runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,7 +59,6 @@ impl Drop for Note {
 }
 
 /// The server that runs on this machine as this user, if one does.
-#[allow(dead_code)] // hob run, ps and stop are to ask it
 pub fn running() -> Option<Running> {
     read(&places::server().ok()?).filter(alive)
 }
@@ -73,5 +72,5 @@ fn alive(running: &Running) -> bool {
     if cfg!(target_os = "linux") {
         return Path::new(&format!("/proc/{}", running.pid)).exists();
     }
-    std::net::TcpStream::connect_timeout(&running.address, std::time::Duration::from_millis(200)).is_ok()
+    net::listens(running.address)
 }

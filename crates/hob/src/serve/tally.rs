@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Stream;
 
 use super::listen::Clock;
@@ -27,6 +28,7 @@ pub struct Tally {
     route: &'static str,
     start: Instant,
     counts: Mutex<Counts>,
+    place: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 #[derive(Clone, Default)]
@@ -44,11 +46,24 @@ impl Tally {
         // A path may be long and strange; its beginning is enough for a line.
         let path = terminal::clean(path).chars().take(80).collect();
         let (metrics, method, start) = (metrics.clone(), method.into(), Instant::now());
-        Arc::new(Tally { metrics, method, path, route, start, counts: Mutex::default() })
+        Arc::new(Tally {
+            metrics,
+            method,
+            path,
+            route,
+            start,
+            counts: Mutex::default(),
+            place: Mutex::default(),
+        })
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Keeps a place among the requests that need much memory, until this one ends.
+    pub fn hold(&self, place: Option<OwnedSemaphorePermit>) {
+        *self.place.lock().unwrap_or_else(|e| e.into_inner()) = place;
     }
 
     /// A prompt of so many tokens was read, some of which were there already.

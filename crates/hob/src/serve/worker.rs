@@ -1,26 +1,19 @@
 //! A loaded model on a thread of its own: ids in, ids out. It knows nothing of text and of HTTP.
-//!
-//! One [`Session`] answers one job after another; the engine's batcher is to take its place behind the same boundary.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hob_engine::{Error, Model, Result, Sampler, Sampling, Session, Stop};
+pub use hob_engine::Rule;
+use hob_engine::{
+    Cache, Error, Model, Out, Request, Result, Sampler, Sampling, Scheduler, Stop, Token, scheduler,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// The most likely tokens that may be told beside the one chosen.
 pub const MOST_TOP: usize = 20;
-
-/// Which tokens may come next: a grammar, for example.
-pub trait Constraint: Send {
-    /// Sets the logits `(V)` of tokens that may not come next to −∞. An error ends the answer as a failure.
-    fn mask(&mut self, logits: &mut [f32]) -> Result<(), String>;
-    /// That `id` was chosen.
-    fn accept(&mut self, id: u32) -> Result<(), String>;
-}
 
 /// What a model is to continue, and how.
 #[derive(Default)]
@@ -31,16 +24,12 @@ pub struct Job {
     pub most: Option<usize>,
     /// how tokens are chosen
     pub sampling: Sampling,
-    /// taken off the logit of a token that the answer holds, once
-    pub presence: f32,
-    /// the same, as often as the answer holds it
-    pub frequency: f32,
     /// added to the logits of tokens
     pub bias: Vec<(u32, f32)>,
     /// how many of the likeliest tokens are to be told with each, at most [`MOST_TOP`]; `None` tells no log-probability
     pub logprobs: Option<usize>,
-    /// which tokens may come next
-    pub constraint: Option<Box<dyn Constraint>>,
+    /// what the answer must keep to
+    pub rule: Option<Box<dyn Rule>>,
     /// tokens that end the answer; they are not told
     pub ends: Vec<u32>,
 }
@@ -56,14 +45,7 @@ pub enum Event {
         cached: usize,
     },
     /// A token of the answer.
-    Token {
-        /// which
-        id: u32,
-        /// the logarithm of its probability as the model gives it; 0 where none was asked for
-        logprob: f32,
-        /// the likeliest tokens and theirs, in order
-        top: Vec<(u32, f32)>,
-    },
+    Token(Token),
     /// The answer is whole.
     Done {
         /// why it ended
@@ -104,35 +86,36 @@ pub struct Limits {
 
 /// A model at work.
 pub struct Worker {
-    jobs: Option<mpsc::Sender<Waiting>>,
+    jobs: Option<mpsc::Sender<Request>>,
     load: Arc<Gauges>,
     limits: Limits,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct Waiting {
-    job: Box<Job>,
-    since: Instant,
-    tell: UnboundedSender<Event>,
+    thread: Option<JoinHandle<Cache>>,
 }
 
 /// How much there is to do.
 #[derive(Default)]
 struct Gauges {
-    waiting: AtomicUsize,
+    /// jobs that are not over
+    jobs: AtomicUsize,
+    /// those being answered
     running: AtomicUsize,
     /// milliseconds that the last job took
     last_ms: AtomicU64,
 }
 
 impl Worker {
-    /// A worker over `model` with room for `context` tokens in each sequence.
-    pub fn start(model: &Arc<Model>, context: usize, limits: Limits) -> Result<Worker> {
-        let session = Session::new(model, context)?;
+    /// A worker over `model`, whose sequences have room for `context` tokens each and share `cache`.
+    pub fn start(model: &Arc<Model>, cache: Cache, context: usize, limits: Limits) -> Result<Worker> {
         let (jobs, queue) = mpsc::channel();
         let load = Arc::new(Gauges::default());
-        let line = Line { model: model.clone(), session, load: load.clone(), logits: Vec::new() };
-        let thread = std::thread::Builder::new().name("hob-worker".into()).spawn(move || line.work(&queue));
+        let bounds = scheduler::Limits { streams: limits.parallel, context, guess: true };
+        let bench = Bench {
+            model: model.clone(),
+            scheduler: Scheduler::new(model, cache, bounds),
+            load: load.clone(),
+            settled: false,
+        };
+        let thread = std::thread::Builder::new().name("hob-worker".into()).spawn(move || bench.work(&queue));
         let thread =
             thread.map_err(|e| Error::Ask(format!("the system grants no thread for the model: {e}")))?;
         Ok(Worker { jobs: Some(jobs), load, limits, thread: Some(thread) })
@@ -140,15 +123,24 @@ impl Worker {
 
     /// Hands over a job. What comes of it arrives in the receiver; dropping that gives the job up.
     pub fn submit(&self, job: Job) -> Result<UnboundedReceiver<Event>, Busy> {
-        // The session runs one; a batcher runs `parallel` of them.
         let most = self.limits.queue + self.limits.parallel;
         let busy =
             |_| Busy { retry: Duration::from_millis(self.load.last_ms.load(Ordering::Relaxed).max(1000)) };
-        let free = |n: usize| (n + self.running() < most).then_some(n + 1);
-        self.load.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free).map_err(busy)?;
+        let free = |n: usize| (n < most).then_some(n + 1);
+        self.load.jobs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free).map_err(busy)?;
         let (tell, events) = unbounded_channel();
-        let waiting = Waiting { job: Box::new(job), since: Instant::now(), tell: tell.clone() };
-        if self.jobs.as_ref().is_none_or(|jobs| jobs.send(waiting).is_err()) {
+        let now = Instant::now();
+        let ear = Ear { tell: tell.clone(), load: self.load.clone(), since: now, begun: now, read: now };
+        let request = Request {
+            ids: job.ids,
+            most: job.most.unwrap_or(usize::MAX),
+            ends: job.ends.into(),
+            sampler: Sampler::with_bias(job.sampling, job.bias),
+            logprobs: job.logprobs.map(|n| n.min(MOST_TOP)),
+            rule: job.rule,
+            out: Box::new(ear),
+        };
+        if self.jobs.as_ref().is_none_or(|jobs| jobs.send(request).is_err()) {
             let _ = tell
                 .send(Event::Failed(Error::Ask("the model's thread has ended; restart the server".into())));
         }
@@ -162,7 +154,13 @@ impl Worker {
 
     /// Jobs waiting.
     pub fn waiting(&self) -> usize {
-        self.load.waiting.load(Ordering::SeqCst)
+        self.load.jobs.load(Ordering::SeqCst).saturating_sub(self.running())
+    }
+
+    /// Ends the thread, and gives what it read of conversations: the model goes on there when it is loaded again.
+    pub fn end(mut self) -> Option<Cache> {
+        self.jobs = None;
+        self.thread.take()?.join().ok()
     }
 }
 
@@ -176,149 +174,82 @@ impl Drop for Worker {
     }
 }
 
-/// A cancelled or finished job is told apart from a failure.
-enum End {
-    Done(Stop),
-    Gone,
-}
-
-/// The worker's side.
-struct Line {
-    model: Arc<Model>,
-    session: Session,
+/// What hears of a job for the one who asked.
+struct Ear {
+    tell: UnboundedSender<Event>,
     load: Arc<Gauges>,
-    /// the logits that tokens are chosen by
-    logits: Vec<f32>,
+    since: Instant,
+    begun: Instant,
+    read: Instant,
 }
 
-/// From so many tokens of an answer on, weights are laid out for speed between tokens, as [`hob_engine::Generate`] does.
-const LONG: usize = 4;
+impl Out for Ear {
+    fn tell(&mut self, event: hob_engine::Event) {
+        let now = Instant::now();
+        let event = match event {
+            hob_engine::Event::Begun => return self.begun = now,
+            hob_engine::Event::Read { tokens, cached } => {
+                self.read = now;
+                Event::Prompt { tokens, cached }
+            }
+            hob_engine::Event::Token(token) => Event::Token(token),
+            hob_engine::Event::Done(stop) => {
+                let (queued, prefill) = (self.begun - self.since, self.read - self.begun);
+                Event::Done { stop, timings: Timings { queued, prefill, decode: now - self.read } }
+            }
+            hob_engine::Event::Failed(e) => Event::Failed(e),
+        };
+        let _ = self.tell.send(event); // one that left is noticed by `listens`
+    }
+
+    fn listens(&self) -> bool {
+        !self.tell.is_closed()
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.load.last_ms.store(self.since.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.load.jobs.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Weights are laid out for speed in so many parts: between steps, as [`hob_engine::Generate`] does, and while nobody asks.
 const SHARES: usize = 32;
 
-impl Line {
-    fn work(mut self, queue: &mpsc::Receiver<Waiting>) {
-        while let Ok(Waiting { job, since, tell }) = queue.recv() {
-            self.load.running.fetch_add(1, Ordering::SeqCst);
-            self.load.waiting.fetch_sub(1, Ordering::SeqCst);
-            let start = Instant::now();
-            let mut timings = Timings { queued: start - since, ..Timings::default() };
-            if !tell.is_closed() {
-                let end = match self.answer(*job, &tell, &mut timings) {
-                    Ok(End::Done(stop)) => Some(Event::Done { stop, timings }),
-                    Ok(End::Gone) => None,
-                    Err(e) => Some(Event::Failed(e)),
-                };
-                self.load.last_ms.store(start.elapsed().as_millis() as u64, Ordering::Relaxed);
-                self.load.running.fetch_sub(1, Ordering::SeqCst);
-                end.map(|end| tell.send(end));
-            } else {
-                self.load.running.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
-    }
+/// Tokens of the first answer that come before: a short answer is not worth it.
+const LONG: u64 = 4;
 
-    fn answer(&mut self, mut job: Job, tell: &UnboundedSender<Event>, timings: &mut Timings) -> Result<End> {
-        let start = Instant::now();
-        let read = self.session.prompt(&job.ids, |_, _| !tell.is_closed())?;
-        if self.session.ids().len() < job.ids.len() {
-            return Ok(End::Gone);
-        }
-        let tokens = job.ids.len();
-        let _ = tell.send(Event::Prompt { tokens, cached: tokens - read });
-        timings.prefill = start.elapsed();
-        let start = Instant::now();
-        let mut sampler = Sampler::new(job.sampling);
-        job.ids.iter().for_each(|&id| sampler.accept(id));
-        let mut said = HashMap::new();
-        let mut made = 0;
-        let stop = loop {
-            if made == job.most.unwrap_or(usize::MAX) {
-                break Stop::Length;
-            }
-            let event = self.choose(&mut job, &mut sampler, &said)?;
-            let Event::Token { id, .. } = event else { break Stop::End };
-            *said.entry(id).or_insert(0) += 1;
-            made += 1;
-            if tell.send(event).is_err() {
-                return Ok(End::Gone);
-            }
-            if made == job.most.unwrap_or(usize::MAX) {
-                break Stop::Length;
-            }
-            if self.session.ids().len() == self.session.context() {
-                break Stop::Context;
-            }
-            self.session.feed(&[id])?;
-            if made > LONG {
-                self.model.settle(SHARES)?;
-            }
-        };
-        timings.decode = start.elapsed();
-        Ok(End::Done(stop))
-    }
-
-    /// The next token, or [`Event::Done`] at the answer's end.
-    fn choose(&mut self, job: &mut Job, sampler: &mut Sampler, said: &HashMap<u32, u32>) -> Result<Event> {
-        let raw = self.session.logits();
-        self.logits.clear();
-        self.logits.extend_from_slice(raw);
-        for &(id, by) in &job.bias {
-            if let Some(l) = self.logits.get_mut(id as usize) {
-                *l += by;
-            }
-        }
-        if job.presence != 0.0 || job.frequency != 0.0 {
-            for (&id, &times) in said {
-                self.logits[id as usize] -= job.presence + job.frequency * times as f32;
-            }
-        }
-        if let Some(constraint) = &mut job.constraint {
-            constraint.mask(&mut self.logits).map_err(Error::Ask)?;
-        }
-        let id = sampler.sample(&self.logits);
-        if job.ends.contains(&id) {
-            return Ok(Event::Done { stop: Stop::End, timings: Timings::default() });
-        }
-        sampler.accept(id);
-        if let Some(constraint) = &mut job.constraint {
-            constraint.accept(id).map_err(Error::Ask)?;
-        }
-        let (logprob, top) = match job.logprobs {
-            Some(n) => logprobs(raw, id, n.min(MOST_TOP)),
-            None => (0.0, Vec::new()),
-        };
-        Ok(Event::Token { id, logprob, top })
-    }
+/// The worker's side.
+struct Bench {
+    model: Arc<Model>,
+    scheduler: Scheduler,
+    load: Arc<Gauges>,
+    settled: bool,
 }
 
-/// The logarithms of the probabilities that logits give to `id` and to the `n` likeliest tokens.
-fn logprobs(logits: &[f32], id: u32, n: usize) -> (f32, Vec<(u32, f32)>) {
-    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|l| f64::from(l - best).exp()).sum();
-    let of = |l: f32| (f64::from(l - best) - sum.ln()) as f32;
-    let mut top: Vec<(u32, f32)> = Vec::with_capacity(n + 1);
-    for (i, &l) in logits.iter().enumerate() {
-        if top.len() < n || top.last().is_some_and(|least| l > least.1) {
-            let at = top.partition_point(|t| t.1 >= l);
-            top.insert(at, (i as u32, l));
-            top.truncate(n);
+impl Bench {
+    fn work(mut self, queue: &mpsc::Receiver<Request>) -> Cache {
+        loop {
+            // While there is something to do, nothing is waited for.
+            let busy = self.scheduler.streams() != (0, 0);
+            let idle = !busy && self.settled;
+            let next =
+                if idle { queue.recv().map_err(|_| TryRecvError::Disconnected) } else { queue.try_recv() };
+            match next {
+                Ok(request) => {
+                    self.scheduler.add(request);
+                    continue;
+                }
+                Err(TryRecvError::Disconnected) if !busy => return self.scheduler.into_cache(),
+                Err(_) => {}
+            }
+            let worked = self.scheduler.step();
+            self.load.running.store(self.scheduler.streams().0, Ordering::SeqCst);
+            if !self.settled && (!worked || self.scheduler.tally().said > LONG) {
+                // Without memory for it, weights stay as they are.
+                self.settled = self.model.settle(SHARES).unwrap_or(true);
+            }
         }
-    }
-    top.iter_mut().for_each(|t| t.1 = of(t.1));
-    (logits.get(id as usize).map_or(f32::NEG_INFINITY, |&l| of(l)), top)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn probabilities_are_those_of_the_softmax() {
-        let logits = [0.5f32, 0.3, 0.15, 0.05].map(f32::ln);
-        let (of, top) = logprobs(&logits, 2, 2);
-        assert!((of.exp() - 0.15).abs() < 1e-6);
-        assert_eq!(top.iter().map(|t| t.0).collect::<Vec<_>>(), [0, 1]);
-        assert!((top[1].1.exp() - 0.3).abs() < 1e-6);
-        assert!(logprobs(&logits, 0, 0).1.is_empty());
     }
 }

@@ -15,6 +15,11 @@ pub fn remove(model: &Model) -> Result<u64> {
             for file in &model.files {
                 delete(file)?;
             }
+            // Of a model that had a folder of its own, its folders go too, the inner ones first.
+            let mut folders: Vec<&Path> = model.files.iter().filter_map(|f| f.parent()).collect();
+            folders.retain(|f| f.starts_with(&model.path));
+            folders.sort_by_key(|f| std::cmp::Reverse(f.components().count()));
+            remove_empty(&folders);
             Ok(model.bytes)
         }
         Place::HuggingFace => remove_cached(model),

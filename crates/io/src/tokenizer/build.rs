@@ -1,7 +1,7 @@
 //! Making a tokenizer of what a file says, which is checked here.
 
 use super::{
-    Model, Spec, Tokenizer,
+    Frame, Model, Spec, Tokenizer,
     bpe::Bpe,
     bytes,
     merge::NONE,
@@ -10,6 +10,7 @@ use super::{
     special::Matcher,
     spm::{Order, SPACE, Spm},
     vocab::{Kind, Vocab},
+    wordpiece,
 };
 use crate::{Error, Gguf, Result};
 
@@ -40,8 +41,9 @@ impl Tokenizer {
     /// contradicts itself.
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
         let spec = Spec::from_gguf(gguf)?;
-        if !matches!(spec.model, "gpt2" | "llama") {
-            let what = format!("its tokenizer is of the kind {:?}, and Hob knows gpt2 and llama", spec.model);
+        if !matches!(spec.model, "gpt2" | "llama" | "bert") {
+            let what =
+                format!("its tokenizer is of the kind {:?}, and Hob knows gpt2, llama and bert", spec.model);
             return Err(Error::unsupported(gguf.path(), what));
         }
         Tokenizer::from_spec(spec).map_err(|what| Error::damaged(gguf.path(), what))
@@ -49,13 +51,15 @@ impl Tokenizer {
 
     /// The tokenizer described; an error is a clause that says what is wrong with "it", the file.
     pub fn from_spec(mut spec: Spec) -> Result<Tokenizer, String> {
-        let spm = match spec.model {
-            "gpt2" => false,
-            "llama" => true,
+        let form = match spec.model {
+            "gpt2" => Form::Bytes,
+            "llama" => Form::Spaced,
+            "bert" => Form::Words,
             other => return Err(format!("its tokenizer is of the unknown kind {other:?}")),
         };
         let mut warnings = Vec::new();
-        let Loaded { mut vocab, byte_ids, repeated } = load(&mut spec, spm)?;
+        let Loaded { mut vocab, byte_ids, repeated } = load(&mut spec, form)?;
+        let spm = form == Form::Spaced;
         if repeated > 0 {
             warnings.push(format!("{repeated} of its tokens repeat the text of an earlier one"));
         }
@@ -71,6 +75,29 @@ impl Tokenizer {
         let eos = id("eos", spec.eos, spm.then_some(2))?;
         let unk = id("unknown", spec.unknown, spm.then_some(0))?;
         let pad = id("padding", spec.padding, None)?;
+        if form == Form::Words {
+            let known = |name: &str| wordpiece::control(&vocab, name);
+            let cls = bos.or_else(|| known("[CLS]")).ok_or("it has no token that begins a text")?;
+            let sep = id("separator", spec.separator, None)?.or_else(|| known("[SEP]")).or(eos);
+            let sep = sep.ok_or("it has no token that ends a text")?;
+            let (words, unk) = wordpiece::of_gguf(&vocab, unk)?;
+            let (specials, user) = matchers(&vocab);
+            return Ok(Tokenizer {
+                vocab,
+                model: Model::WordPiece(Box::new(words)),
+                specials,
+                user,
+                space_prefix: true,
+                bos: Some(cls),
+                eos: vec![sep],
+                unk: Some(unk),
+                pad,
+                add_bos: true,
+                add_eos: true,
+                frame: Frame::bert(cls, sep),
+                warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
+            });
+        }
         let ends = [eos, id("eot", spec.eot, None)?, id("eom", spec.eom, None)?];
 
         let (model, add_bos, space_prefix);
@@ -87,6 +114,9 @@ impl Tokenizer {
         }
         let eos = end_ids(&mut vocab, ends.into_iter().flatten());
         let (specials, user) = matchers(&vocab);
+        let add_bos = spec.add_bos.unwrap_or(add_bos) && bos.is_some();
+        let add_eos = spec.add_eos.unwrap_or(false);
+        let frame = Frame::plain(bos.filter(|_| add_bos), eos.first().copied().filter(|_| add_eos));
         Ok(Tokenizer {
             vocab,
             model,
@@ -97,8 +127,9 @@ impl Tokenizer {
             eos,
             unk,
             pad,
-            add_bos: spec.add_bos.unwrap_or(add_bos) && bos.is_some(),
-            add_eos: spec.add_eos.unwrap_or(false),
+            add_bos,
+            add_eos,
+            frame,
             warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
         })
     }
@@ -128,8 +159,20 @@ struct Loaded {
     repeated: usize,
 }
 
+/// How a file writes its tokens.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    /// in an alphabet of bytes
+    Bytes,
+    /// with a mark for each space
+    Spaced,
+    /// with a mark where a word begins
+    Words,
+}
+
 /// Reads the tokens and their types.
-fn load(spec: &mut Spec, spm: bool) -> Result<Loaded, String> {
+fn load(spec: &mut Spec, form: Form) -> Result<Loaded, String> {
+    let spm = form == Form::Spaced;
     let count = spec.tokens.len();
     if let Some(types) = spec.token_type.as_ref().filter(|types| types.len() != count) {
         return Err(format!("it has {count} tokens and {} token types", types.len()));
@@ -157,7 +200,9 @@ fn load(spec: &mut Spec, spm: bool) -> Result<Loaded, String> {
             }
         }
         vocab.push(|out| {
-            if spm {
+            if form == Form::Words {
+                return wordpiece::gguf_piece(text, kind, typed, out);
+            } else if spm {
                 spaced(text, out);
             } else if kind != Kind::Normal {
                 out.extend_from_slice(text);

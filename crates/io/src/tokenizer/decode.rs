@@ -9,12 +9,24 @@ pub struct Decoder<'a> {
     tokenizer: &'a Tokenizer,
     held: Vec<u8>,
     special: bool,
+    /// Control tokens that are written out though others are not.
+    spelled: Vec<u32>,
     strip_space: bool,
 }
 
 impl<'a> Decoder<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer, special: bool) -> Decoder<'a> {
-        Decoder { tokenizer, held: Vec::new(), special, strip_space: tokenizer.space_prefix }
+        Decoder {
+            tokenizer,
+            held: Vec::new(),
+            special,
+            spelled: Vec::new(),
+            strip_space: tokenizer.space_prefix,
+        }
+    }
+
+    pub(super) fn spelling(self, ids: &[u32]) -> Decoder<'a> {
+        Decoder { spelled: ids.to_vec(), ..self }
     }
 
     /// The text that this token completes; empty while a character is incomplete. An id beyond the vocabulary gives
@@ -58,7 +70,7 @@ impl<'a> Decoder<'a> {
             return self.held.extend_from_slice("\u{fffd}".as_bytes());
         };
         if matches!(kind, Kind::Control | Kind::Unknown) {
-            if self.special {
+            if self.special || self.spelled.contains(&id) {
                 self.held.extend_from_slice(bytes);
             }
             return;

@@ -1,8 +1,9 @@
 //! Hugging Face folders: `tokenizer.json` and the small files beside it.
 
 use super::{
-    Model, Tokenizer, build,
+    Frame, Model, Tokenizer, build,
     json::{Json, Made, vocabulary},
+    wordpiece,
 };
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -21,30 +22,63 @@ pub(super) struct Hf {
 const MAX_FILE: u64 = 256 << 20;
 
 impl Tokenizer {
-    /// The tokenizer of a Hugging Face folder: `tokenizer.json`, with `tokenizer_config.json`, `config.json` and
-    /// `generation_config.json` naming the special tokens. Fails when `tokenizer.json` is missing or cannot be used.
+    /// The tokenizer of a Hugging Face folder: `tokenizer.json`, or else BERT's `vocab.txt`, with `tokenizer_config.json`,
+    /// `config.json` and `generation_config.json` naming the special tokens. Fails when there is neither, or it cannot be
+    /// used.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer> {
-        let path = dir.join("tokenizer.json");
-        let json = read(&path)?.ok_or_else(|| {
-            Error::unsupported(
-                dir,
-                "it has no tokenizer.json; fetch that file too, or save the tokenizer as one",
-            )
-        })?;
         let beside = |name: &str| -> Result<Value> {
             let path = dir.join(name);
             let Some(text) = read(&path)? else { return Ok(Value::Null) };
             serde_json::from_str(&text).map_err(|e| Error::damaged(&path, format!("it is no JSON ({e})")))
         };
         let config = beside("tokenizer_config.json")?;
-        let others = [beside("generation_config.json")?, beside("config.json")?];
-        Tokenizer::from_json(&json, &config, &others).map_err(|what| Error::damaged(&path, what))
+        let path = dir.join("tokenizer.json");
+        if let Some(json) = read(&path)? {
+            let others = [beside("generation_config.json")?, beside("config.json")?];
+            return Tokenizer::from_json(&json, &config, &others).map_err(|what| Error::damaged(&path, what));
+        }
+        let path = dir.join("vocab.txt");
+        if let Some(lines) = read(&path)? {
+            return Tokenizer::from_lines(&lines, &config).map_err(|what| Error::damaged(&path, what));
+        }
+        Err(Error::unsupported(
+            dir,
+            "it has no tokenizer.json; fetch that file too, or save the tokenizer as one",
+        ))
+    }
+
+    /// BERT's tokenizer from the contents of `vocab.txt` and `tokenizer_config.json`, which is `null` where there is none.
+    pub fn from_lines(lines: &str, config: &Value) -> Result<Tokenizer, String> {
+        let Made { vocab, model, space_prefix, unk } = wordpiece::from_lines(lines, config)?;
+        let name = |key: &str, usual: &'static str| {
+            let name = config[key].as_str().or(config[key]["content"].as_str()).unwrap_or(usual).to_owned();
+            wordpiece::control(&vocab, &name).ok_or(format!("it has no token {name}"))
+        };
+        let (cls, sep) = (name("cls_token", "[CLS]")?, name("sep_token", "[SEP]")?);
+        let pad = name("pad_token", "[PAD]").ok();
+        let (specials, user) = build::matchers(&vocab);
+        Ok(Tokenizer {
+            vocab,
+            model,
+            specials,
+            user,
+            space_prefix,
+            bos: Some(cls),
+            eos: vec![sep],
+            unk,
+            pad,
+            add_bos: true,
+            add_eos: true,
+            frame: Frame::bert(cls, sep),
+            warning: None,
+        })
     }
 
     /// The same from the files' contents; `null` for one that is not there. An error is a clause about "it", the
     /// `tokenizer.json`.
     pub fn from_json(json: &str, config: &Value, others: &[Value]) -> Result<Tokenizer, String> {
         let own = serde_json::from_str::<Json>(json).ok().and_then(|own| own.make());
+        let own = own.or_else(|| serde_json::from_str::<wordpiece::Json>(json).ok()?.make());
         let made = own.map_or_else(|| library(json), Ok)?;
         let rest: Rest = serde_json::from_str(json).map_err(|e| format!("it is no JSON ({e})"))?;
         let Made { mut vocab, model, space_prefix, unk } = made;
@@ -60,12 +94,22 @@ impl Tokenizer {
             all.filter_map(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < vocab.len()).collect()
         };
         let first = |key: &str| named(key).or_else(|| listed(&format!("{key}_id")).first().copied());
-        let (bos, unk, pad) = (first("bos_token"), first("unk_token").or(unk), first("pad_token"));
-        let ends: Vec<u32> = named("eos_token").into_iter().chain(listed("eos_token_id")).collect();
         let (before, after) = around(&rest.post_processor);
+        // An encoder has other names for what begins and ends a text.
+        let bos = first("bos_token").or_else(|| named("cls_token"));
+        let (unk, pad) = (first("unk_token").or(unk), first("pad_token"));
+        let mut ends: Vec<u32> = named("eos_token").into_iter().chain(listed("eos_token_id")).collect();
+        if ends.is_empty() {
+            ends.extend(named("sep_token"));
+        }
         let add_bos = bos.is_some() && before.and_then(by_name) == bos;
         let add_eos = !ends.is_empty() && after.and_then(by_name).as_ref() == ends.first();
         let eos = build::end_ids(&mut vocab, ends.into_iter());
+        let frame = Frame::from_json(&rest.post_processor, vocab.len());
+        let frame = frame.unwrap_or_else(|| match model {
+            Model::WordPiece(_) if let (Some(cls), Some(&sep)) = (bos, eos.first()) => Frame::bert(cls, sep),
+            _ => Frame::plain(bos.filter(|_| add_bos), eos.first().copied().filter(|_| add_eos)),
+        });
         let (specials, user) = build::matchers(&vocab);
         Ok(Tokenizer {
             vocab,
@@ -79,6 +123,7 @@ impl Tokenizer {
             pad,
             add_bos,
             add_eos,
+            frame,
             warning: None,
         })
     }

@@ -28,15 +28,27 @@ pub(super) struct Json<'a> {
     model: BpeJson<'a>,
 }
 
+/// A token that is found in the text before anything else.
 #[derive(Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
+pub(super) struct Added {
+    pub id: u32,
+    pub content: String,
     single_word: bool,
     lstrip: bool,
     rstrip: bool,
     normalized: bool,
-    special: bool,
+    pub special: bool,
+}
+
+impl Added {
+    /// Whether it is matched as it stands, and takes nothing around it.
+    pub(super) fn is_raw(&self) -> bool {
+        !self.normalized && self.is_alone()
+    }
+
+    fn is_alone(&self) -> bool {
+        !self.single_word && !self.lstrip && !self.rstrip
+    }
 }
 
 #[derive(Deserialize)]
@@ -71,10 +83,10 @@ impl Json<'_> {
         let plain = model.dropout.unwrap_or(0.0) == 0.0
             && empty(&model.continuing_subword_prefix)
             && empty(&model.end_of_word_suffix)
-            && self.added_tokens.iter().all(|token| {
-                let raw = !token.normalized || self.normalizer.is_null();
-                raw && !token.single_word && !token.lstrip && !token.rstrip
-            });
+            && self
+                .added_tokens
+                .iter()
+                .all(|token| (!token.normalized || self.normalizer.is_null()) && token.is_alone());
         if !plain {
             return None;
         }
@@ -148,14 +160,7 @@ pub(super) fn vocabulary<'a>(
     byte_level: bool,
     byte_fallback: bool,
 ) -> Result<(Vocab, Box<[u32; 256]>), String> {
-    let (mut given, mut count) = (0, 0);
-    for (_, id) in tokens.clone() {
-        given += 1;
-        count = count.max(id as usize + 1);
-    }
-    if count > 2 * given + 1024 {
-        return Err(format!("its ids reach {count} with only {given} tokens"));
-    }
+    let count = check_ids(tokens.clone())?;
     let mut by_id = vec![""; count];
     tokens.for_each(|(text, id)| by_id[id as usize] = text);
     let mut vocab = Vocab::new(count, 8 * count)?;
@@ -191,8 +196,21 @@ pub(super) fn vocabulary<'a>(
     Ok((vocab, byte_ids))
 }
 
+/// How many ids tokens have: not far more than there are tokens, or a file would cost memory for nothing.
+pub(super) fn check_ids<'a>(tokens: impl Iterator<Item = (&'a str, u32)>) -> Result<usize, String> {
+    let (mut given, mut count) = (0, 0);
+    for (_, id) in tokens {
+        given += 1;
+        count = count.max(id as usize + 1);
+    }
+    if count > 2 * given + 1024 {
+        return Err(format!("its ids reach {count} with only {given} tokens"));
+    }
+    Ok(count)
+}
+
 /// Texts with their ids, in the file's order.
-struct Ids<'a>(Vec<(Cow<'a, str>, u32)>);
+pub(super) struct Ids<'a>(pub Vec<(Cow<'a, str>, u32)>);
 
 /// A text, borrowed from the file unless it is written with escapes.
 #[derive(Deserialize)]

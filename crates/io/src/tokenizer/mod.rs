@@ -1,14 +1,15 @@
 //! Tokenizers: text to token ids and back.
 //!
-//! [`Tokenizer::from_gguf`] reads what a GGUF file carries: byte-level BPE (`gpt2`) and SentencePiece BPE (`llama`),
-//! both Hob's own, because a vocabulary of a quarter million tokens must be ready within milliseconds.
-//! [`Tokenizer::from_dir`] reads a Hugging Face folder's `tokenizer.json`: the same two kinds likewise, all others
-//! through the `tokenizers` library.
+//! [`Tokenizer::from_gguf`] reads what a GGUF file carries: byte-level BPE (`gpt2`), SentencePiece BPE (`llama`) and
+//! WordPiece (`bert`), all Hob's own, because a vocabulary of a quarter million tokens must be ready within milliseconds.
+//! [`Tokenizer::from_dir`] reads a Hugging Face folder's `tokenizer.json`: the same kinds likewise, all others through the
+//! `tokenizers` library; or BERT's `vocab.txt`.
 
 mod bpe;
 mod build;
 mod bytes;
 mod decode;
+mod frame;
 mod hf;
 mod json;
 mod merge;
@@ -21,16 +22,20 @@ mod split;
 mod spm;
 mod unicode;
 mod vocab;
+mod wordpiece;
 
 pub use decode::Decoder;
+pub use frame::Pair;
 pub use spec::{List, Spec};
 
 use bpe::Bpe;
+use frame::{Frame, Part};
 use hf::Hf;
 use special::Matcher;
 use spm::Spm;
 use std::{borrow::Cow, ops::Range};
 use vocab::{Kind, Vocab};
+use wordpiece::WordPiece;
 
 /// A model's tokenizer. Cheap to share between threads: encoding and decoding change nothing.
 pub struct Tokenizer {
@@ -47,12 +52,14 @@ pub struct Tokenizer {
     pad: Option<u32>,
     add_bos: bool,
     add_eos: bool,
+    frame: Frame,
     warning: Option<String>,
 }
 
 enum Model {
     Bpe(Box<Bpe>),
     Spm(Box<Spm>),
+    WordPiece(Box<WordPiece>),
     Hf(Box<Hf>),
 }
 
@@ -116,8 +123,33 @@ impl Tokenizer {
             Model::Bpe(bpe) => bpe.encode(&self.vocab, text, out),
             Model::Spm(spm) if prefix => spm.encode(&self.vocab, &format!(" {text}"), out),
             Model::Spm(spm) => spm.encode(&self.vocab, text, out),
+            Model::WordPiece(words) => words.encode(&self.vocab, text, out),
             Model::Hf(hf) => hf.encode(text, false, self.unk, out),
         }
+    }
+
+    /// The ids of a whole text as an encoder reads it: plain, with what stands around it (`[CLS]` and `[SEP]`, or what
+    /// else the tokenizer's post-processor says).
+    pub fn encode_text(&self, text: &str) -> Vec<u32> {
+        self.framed(&self.frame.single, [text, ""]).ids
+    }
+
+    /// A pair of texts as one sequence: `[CLS] first [SEP] second [SEP]` of BERT, or as the post-processor says.
+    pub fn encode_pair(&self, first: &str, second: &str) -> Pair {
+        self.framed(&self.frame.pair, [first, second])
+    }
+
+    fn framed(&self, parts: &[(Part, u32)], [first, second]: [&str; 2]) -> Pair {
+        let mut pair = Pair::default();
+        for &(part, of_type) in parts {
+            match part {
+                Part::First => pair.ids.extend(self.encode(first, false)),
+                Part::Second => pair.ids.extend(self.encode(second, false)),
+                Part::Token(id) => pair.ids.push(id),
+            }
+            pair.types.resize(pair.ids.len(), of_type);
+        }
+        pair
     }
 
     /// [`Tokenizer::encode`], with the tokens around it that the model wants ([`Tokenizer::add_bos`],
@@ -166,6 +198,12 @@ impl Tokenizer {
     /// [`Tokenizer::decoder`], with control tokens written out.
     pub fn decoder_with_special(&self) -> Decoder<'_> {
         Decoder::new(self, true)
+    }
+
+    /// [`Tokenizer::decoder`], with these few control tokens written out: those that a reader of the text has to see
+    /// ([`crate::chat::Dialect::spelled_ids`]).
+    pub fn decoder_with(&self, spelled: &[u32]) -> Decoder<'_> {
+        Decoder::new(self, false).spelling(spelled)
     }
 
     /// The bytes a token stands for, perhaps a part of a character; of a control token its name (`<|im_end|>`).
@@ -235,6 +273,7 @@ impl Tokenizer {
         let model = match &self.model {
             Model::Bpe(bpe) => size_of::<Bpe>() + bpe.heap_bytes(),
             Model::Spm(spm) => size_of::<Spm>() + spm.heap_bytes(),
+            Model::WordPiece(_) => size_of::<WordPiece>(),
             Model::Hf(hf) => size_of::<Hf>() + hf.heap_bytes(),
         };
         self.vocab.heap_bytes() + model + self.specials.heap_bytes() + self.user.heap_bytes()
@@ -246,6 +285,7 @@ impl std::fmt::Debug for Tokenizer {
         let model = match &self.model {
             Model::Bpe(_) => "byte-level BPE",
             Model::Spm(_) => "SentencePiece",
+            Model::WordPiece(_) => "WordPiece",
             Model::Hf(_) => "tokenizer.json",
         };
         write!(f, "Tokenizer({model}, {} tokens)", self.vocab.len())

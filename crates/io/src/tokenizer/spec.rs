@@ -10,7 +10,7 @@ pub type List<'a, T> = Box<dyn ExactSizeIterator<Item = T> + 'a>;
 
 /// A tokenizer as GGUF's `tokenizer.ggml.*` keys describe it; the fields are named after the keys.
 pub struct Spec<'a> {
-    /// The algorithm: `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE).
+    /// The algorithm: `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) or `bert` (WordPiece).
     pub model: &'a str,
     /// The pre-tokenizer's name.
     pub pre: Option<&'a str>,
@@ -34,6 +34,8 @@ pub struct Spec<'a> {
     pub unknown: Option<u64>,
     /// Fills up batches.
     pub padding: Option<u64>,
+    /// Separates texts of a pair, and ends them.
+    pub separator: Option<u64>,
     /// Whether a text is to begin with `bos`.
     pub add_bos: Option<bool>,
     /// Whether a text is to end with `eos`.
@@ -58,6 +60,7 @@ impl<'a> Spec<'a> {
             eom: None,
             unknown: None,
             padding: None,
+            separator: None,
             add_bos: None,
             add_eos: None,
             add_space_prefix: None,
@@ -112,6 +115,8 @@ impl<'a> Spec<'a> {
             eom: id("eom")?,
             unknown: id("unknown")?,
             padding: id("padding")?,
+            // So the key is spelled.
+            separator: id("seperator")?,
             add_bos: flag("add_bos_token")?,
             add_eos: flag("add_eos_token")?,
             add_space_prefix: flag("add_space_prefix")?,

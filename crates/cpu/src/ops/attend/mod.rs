@@ -1,7 +1,10 @@
-//! Attention over paged keys and values: blocked, so that scores are never held for more than a page, with an online
-//! softmax (Milakov & Gimelshein 2018; Dao et al. 2022), and all query heads that share a key head together. With few
-//! rows the cache is read as it is kept, each number converted once for all of them; with many a page is decoded first.
+//! Attention: blocked, so that scores are never held for more than a page of keys, with an online softmax (Milakov &
+//! Gimelshein 2018; Dao et al. 2022), and all query heads that share a key head together.
+//!
+//! Over paged keys and values: with few rows the cache is read as it is kept, each number converted once for all of them;
+//! with many a page is decoded first. Over a run's own keys and values ([`flat`]): they are laid out once for all tasks.
 
+mod flat;
 mod panel;
 mod weigh;
 #[cfg(target_arch = "x86_64")]
@@ -9,8 +12,8 @@ mod x86;
 
 use crate::exec::{Call, Cpu};
 use crate::kv::{GROUP, Kv, PAGE, Side, decode_f16, rotate};
+use crate::math;
 use crate::ops::rows::Shared;
-use crate::{math, reference};
 use hob_graph::{Attend, DType, Graph, Node, Op, Seq, StateId};
 use std::ops::Range;
 use weigh::Known;
@@ -54,10 +57,19 @@ impl Shape {
         self.dim.next_multiple_of(GROUP)
     }
 
-    /// Floats a thread works in: a page of keys and of values, a center, and per row its query, sum, scores twice, and
-    /// three numbers.
+    /// Floats of a decoded page: its keys, its values and their center.
+    fn page(&self) -> usize {
+        (2 * PAGE + 1) * self.wide()
+    }
+
+    /// Floats of the rows of a task: of each its query, sum, scores twice, and three numbers.
+    fn task(&self) -> usize {
+        self.rows() * (2 * self.wide() + 2 * PAGE + 3)
+    }
+
+    /// Floats a thread works in over the cache.
     fn per_thread(&self) -> usize {
-        (2 * PAGE + 1) * self.wide() + self.rows() * (2 * self.wide() + 2 * PAGE + 3)
+        self.page() + self.task()
     }
 
     /// Parts of a context for each of `tasks` tasks, at most.
@@ -73,8 +85,10 @@ impl Shape {
 
 /// Bytes of working memory.
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
-    let Op::Attend(Attend { cache: Some(_), .. }) = node.op else { return 0 };
     let (s, tokens) = (Shape::of(graph, node), node.shape[0]);
+    let Op::Attend(Attend { cache: Some(_), .. }) = node.op else {
+        return 4 * (cpu.pool.threads() * s.task() + flat::Laid::of(s, tokens).floats());
+    };
     let parts = if tokens <= SPLIT_TOKENS {
         tokens * s.heads * s.splits(cpu.pool.threads(), s.kv_heads) * s.part()
     } else {
@@ -83,11 +97,17 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
     (cpu.pool.threads() * s.per_thread() + parts) * 4
 }
 
-/// Attention with cached keys and values; without a cache the reference does it.
+/// Runs the node of `c`.
 pub fn run(c: &mut Call) {
     let Op::Attend(how) = c.node.op else { unreachable!("called for attend") };
-    let Some(state) = how.cache else { return reference::run(c) };
     let s = Shape::of(c.graph, c.node);
+    match how.cache {
+        Some(state) => paged(c, s, how, state),
+        None => flat::run(c, s, how),
+    }
+}
+
+fn paged(c: &mut Call, s: Shape, how: Attend, state: StateId) {
     let [q, k, v] = [c.x(0).f32s(), c.x(1).f32s(), c.x(2).f32s()];
     let kv = c.kv.as_deref_mut().expect("a graph with cached attention runs with a cache");
     let pool = &c.cpu.pool;
@@ -113,14 +133,14 @@ pub fn run(c: &mut Call) {
         let (seq, first) = find_tile(c.batch.seqs, s.tile, tile);
         // SAFETY: each thread has its own part of the working memory.
         let memory = unsafe { working.slice(thread * s.per_thread(), s.per_thread()) };
-        let mut t = Task::new(s, how, seq, first, memory);
+        let (page, memory) = memory.split_at_mut(s.page());
+        let mut t = Task::new(s, how, *seq, first, memory);
         t.load(q, head, kv.types().k);
         let pages = t.pages();
         let (n, from) = (pages.len(), pages.start);
-        t.attend(kv, state, head, from + n * split / splits..from + n * (split + 1) / splits);
-        let g = s.group();
+        t.attend(kv, state, head, from + n * split / splits..from + n * (split + 1) / splits, page);
         for r in 0..t.rows {
-            let row = (seq.start + first + r / g) * s.heads + head * g + r % g;
+            let row = t.row(r, head);
             if splits == 1 {
                 // SAFETY: rows of different tasks are different.
                 t.finish(r, unsafe { out.slice(row * s.dim, s.dim) });
@@ -155,12 +175,9 @@ fn find_tile<'a>(seqs: &'a [Seq<'a>], tile: usize, mut n: usize) -> (&'a Seq<'a>
 struct Task<'a> {
     s: Shape,
     how: Attend,
-    seq: &'a Seq<'a>,
+    seq: Seq<'a>,
     first: usize,
     rows: usize,
-    keys: &'a mut [f32],
-    values: &'a mut [f32],
-    center: &'a mut [f32],
     queries: &'a mut [f32],
     sums: &'a mut [f32],
     scores: &'a mut [f32],
@@ -171,41 +188,22 @@ struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    fn new(s: Shape, how: Attend, seq: &'a Seq<'a>, first: usize, memory: &'a mut [f32]) -> Task<'a> {
+    fn new(s: Shape, how: Attend, seq: Seq<'a>, first: usize, memory: &'a mut [f32]) -> Task<'a> {
         let rows = s.tile.min(seq.len - first) * s.group();
-        let (keys, rest) = memory.split_at_mut(PAGE * s.wide());
-        let (values, rest) = rest.split_at_mut(PAGE * s.wide());
-        let (center, rest) = rest.split_at_mut(s.wide());
-        let (queries, rest) = rest.split_at_mut(s.rows() * s.wide());
+        let (queries, rest) = memory.split_at_mut(s.rows() * s.wide());
         let (sums, rest) = rest.split_at_mut(s.rows() * s.wide());
         let (scores, rest) = rest.split_at_mut(s.rows() * PAGE);
         let (scaled, rest) = rest.split_at_mut(s.rows() * PAGE);
         let (largest, rest) = rest.split_at_mut(s.rows());
         let (weight, keep) = rest.split_at_mut(s.rows());
-        Task {
-            s,
-            how,
-            seq,
-            first,
-            rows,
-            keys,
-            values,
-            center,
-            queries,
-            sums,
-            scores,
-            scaled,
-            largest,
-            weight,
-            keep,
-        }
+        Task { s, how, seq, first, rows, queries, sums, scores, scaled, largest, weight, keep }
     }
 
     /// Takes the queries, scaled, and as keys in `dtype` want them; clears the sums.
     fn load(&mut self, q: &[f32], head: usize, dtype: DType) {
-        let (d, wide, g) = (self.s.dim, self.s.wide(), self.s.group());
+        let (d, wide) = (self.s.dim, self.s.wide());
         for r in 0..self.rows {
-            let row = (self.seq.start + self.first + r / g) * self.s.heads + head * g + r % g;
+            let row = self.row(r, head);
             let to = &mut self.queries[r * wide..(r + 1) * wide];
             to[d..].fill(0.0);
             to.iter_mut().zip(&q[row * d..(row + 1) * d]).for_each(|(to, q)| *to = q * self.how.scale);
@@ -218,75 +216,95 @@ impl<'a> Task<'a> {
         self.weight[..self.rows].fill(0.0);
     }
 
-    /// Position of row `r`.
-    fn position(&self, r: usize) -> usize {
-        self.seq.pos + self.first + r / self.s.group()
+    /// Where row `r` lies among all tokens and heads, under the key head `head`.
+    fn row(&self, r: usize, head: usize) -> usize {
+        let g = self.s.group();
+        (self.seq.start + self.first + r / g) * self.s.heads + head * g + r % g
+    }
+
+    /// Positions that row `r` may see.
+    fn sees(&self, r: usize) -> Range<usize> {
+        visible(self.how, &self.seq, self.seq.pos + self.first + r / self.s.group())
+    }
+
+    /// Of `page` what row `r` may see.
+    fn sees_of(&self, page: usize, r: usize) -> Range<usize> {
+        let within = |p: usize| p.saturating_sub(page * PAGE).min(PAGE);
+        within(self.sees(r).start)..within(self.sees(r).end)
     }
 
     /// Pages any row may see.
     fn pages(&self) -> Range<usize> {
-        let sees = |r: usize| visible(self.how, self.seq, self.position(r));
-        sees(0).start / PAGE..sees(self.rows - 1).end.div_ceil(PAGE)
+        self.sees(0).start / PAGE..self.sees(self.rows - 1).end.div_ceil(PAGE)
     }
 
-    fn attend(&mut self, kv: &Kv, state: StateId, head: usize, pages: Range<usize>) {
+    /// The rows that see some of `page`: as both ends of what a row sees only grow, they are neighbours.
+    fn seeing(&self, page: usize) -> Range<usize> {
+        let blind = (0..self.rows).take_while(|&r| self.sees_of(page, r).is_empty()).count();
+        let seeing = (blind..self.rows).take_while(|&r| !self.sees_of(page, r).is_empty()).count();
+        blind..blind + seeing
+    }
+
+    /// Makes weights of the scores of `rows` on `page`. Returns what any of them sees.
+    fn weigh(&mut self, page: usize, rows: Range<usize>) -> Range<usize> {
+        let (first, last) = (self.sees_of(page, rows.start), self.sees_of(page, rows.end - 1));
+        let masked = first != (0..PAGE) || last != (0..PAGE);
+        let scores = &mut self.scores[rows.start * PAGE..rows.end * PAGE];
+        if let Some(cap) = self.how.softcap {
+            soften(scores, cap);
+        }
+        if masked {
+            for r in rows.clone() {
+                let (seen, scores) = (self.sees_of(page, r), &mut self.scores[r * PAGE..(r + 1) * PAGE]);
+                scores[..seen.start].fill(f32::NEG_INFINITY);
+                scores[seen.end..].fill(f32::NEG_INFINITY);
+            }
+        }
+        let known = Known {
+            largest: &mut self.largest[rows.clone()],
+            weight: &mut self.weight[rows.clone()],
+            keep: &mut self.keep[rows.clone()],
+        };
+        weigh::weigh(&mut self.scores[rows.start * PAGE..rows.end * PAGE], known);
+        first.start..last.end
+    }
+
+    fn attend(&mut self, kv: &Kv, state: StateId, head: usize, pages: Range<usize>, page_memory: &mut [f32]) {
         let wide = self.s.wide();
+        let (decoded_keys, rest) = page_memory.split_at_mut(PAGE * wide);
+        let (decoded_values, decoded_center) = rest.split_at_mut(PAGE * wide);
         let direct = panel::direct() && self.rows <= panel::SHARED;
         let table = self.seq.pages[kv.pool(state)];
         let at = |side, page: usize| kv.head(state, side, table[page], head);
         for page in pages.clone() {
-            let sees = |r: usize| {
-                let seen = visible(self.how, self.seq, self.seq.pos + self.first + r / self.s.group());
-                let within = |p: usize| p.saturating_sub(page * PAGE).min(PAGE);
-                within(seen.start)..within(seen.end)
-            };
-            // Both ends of what a row sees only grow, so the rows that see some of this page are neighbours.
-            let blind = (0..self.rows).take_while(|&r| sees(r).is_empty()).count();
-            let seeing = (blind..self.rows).take_while(|&r| !sees(r).is_empty()).count();
-            if seeing == 0 {
+            let rows = self.seeing(page);
+            if rows.is_empty() {
                 continue;
             }
-            let rows = blind..blind + seeing;
             let (keys, values) = (at(Side::Keys, page), at(Side::Values, page));
             let next = |side| if page + 1 < pages.end { at(side, page + 1).numbers } else { &[] };
             let (next_keys, next_values) =
                 if direct { (next(Side::Keys), next(Side::Values)) } else { Default::default() };
             let (keys, values) = match direct {
                 true => (keys, values),
-                false => (keys.in_f32(self.keys), values.in_f32(self.values)),
+                false => (keys.in_f32(decoded_keys), values.in_f32(decoded_values)),
             };
 
             let scores = &mut self.scores[rows.start * PAGE..rows.end * PAGE];
             scores.fill(0.0);
             if !keys.center().is_empty() {
                 // What all keys of the page are kept less: the same for all scores of a row.
-                decode_f16(keys.center(), self.center);
+                decode_f16(keys.center(), decoded_center);
                 let queries = self.queries[rows.start * wide..].chunks(wide);
                 for (query, scores) in queries.zip(scores.chunks_mut(PAGE)) {
-                    scores.fill(dot(query, self.center));
+                    scores.fill(dot(query, decoded_center));
                 }
             }
-            panel::scores(&self.queries[rows.start * wide..], wide, seeing, keys, next_keys, scores);
-            if let Some(cap) = self.how.softcap {
-                soften(scores, cap);
-            }
-            if sees(rows.start) != (0..PAGE) || sees(rows.end - 1) != (0..PAGE) {
-                for (r, scores) in rows.clone().zip(scores.as_chunks_mut::<PAGE>().0) {
-                    let seen = sees(r);
-                    scores[..seen.start].fill(f32::NEG_INFINITY);
-                    scores[seen.end..].fill(f32::NEG_INFINITY);
-                }
-            }
-            let known = Known {
-                largest: &mut self.largest[rows.clone()],
-                weight: &mut self.weight[rows.clone()],
-                keep: &mut self.keep[rows.clone()],
-            };
-            weigh::weigh(scores, known);
-            let seen = sees(rows.start).start..sees(rows.end - 1).end;
+            panel::scores(&self.queries[rows.start * wide..], wide, rows.len(), keys, next_keys, scores);
+            let seen = self.weigh(page, rows.clone());
             panel::sums(
-                scores,
-                seeing,
+                &self.scores[rows.start * PAGE..rows.end * PAGE],
+                rows.len(),
                 values,
                 seen,
                 &self.keep[rows.clone()],

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use hob_engine::Stop;
 use hob_io::Tokenizer;
+use hob_io::chat::{Piece, Reader};
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 
+use super::prompt::Spoken;
 use super::stop::Stops;
 use super::{Delta, Event, Finish, Logprob, Request, Timings, Token, Usage};
 use crate::serve::manager::Lease;
@@ -55,11 +57,11 @@ pub async fn follow(
     Place { part, choice }: Place,
     lease: Lease,
     mut job: UnboundedReceiver<worker::Event>,
-    request: Request,
+    how: How,
     out: Sender<Event>,
     together: Arc<Together>,
 ) {
-    let mut text = Text::new(choice, &lease, &request);
+    let mut text = Text::new(choice, &lease, &how);
     let mut generated = 0;
     let start = Instant::now();
     let mut read = start;
@@ -86,13 +88,13 @@ pub async fn follow(
                 });
                 send.extend(started.map(Event::Started));
             }
-            Some(worker::Event::Token { id, logprob, top }) => {
+            Some(worker::Event::Token(hob_engine::Token { id, logprob, top })) => {
                 together.tally.token();
                 generated += 1;
                 let finish = text.push(id, logprob, top, &mut send);
                 together.with(|sum| {
                     sum.usage.generated += 1;
-                    sum.usage.thought += usize::from(text.thinking);
+                    sum.usage.thought += usize::from(text.thinking());
                 });
                 if let Some(finish) = finish {
                     drop(job); // the rest is not wanted
@@ -147,14 +149,31 @@ async fn end(
     }
 }
 
+/// How an answer is made text of.
+pub struct How {
+    stop: Vec<String>,
+    logprobs: bool,
+    parallel_calls: bool,
+    spoken: Option<Spoken>,
+}
+
+impl How {
+    /// As `request` asks, of an answer that is `spoken` so.
+    pub fn new(request: &Request, spoken: Option<Spoken>) -> How {
+        let Request { stop, logprobs, parallel_calls, .. } = request;
+        How { stop: stop.clone(), logprobs: logprobs.is_some(), parallel_calls: *parallel_calls, spoken }
+    }
+}
+
 /// The text of one answer.
 struct Text<'a> {
     choice: usize,
+    how: &'a How,
     tokenizer: &'a Tokenizer,
     decoder: Option<hob_io::tokenizer::Decoder<'a>>,
+    /// tells text, thoughts and calls apart
+    reader: Option<Reader>,
     stops: Stops,
-    /// whether the text so far ends within a thought
-    thinking: bool,
     called: bool,
     /// tokens whose text was not sent yet, with the bytes of it that they brought
     waiting: Option<VecDeque<(usize, Logprob)>>,
@@ -163,18 +182,25 @@ struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    fn new(choice: usize, lease: &'a Lease, request: &Request) -> Text<'a> {
-        let tokenizer = &lease.opened.words.tokenizer;
+    fn new(choice: usize, lease: &'a Lease, how: &'a How) -> Text<'a> {
+        let tokenizer = &*lease.opened.words.tokenizer;
+        let spelled = how.spoken.as_ref().map(|s| s.dialect.spelled_ids()).unwrap_or_default();
         Text {
             choice,
+            how,
             tokenizer,
-            decoder: Some(tokenizer.decoder()),
-            stops: Stops::new(&request.stop),
-            thinking: false,
+            decoder: Some(tokenizer.decoder_with(&spelled)),
+            reader: how.spoken.as_ref().map(Spoken::reader),
+            stops: Stops::new(&how.stop),
             called: false,
-            waiting: request.logprobs.map(|_| VecDeque::new()),
+            waiting: how.logprobs.then(VecDeque::new),
             sent: 0,
         }
+    }
+
+    /// Whether what comes is a thought.
+    fn thinking(&self) -> bool {
+        self.reader.as_ref().is_some_and(Reader::in_thought)
     }
 
     /// Takes a token; gives why the answer ends with it, if it does.
@@ -191,51 +217,78 @@ impl<'a> Text<'a> {
         self.read(&piece, send)
     }
 
-    /// The place of `hob_io::chat`'s reader, which tells text, thoughts and calls apart: all is text for now.
     fn read(&mut self, piece: &str, send: &mut Vec<Event>) -> Option<Finish> {
-        self.deliver(Delta::Text(piece.into()), send)
+        let pieces = match &mut self.reader {
+            Some(reader) => reader.push(piece),
+            None => vec![Piece::Text(piece.into())],
+        };
+        self.deliver(pieces, send)
     }
 
-    /// Sends a piece, of text only what holds no stop string.
-    fn deliver(&mut self, delta: Delta, send: &mut Vec<Event>) -> Option<Finish> {
-        self.thinking = matches!(delta, Delta::Thought(_));
-        match delta {
-            Delta::Text(text) => {
-                let (text, stop) = self.stops.push(&text);
-                self.say(text, send);
-                stop.map(Finish::Matched)
-            }
-            delta => {
-                self.called |= matches!(delta, Delta::Call(_));
-                // Log-probabilities are told of text alone.
-                self.waiting.iter_mut().for_each(VecDeque::clear);
-                self.sent = 0;
-                send.push(Event::Piece { choice: self.choice, delta, logprobs: Vec::new() });
-                None
-            }
+    /// Sends pieces, of text only what holds no stop string.
+    fn deliver(&mut self, pieces: Vec<Piece>, send: &mut Vec<Event>) -> Option<Finish> {
+        for piece in pieces {
+            let delta = match piece {
+                Piece::Text(text) => {
+                    let (text, stop) = self.stops.push(&text);
+                    self.say(text, send);
+                    if let Some(stop) = stop {
+                        return Some(Finish::Matched(stop));
+                    }
+                    continue;
+                }
+                other => {
+                    // What stands before it is whole; log-probabilities are told of text alone.
+                    let held = self.stops.finish();
+                    self.say(held, send);
+                    self.pass(other.written().len());
+                    match other {
+                        Piece::Thought(text) => Delta::Thought(text),
+                        Piece::Call(call) => {
+                            if self.called && !self.how.parallel_calls {
+                                return Some(Finish::Calls);
+                            }
+                            self.called = true;
+                            let id = call.id.unwrap_or_else(|| super::call_id());
+                            Delta::Call(super::Call { id, name: call.name, arguments: call.arguments })
+                        }
+                        Piece::Mark(_) | Piece::Text(_) => continue,
+                    }
+                }
+            };
+            send.push(Event::Piece { choice: self.choice, delta, logprobs: Vec::new() });
         }
+        None
     }
 
-    fn say(&mut self, text: String, send: &mut Vec<Event>) {
-        if text.is_empty() {
-            return;
-        }
-        let mut logprobs = Vec::new();
+    /// The tokens of so many bytes of text, which are passed.
+    fn pass(&mut self, bytes: usize) -> Vec<Logprob> {
+        let mut passed = Vec::new();
         if let Some(waiting) = &mut self.waiting {
-            self.sent += text.len();
+            self.sent += bytes;
             while waiting.front().is_some_and(|(bytes, _)| *bytes <= self.sent) {
                 let Some((bytes, logprob)) = waiting.pop_front() else { break };
                 self.sent -= bytes;
-                logprobs.push(logprob);
+                passed.push(logprob);
             }
         }
-        send.push(Event::Piece { choice: self.choice, delta: Delta::Text(text), logprobs });
+        passed
+    }
+
+    fn say(&mut self, text: String, send: &mut Vec<Event>) {
+        if !text.is_empty() {
+            let logprobs = self.pass(text.len());
+            send.push(Event::Piece { choice: self.choice, delta: Delta::Text(text), logprobs });
+        }
     }
 
     /// Sends what is left at the end; gives why the answer ended.
     fn finish(&mut self, stop: Stop, send: &mut Vec<Event>) -> Finish {
         let rest = self.decoder.take().map(|d| d.finish()).unwrap_or_default();
-        let matched = self.read(&rest, send);
+        let mut matched = self.read(&rest, send);
+        if let (None, Some(reader)) = (&matched, self.reader.take()) {
+            matched = self.deliver(reader.finish(), send);
+        }
         if matched.is_none() {
             let held = self.stops.finish();
             self.say(held, send);

@@ -4,6 +4,7 @@
 //! the answer gives the work up.
 
 mod follow;
+mod prompt;
 mod stop;
 
 use std::sync::Arc;
@@ -14,10 +15,13 @@ use hob_io::chat;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
+pub use prompt::Ready;
+
 use super::manager::Lease;
 use super::refusal::{Kind, Refusal, Result};
 use super::tally::Tally;
-use super::worker::{Constraint, Job, MOST_TOP};
+use super::vectors;
+use super::worker::{Job, MOST_TOP, Rule};
 
 /// Events that wait for a client before its answer waits for it.
 const AHEAD: usize = 256;
@@ -153,9 +157,13 @@ impl Call {
     }
 }
 
+/// An id for a call that has none of its own: nine letters and digits, as Mistral's templates want them, are enough.
+fn call_id() -> String {
+    format!("call_{:016x}", crate::commands::chance())
+}
+
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(dead_code)] // thoughts and calls come with hob_io::chat's reader, see follow.rs
 pub enum Delta {
     /// of what it says
     Text(String),
@@ -322,47 +330,27 @@ impl Answer {
     }
 }
 
-/// Ids of the prompt, in the words of the model, without answering it.
+/// The prompt in the model's tokens, and what goes with it, without answering it.
 ///
 /// # Errors
-/// The template refuses the messages, or the prompt is empty or does not fit the context.
-pub async fn encode(lease: &Lease, request: &Request) -> Result<Vec<u32>> {
-    let (ids, context) = (ids(lease, request).await?, lease.context);
-    match ids.len() {
-        0 => Err(hob_engine::Error::Empty.into()),
-        tokens if tokens > context => Err(hob_engine::Error::Context { tokens, context }.into()),
-        _ => Ok(ids),
-    }
+/// The template refuses the messages, the prompt is empty or does not fit the context, or the form asked for is none.
+pub async fn encode(lease: &Lease, request: &Request) -> Result<Ready> {
+    let (lease, request) = (lease.clone(), request.clone());
+    // A template, a long text and a grammar take their time.
+    apart(move || prompt::ready(&lease, &request)).await
 }
 
-/// The same of a prompt of any length.
+/// The tokens of a prompt of any length.
+///
+/// # Errors
+/// The template refuses the messages.
 pub async fn ids(lease: &Lease, request: &Request) -> Result<Vec<u32>> {
-    let (lease, prompt, begin) = (lease.clone(), request.prompt.clone(), request.begin.clone());
-    let tools = Some(Value::Array(request.tools.clone()));
-    let tools = tools.filter(|_| !request.tools.is_empty() && request.tool_choice != ToolChoice::None);
-    let extra = request.variables.clone();
-    // A template and a long text take their time.
-    let work = tokio::task::spawn_blocking(move || {
-        let tokenizer = &lease.opened.words.tokenizer;
-        let ids = match &prompt {
-            Prompt::Chat(messages) => {
-                let options =
-                    chat::Options { add_generation_prompt: true, tools, extra, ..Default::default() };
-                let encoded = lease.opened.chat.encode(tokenizer, messages, &options);
-                let encoded = encoded.map_err(|refused| Refusal::field("messages", refused.to_string()));
-                let mut ids = encoded?.0;
-                ids.extend(tokenizer.encode(&begin, false));
-                ids
-            }
-            Prompt::Text(text) => tokenizer.encode_with_bos(text, true),
-            Prompt::Ids(ids) => ids.clone(),
-        };
-        let vocab = lease.opened.model.vocab_size();
-        if let Some(&id) = ids.iter().find(|id| **id as usize >= vocab) {
-            return Err(hob_engine::Error::Token { id, vocab }.into());
-        }
-        Ok(ids)
-    });
+    let (lease, request) = (lease.clone(), request.clone());
+    apart(move || prompt::ids(&lease, &request).map(|(ids, _)| ids)).await
+}
+
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let work = tokio::task::spawn_blocking(work);
     work.await.unwrap_or_else(|_| {
         Err(Refusal::failed("reading the prompt failed by a bug in Hob; please report it"))
     })
@@ -388,60 +376,51 @@ pub async fn start_all(
     defaults: Sampling,
     tally: &Arc<Tally>,
 ) -> Result<Answer> {
+    vectors::must_answer(lease)?;
     let mut jobs = Vec::new();
     for (part, request) in requests.iter().enumerate() {
-        let ids = encode(lease, request).await?;
+        let ready = encode(lease, request).await?;
         for i in 0..request.n {
-            jobs.push((part, job(lease, request, ids.clone(), sampling(&request.knobs, defaults, i))?));
+            let job = job(lease, request, &ready, sampling(&request.knobs, defaults, i))?;
+            jobs.push((part, job, ready.spoken.clone()));
         }
     }
     let (tell, events) = mpsc::channel(AHEAD);
     let together = follow::Together::new(jobs.len(), tally.clone());
-    for (choice, (part, job)) in jobs.into_iter().enumerate() {
+    for (choice, (part, job, spoken)) in jobs.into_iter().enumerate() {
         // The jobs before it are given up with their receivers.
-        let job = lease.worker().submit(job).map_err(|busy| {
+        let worker = lease.worker().ok_or_else(|| Refusal::failed("the model does not answer"))?;
+        let job = worker.submit(job).map_err(|busy| {
             let message = "the queue is full; try again in a moment (hob serve --queue makes it longer)";
             Refusal { retry: Some(busy.retry.as_secs().clamp(1, 60)), ..Refusal::new(Kind::Busy, message) }
         })?;
         let place = follow::Place { part, choice };
-        let (lease, request) = (lease.clone(), requests[part].clone());
-        tokio::spawn(follow::follow(place, lease, job, request, tell.clone(), together.clone()));
+        let text = follow::How::new(&requests[part], spoken);
+        tokio::spawn(follow::follow(place, lease.clone(), job, text, tell.clone(), together.clone()));
     }
     Ok(Answer { events })
 }
 
-fn job(lease: &Lease, request: &Request, ids: Vec<u32>, sampling: Sampling) -> Result<Job> {
+fn job(lease: &Lease, request: &Request, ready: &Ready, sampling: Sampling) -> Result<Job> {
     let vocab = lease.opened.model.vocab_size();
     if let Some(&(id, _)) = request.bias.iter().find(|b| b.0 as usize >= vocab) {
         let message = format!("`logit_bias` names the token {id}, and the model has {vocab}");
         return Err(Refusal::field("logit_bias", message));
     }
     Ok(Job {
-        ids,
+        ids: ready.ids.clone(),
         most: request.most,
         sampling,
-        presence: request.knobs.presence,
-        frequency: request.knobs.frequency,
         bias: request.bias.clone(),
         logprobs: request.logprobs.map(|n| n.min(MOST_TOP)),
-        constraint: constraint(lease, request)?,
-        ends: lease.opened.words.tokenizer.eos_ids().to_vec(),
+        rule: ready.grammar.clone().map(|g| Box::new(prompt::Kept(g)) as Box<dyn Rule>),
+        ends: ready.ends.clone(),
     })
 }
 
-/// The place of grammars: which tokens keep the answer in the form that the request asks for.
-fn constraint(_lease: &Lease, request: &Request) -> Result<Option<Box<dyn Constraint>>> {
-    match request.format {
-        Format::Text => Ok(None),
-        Format::Json | Format::Schema(_) => Err(Refusal::field(
-            "response_format",
-            "`response_format` other than text is not there yet; ask for JSON in the prompt",
-        )),
-    }
-}
-
 fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
-    let seed = knobs.seed.unwrap_or_else(crate::commands::chance);
+    let given = Some(defaults.seed).filter(|seed| *seed != 0); // none: by chance each time
+    let seed = knobs.seed.or(given).unwrap_or_else(crate::commands::chance);
     Sampling {
         temperature: knobs.temperature.unwrap_or(defaults.temperature),
         top_k: knobs.top_k.unwrap_or(defaults.top_k),
@@ -449,6 +428,8 @@ fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
         min_p: knobs.min_p.unwrap_or(defaults.min_p),
         repeat_penalty: knobs.repeat_penalty.unwrap_or(defaults.repeat_penalty),
         repeat_last_n: knobs.repeat_last_n.unwrap_or(defaults.repeat_last_n),
+        presence_penalty: knobs.presence,
+        frequency_penalty: knobs.frequency,
         seed: seed.wrapping_add(choice as u64),
         ..defaults
     }

@@ -3,6 +3,7 @@
 mod answer;
 mod chat;
 mod details;
+mod embed;
 mod generate;
 mod models;
 mod options;
@@ -32,9 +33,7 @@ pub use details::Headers;
 const VERSION: &str = "0.33.0";
 
 /// Paths of Ollama that Hob has not, and why.
-const ABSENT: [(&str, &str); 6] = [
-    ("/api/embed", "models that embed texts are not served yet"),
-    ("/api/embeddings", "models that embed texts are not served yet"),
+const ABSENT: [(&str, &str); 4] = [
     ("/api/copy", "models are not copied; Hob uses them where they lie"),
     ("/api/create", "models are not made here; pull one, or put its GGUF file into Hob's folder of models"),
     ("/api/blobs/{digest}", "files are not taken in; put the GGUF file into Hob's folder of models"),
@@ -52,7 +51,9 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/delete", delete(async |asked: Asked| answer(models::remove(asked).await)))
         .route("/api/pull", post(async |asked: Asked| answer(pull::pull(asked).await)))
         .route("/api/chat", post(async |asked: Asked| answer(chat::chat(asked).await)))
-        .route("/api/generate", post(async |asked: Asked| answer(generate::generate(asked).await)));
+        .route("/api/generate", post(async |asked: Asked| answer(generate::generate(asked).await)))
+        .route("/api/embed", post(async |asked: Asked| answer(embed::embed(asked).await)))
+        .route("/api/embeddings", post(async |asked: Asked| answer(embed::embeddings(asked).await)));
     ABSENT.iter().fold(routes, |routes, (path, why)| {
         routes.route(path, post(async || answer(Err(Refusal::new(Kind::Absent, *why)))))
     })

@@ -134,25 +134,26 @@ fn read(f: &Fields) -> Result<Vec<Request>> {
 fn prompts(f: &Fields) -> Result<Vec<Prompt>> {
     let must = "a string, a list of strings, a list of tokens, or a list of such lists";
     let wrong = || f.wrong("prompt", must);
-    let ids = |list: &[Value]| -> Option<Prompt> {
-        let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-        list.iter().map(id).collect::<Option<Vec<u32>>>().map(Prompt::Ids)
-    };
     match f.need("prompt", f.get("prompt"))? {
         Value::String(text) => Ok(vec![Prompt::Text(text.clone())]),
         Value::Array(list) if list.first().is_some_and(Value::is_number) => {
-            Ok(vec![ids(list).ok_or_else(wrong)?])
+            Ok(vec![ids(list).map(Prompt::Ids).ok_or_else(wrong)?])
         }
         Value::Array(list) => {
             let one = |v: &Value| match v {
                 Value::String(text) => Some(Prompt::Text(text.clone())),
-                Value::Array(list) => ids(list),
+                Value::Array(list) => ids(list).map(Prompt::Ids),
                 _ => None,
             };
             list.iter().map(|v| one(v).ok_or_else(wrong)).collect()
         }
         _ => Err(wrong()),
     }
+}
+
+/// Tokens, as a list of numbers.
+pub fn ids(list: &[Value]) -> Option<Vec<u32>> {
+    list.iter().map(|v| v.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
 }
 
 fn spelled(lease: &Lease, prompt: &Prompt) -> String {

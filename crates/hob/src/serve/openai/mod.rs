@@ -2,6 +2,7 @@
 
 mod chat;
 mod completions;
+mod embeddings;
 mod error;
 mod knobs;
 mod messages;
@@ -31,6 +32,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/rerank", post(embeddings::rerank))
         .merge(responses::routes())
 }
 

@@ -1,0 +1,70 @@
+//! What `hob ps` and `hob stop` ask.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+
+use super::App;
+use super::manager::{Keep, Ready};
+use super::refusal::{Kind, Refusal, Result};
+use super::worker::Worker;
+
+/// The paths.
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/hob/ps", get(async |State(app): State<Arc<App>>| Json(loaded(&app))))
+        .route("/hob/unload", post(unload))
+        .route("/hob/stop", post(stop))
+}
+
+/// The models that are loaded.
+fn loaded(app: &App) -> Value {
+    let one = |ready: &Arc<Ready>| {
+        let (idle, keep) = ready.idle();
+        let left = match keep {
+            Keep::For(time) if !ready.pinned => Some(time.saturating_sub(idle).as_secs_f64()),
+            _ => None,
+        };
+        json!({
+            "name": ready.name,
+            "planned_bytes": ready.planned,
+            "context": ready.context,
+            "cache_tokens": ready.size.tokens,
+            "running": ready.worker().map_or(0, Worker::running),
+            "waiting": ready.worker().map_or(0, Worker::waiting),
+            "pinned": ready.pinned,
+            "since": ready.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            "expires_in_s": left,
+        })
+    };
+    json!({"models": app.manager.loaded().iter().map(one).collect::<Vec<_>>()})
+}
+
+async fn unload(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let released = || -> Result<()> {
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let name = body["model"].as_str().ok_or_else(|| Refusal::field("model", "`model` is missing"))?;
+        match app.manager.release(name) {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                Kind::UnknownModel,
+                "no model of that name is loaded, or it was named when the server was started",
+            )),
+        }
+    };
+    match released() {
+        Ok(()) => Json(json!({"status": "success"})).into_response(),
+        Err(refusal) => super::refuse("/hob/unload", &refusal),
+    }
+}
+
+async fn stop(State(app): State<Arc<App>>) -> Response {
+    app.stop.notify_one();
+    Json(json!({"status": "success"})).into_response()
+}
