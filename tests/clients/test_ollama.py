@@ -9,7 +9,7 @@ import time
 import httpx
 import ollama
 import pytest
-from conftest import MODEL, WEATHER, absent
+from conftest import MODEL, WEATHER
 
 NAME = "SmolLM2-135M-Instruct.Q4_1:latest"
 MONTHS = "List the months of the year."
@@ -220,22 +220,24 @@ def test_errors(llama, guarded):
 
 
 def test_embed(llama):
-    try:
-        answer = llama.embed(MODEL, ["a cat", "the stock market"])
-    except ollama.ResponseError as e:
-        assert e.status_code == 501
-        absent(f"embeddings are not there yet: {e}")
-    assert len(answer.embeddings) == 2
+    answer = llama.embed(MODEL, ["a cat", "the stock market"])
+    assert len(answer.embeddings) == 2 and answer.prompt_eval_count > 0
     assert all(math.isclose(sum(x * x for x in v), 1, abs_tol=1e-3) for v in answer.embeddings)
+    [one] = llama.embed(MODEL, "a cat").embeddings
+    assert one == answer.embeddings[0]
+    [short] = llama.embed(MODEL, "a cat", dimensions=64).embeddings
+    assert len(short) == 64 and math.isclose(sum(x * x for x in short), 1, abs_tol=1e-3)
+    old = llama.embeddings(MODEL, "a cat").embedding
+    assert len(old) == len(one)
 
 
-def test_tools(llama, tools):
+def test_tools(llama):
     # Ollama's API cannot ask for a call: that tools are taken, and the answer is well-formed, is what can be seen.
     answer = llama.chat(MODEL, ASK, tools=[WEATHER], options=GREEDY)
     assert answer.message.tool_calls or answer.message.content
 
 
-def test_structured_output(llama, grammar):
+def test_structured_output(llama):
     schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
     answer = llama.chat(MODEL, ASK, format=schema, options={"temperature": 0, "num_predict": 60})
     assert isinstance(json.loads(answer.message.content)["age"], int)
