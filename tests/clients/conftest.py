@@ -21,13 +21,6 @@ STARTER = ROOT / "target/test-models/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL = "starter"
 
 
-def absent(why):
-    """Skips what the server has not yet; with HOB_CLIENTS=all that is a failure."""
-    if os.environ.get("HOB_CLIENTS") == "all":
-        pytest.fail(why)
-    pytest.skip(why)
-
-
 class Server:
     """`hob serve` on a free port, with the starter model in its folder and `hub` as its hub."""
 
@@ -116,29 +109,3 @@ WEATHER = {
         },
     },
 }
-
-
-@pytest.fixture(scope="session")
-def tools(gpt):
-    """Skips where a call that is required does not come."""
-    ask = [{"role": "user", "content": "What is the weather in Rome?"}]
-    try:
-        answer = gpt.chat.completions.create(
-            model=MODEL, messages=ask, tools=[WEATHER], tool_choice="required", max_tokens=60, temperature=0
-        )
-    except openai.BadRequestError as e:
-        absent(f"tool calls are not there yet: {e}")
-    if not answer.choices[0].message.tool_calls:
-        absent("tool calls are not there yet: a required one did not come")
-
-
-@pytest.fixture(scope="session")
-def grammar(gpt):
-    """Skips where answers cannot be held to a form."""
-    ask = [{"role": "user", "content": "Answer in JSON."}]
-    try:
-        gpt.chat.completions.create(
-            model=MODEL, messages=ask, response_format={"type": "json_object"}, max_tokens=40, temperature=0
-        )
-    except openai.BadRequestError as e:
-        absent(f"structured output is not there yet: {e}")

@@ -1,12 +1,16 @@
 """The tool loop of an agent framework (pydantic-ai), over OpenAI's chat."""
 
+from typing import Literal
+
 import pytest
 from conftest import MODEL
-
-pydantic_ai = pytest.importorskip("pydantic_ai")
-from pydantic_ai import Agent, ModelSettings  # noqa: E402
-from pydantic_ai.models.openai import OpenAIChatModel  # noqa: E402
-from pydantic_ai.providers.openai import OpenAIProvider  # noqa: E402
+from pydantic import BaseModel
+from pydantic_ai import Agent, ModelSettings
+from pydantic_ai.capabilities import PrepareOutputTools, PrepareTools
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.output import ToolOutput
+from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.usage import UsageLimits
 
 
 @pytest.fixture
@@ -16,28 +20,31 @@ def model(server):
 
 def test_an_agent_without_tools(model):
     agent = Agent(model, instructions="You list things.")
-    result = agent.run_sync("List the months of the year.", model_settings=ModelSettings(max_tokens=24, temperature=0))
-    assert "January, February" in result.output
-    assert result.usage.output_tokens == 24
+    settings = ModelSettings(max_tokens=24, temperature=0)
+    result = agent.run_sync("List the months of the year.", model_settings=settings)
+    assert "January, February" in result.output and result.usage.output_tokens == 24
 
 
-def test_the_tool_loop(model, tools):
+class Report(BaseModel):
+    city: Literal["Rome", "Oslo"]
+    umbrella: bool
+
+
+def test_the_tool_loop(model):
+    """A model this small calls what it must: first the tool, then, with its result, the one that ends the run."""
     called = []
-    agent = Agent(model, instructions="Use the tool.")
+    first = PrepareTools(lambda _, tools: [] if called else tools)
+    then = PrepareOutputTools(lambda _, tools: tools if called else [])
+    agent = Agent(model, instructions="Use the tools.", output_type=ToolOutput(Report), capabilities=[first, then])
 
     @agent.tool_plain
-    def weather(city: str) -> str:
+    def weather(city: Literal["Rome", "Oslo"]) -> str:
         """The weather of a city."""
         called.append(city)
         return "sunny, 30 degrees"
 
-    from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
-    from pydantic_ai.usage import UsageLimits
-
-    # A model this small is made to call once, and may then say what it likes.
-    settings = ModelSettings(max_tokens=60, temperature=0, tool_choice="required")
-    try:
-        agent.run_sync("What is the weather in Rome?", model_settings=settings, usage_limits=UsageLimits(request_limit=2))
-    except (UsageLimitExceeded, UnexpectedModelBehavior):
-        pass  # it goes on calling: every answer is made to be a call
-    assert called
+    settings = ModelSettings(max_tokens=80, temperature=0, parallel_tool_calls=False)
+    ask = "Do I need an umbrella in Rome?"
+    result = agent.run_sync(ask, model_settings=settings, usage_limits=UsageLimits(request_limit=4))
+    assert len(called) == 1 and isinstance(result.output, Report)
+    assert result.usage.requests == 2 and result.usage.tool_calls == 1

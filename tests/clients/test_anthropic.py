@@ -150,7 +150,7 @@ def test_errors(claude, guarded):
     assert friend.models.list().data
 
 
-def test_tools(claude, tools):
+def test_tools(claude):
     ask = [{"role": "user", "content": "What is the weather in Rome?"}]
     for choice in [{"type": "any"}, {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}]:
         message = make(claude, ask, tools=[TOOL], tool_choice=choice, max_tokens=60)
@@ -167,7 +167,7 @@ def test_tools(claude, tools):
     assert [b.input for b in final.content if b.type == "tool_use"][0]["city"] in ("Rome", "Oslo")
 
 
-def test_structured_output(claude, grammar):
+def test_structured_output(claude):
     schema = {
         "type": "object", "additionalProperties": False, "required": ["name", "age"],
         "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},

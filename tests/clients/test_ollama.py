@@ -9,7 +9,7 @@ import time
 import httpx
 import ollama
 import pytest
-from conftest import MODEL, WEATHER, absent
+from conftest import MODEL, WEATHER
 
 NAME = "SmolLM2-135M-Instruct.Q4_1:latest"
 MONTHS = "List the months of the year."
@@ -149,6 +149,8 @@ def test_pull(llama, hub):
     assert "tiny:latest" in [m.model for m in llama.list().models]
     shown = llama.show("tiny")
     assert shown.modelinfo["llama.context_length"] == 2048 and shown.license == "mit"
+    # It is known by the name that it was pulled by.
+    assert llama.show("hf.co/owner/tiny") == shown
     # Once more, and by its name here: nothing is to do.
     asked = len(hub.ranges)
     assert llama.pull("hf.co/owner/tiny").status == "success"
@@ -172,7 +174,7 @@ def test_a_pull_goes_on_where_it_was_left(llama, hub):
     assert llama.pull("hf.co/owner/slow", stream=False).status == "success"
     starts = [start for name, start in hub.ranges if name == "slow"]
     assert len(starts) == came + 1 and starts[0] == 0 and starts[-1] >= 300_000
-    assert llama.delete("slow").status == "success"
+    assert llama.delete("hf.co/owner/slow").status == "success"
 
 
 def test_two_wait_for_one_pull(llama, server, hub):
@@ -218,22 +220,24 @@ def test_errors(llama, guarded):
 
 
 def test_embed(llama):
-    try:
-        answer = llama.embed(MODEL, ["a cat", "the stock market"])
-    except ollama.ResponseError as e:
-        assert e.status_code == 501
-        absent(f"embeddings are not there yet: {e}")
-    assert len(answer.embeddings) == 2
+    answer = llama.embed(MODEL, ["a cat", "the stock market"])
+    assert len(answer.embeddings) == 2 and answer.prompt_eval_count > 0
     assert all(math.isclose(sum(x * x for x in v), 1, abs_tol=1e-3) for v in answer.embeddings)
+    [one] = llama.embed(MODEL, "a cat").embeddings
+    assert one == answer.embeddings[0]
+    [short] = llama.embed(MODEL, "a cat", dimensions=64).embeddings
+    assert len(short) == 64 and math.isclose(sum(x * x for x in short), 1, abs_tol=1e-3)
+    old = llama.embeddings(MODEL, "a cat").embedding
+    assert len(old) == len(one)
 
 
-def test_tools(llama, tools):
+def test_tools(llama):
     # Ollama's API cannot ask for a call: that tools are taken, and the answer is well-formed, is what can be seen.
     answer = llama.chat(MODEL, ASK, tools=[WEATHER], options=GREEDY)
     assert answer.message.tool_calls or answer.message.content
 
 
-def test_structured_output(llama, grammar):
+def test_structured_output(llama):
     schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
     answer = llama.chat(MODEL, ASK, format=schema, options={"temperature": 0, "num_predict": 60})
     assert isinstance(json.loads(answer.message.content)["age"], int)

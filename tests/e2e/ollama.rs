@@ -1,5 +1,6 @@
 //! Ollama's API: shapes, streams, models coming and going, pulling.
 
+use crate::chat::endless;
 use crate::common::{Hub, Reply as Sent, World, files, gguf, sha256};
 use crate::models::model;
 use crate::serving::{Reply, Serving, install};
@@ -176,7 +177,9 @@ fn models_are_shown_and_removed() {
     let world = World::new();
     let outside = Tiny::llama().write(&world, "outside");
     install(&world, &Tiny::llama().write(&world, "tiny"));
-    let server = Serving::start(&world, &["--model", outside.to_str().unwrap()]);
+    install(&world, endless(&world).as_ref());
+    let args = ["--ctx=100000", "--threads=1", "--model", outside.to_str().unwrap()];
+    let server = Serving::start(&world, &args);
     for name in ["tiny", "tiny:latest", "TINY"] {
         let shown = server.post("/api/show", &json!({"model": name})).ok();
         assert_eq!(shown["model_info"]["general.architecture"], "llama");
@@ -195,24 +198,20 @@ fn models_are_shown_and_removed() {
     assert!(stays.starts_with("HTTP/1.1 403 ") && stays.contains("theirs to remove"), "{stays}");
     assert!(outside.exists());
     // One that answers is not removed; one that is only loaded is unloaded for it.
-    let mut body = json!({"model": "tiny", "prompt": "hi", "options": {"num_predict": 1}});
-    lines(&server.post("/api/generate", &body));
-    body["options"] = json!({"num_predict": 4000});
-    let text = body.to_string();
+    let body = json!({"model": "endless", "prompt": "hi", "options": {"num_predict": 100_000}}).to_string();
     let head = format!("POST /api/generate HTTP/1.1\r\nHost: {}\r\n", server.address);
-    let mut busy = server.open(&format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()));
-    busy.read_exact(&mut [0; 20]).unwrap();
-    if server.metric("hob_jobs_running") == 1.0 {
-        let used = delete(&server, &json!({"model": "tiny"}));
-        assert!(used.starts_with("HTTP/1.1 503 ") && used.contains("is answering"), "{used}");
-    }
+    let mut busy = server.open(&format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()));
+    busy.read_exact(&mut [0; 400]).unwrap();
+    let used = delete(&server, &json!({"model": "endless"}));
+    assert!(used.starts_with("HTTP/1.1 503 ") && used.contains("endless is answering"), "{used}");
     drop(busy);
     server.until("hob_jobs_running", 0.0);
     let start = Instant::now();
-    while !delete(&server, &json!({"model": "tiny"})).starts_with("HTTP/1.1 200 ") {
+    while !delete(&server, &json!({"model": "endless"})).starts_with("HTTP/1.1 200 ") {
         assert!(start.elapsed() < Duration::from_secs(10));
     }
-    assert!(!world.path("hob/models/tiny.gguf").exists());
+    assert!(delete(&server, &json!({"model": "tiny"})).starts_with("HTTP/1.1 200 "));
+    assert_eq!(files(&world.path("hob/models")), Vec::<String>::new());
     assert_eq!(names(&server, "/api/tags"), ["outside:latest"]);
     assert!(delete(&server, &json!({"name": "tiny"})).starts_with("HTTP/1.1 404 "));
 }
@@ -231,6 +230,10 @@ fn a_model_is_pulled_with_its_progress() {
     assert_eq!(last["digest"], format!("sha256:{}", sha256(&bytes)));
     let listed = server.get("/api/tags").ok()["models"][0].clone();
     assert_eq!((&listed["name"], &listed["digest"]), (&json!("tiny:latest"), &json!(sha256(&bytes))));
+    for name in ["hf.co/owner/repo", "hf:owner/repo", "hf.co/owner/repo:tiny.gguf"] {
+        assert_eq!(server.post("/api/show", &json!({"model": name})).ok()["license"], "mit", "{name}");
+    }
+    refused(&server.post("/api/show", &json!({"model": "hf.co/owner/repo:Q8_0"})), 404);
     // It is here now: nothing is fetched again.
     let asked = hub.cdn.requests().len();
     for name in ["hf:owner/repo", "tiny"] {

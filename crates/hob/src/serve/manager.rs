@@ -12,13 +12,15 @@ use hob_grammar::Vocabulary;
 use hob_io::chat::Dialect;
 
 use super::metrics::Metrics;
+use super::pulls::Source;
 use super::refusal::{Kind, Refusal, Result};
 use super::vectors::Vectors;
 use super::worker::{Limits, Worker};
 use crate::error::Error;
+use crate::hub::Spec;
 use crate::model::{Load, Opened};
 use crate::room::{self, Room};
-use crate::store::{self, Found};
+use crate::store::{self, Found, Wanted};
 use crate::terminal;
 
 /// How long a model that nobody uses stays loaded.
@@ -310,6 +312,12 @@ impl Manager {
         if let Some(known) = known.iter().find(|k| k.is(name)) {
             return Ok(known.clone());
         }
+        if let Some(Ok(Source::Hub(spec))) = Source::parse(name)
+            && let Some(path) = cached(spec).await?
+            && let Some(known) = known.iter().find(|k| k.path == path)
+        {
+            return Ok(known.clone());
+        }
         let names = known.iter().flat_map(|k| k.others.iter().chain([&k.name]));
         let names = names.map(|own| (crate::near::plain(own), own.as_str()));
         let near = crate::near::near(&crate::near::plain(name), names);
@@ -525,6 +533,19 @@ impl Manager {
         let loaded = lock(&self.loaded);
         let found = loaded.iter().find(|(known, ready)| known.is(name) && !ready.pinned);
         found.map(|(_, ready)| lock(&ready.used).1 = Keep::For(Duration::ZERO)).is_some()
+    }
+}
+
+/// The model of a repository of the hub, if it is on this machine.
+///
+/// # Errors
+/// Several of its models are.
+async fn cached(spec: Spec) -> Result<Option<PathBuf>> {
+    let resolve = move || store::resolve(&spec.to_string(), &store::discover());
+    match tokio::task::spawn_blocking(resolve).await {
+        Ok(Ok(Wanted::Here(model))) => Ok(Some(model.path)),
+        Ok(Err(e)) => Err(Refusal::field("model", e.to_string())),
+        _ => Ok(None),
     }
 }
 

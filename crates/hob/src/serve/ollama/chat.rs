@@ -111,7 +111,9 @@ mod tests {
         let body = json!({"messages": [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Weather?", "images": []},
-            {"role": "assistant", "thinking": "hm", "tool_calls": [{"function": {"name": "w", "arguments": {"in": "Rome"}}}]},
+            {"role": "assistant", "thinking": "hm", "tool_calls": [
+                {"function": {"name": "w", "arguments": {"in": "Rome"}}}
+            ]},
             {"role": "tool", "tool_name": "w", "content": "sunny"},
             {"role": "assistant", "content": "It is"}
         ]});

@@ -45,8 +45,9 @@ pub async fn generate(Asked { app, tally, body }: Asked) -> Result<Response> {
         let mut ids = generate::ids(&lease, &request).await?;
         if !before.is_empty() {
             // A text begins once.
-            let bos = lease.opened.words.tokenizer.bos_id();
-            let again = usize::from(ids.first().is_some_and(|id| Some(*id) == bos));
+            let tokenizer = &lease.opened.words.tokenizer;
+            let bos = tokenizer.bos_id().filter(|_| tokenizer.add_bos());
+            let again = usize::from(bos.is_some() && ids.first().copied() == bos);
             ids.splice(..again, before);
             request.prompt = Prompt::Ids(ids.clone());
         }
@@ -70,7 +71,8 @@ fn check(f: &Fields, mixed: bool) -> Result<()> {
         return Err(Refusal::field("raw", "`raw` takes the prompt as it is, without `system` and `context`"));
     }
     if given("template")? {
-        let message = "`template` is not there: models are asked by the template that they bring; `raw: true` takes the prompt as it is";
+        let message =
+            "`template` is not there: a model is asked by its own; `raw: true` takes the prompt as it is";
         return Err(Refusal::field("template", message));
     }
     if given("suffix")? {

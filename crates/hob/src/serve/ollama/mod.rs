@@ -32,10 +32,18 @@ pub use details::Headers;
 /// The version of Ollama whose API this is: clients compare it with the first version that can do what they need.
 const VERSION: &str = "0.33.0";
 
+/// Paths of Ollama that Hob has not, and why.
+const ABSENT: [(&str, &str); 4] = [
+    ("/api/copy", "models are not copied; Hob uses them where they lie"),
+    ("/api/create", "models are not made here; pull one, or put its GGUF file into Hob's folder of models"),
+    ("/api/blobs/{digest}", "files are not taken in; put the GGUF file into Hob's folder of models"),
+    ("/api/push", "models are not uploaded: Hob sends nothing anywhere"),
+];
+
 /// The paths.
 pub fn routes() -> Router<Arc<App>> {
     let version = async || Json(json!({"version": VERSION, "hob": env!("CARGO_PKG_VERSION")}));
-    Router::new()
+    let routes = Router::new()
         .route("/api/version", get(version))
         .route("/api/tags", get(models::tags))
         .route("/api/ps", get(models::ps))
@@ -45,11 +53,10 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/chat", post(async |asked: Asked| answer(chat::chat(asked).await)))
         .route("/api/generate", post(async |asked: Asked| answer(generate::generate(asked).await)))
         .route("/api/embed", post(async |asked: Asked| answer(embed::embed(asked).await)))
-        .route("/api/embeddings", post(async |asked: Asked| answer(embed::embeddings(asked).await)))
-        .route("/api/copy", post(async || absent("models are not copied; Hob uses them where they lie")))
-        .route("/api/create", post(async || absent("models are not made by this API; pull one, or put its GGUF file into Hob's folder of models")))
-        .route("/api/push", post(async || absent("models are not uploaded: Hob sends nothing anywhere")))
-        .route("/api/blobs/{digest}", post(async || absent("files are not taken in by this API; put the GGUF file into Hob's folder of models")))
+        .route("/api/embeddings", post(async |asked: Asked| answer(embed::embeddings(asked).await)));
+    ABSENT.iter().fold(routes, |routes, (path, why)| {
+        routes.route(path, post(async || answer(Err(Refusal::new(Kind::Absent, *why)))))
+    })
 }
 
 /// What Ollama's clients ask `/` for, to see whether it is there; `None` for a browser, which gets the page.
@@ -71,10 +78,6 @@ fn error(refusal: &Refusal) -> Value {
 fn answer(result: Result<Response>) -> Response {
     // `serve::refuse` adds what belongs to no dialect.
     result.unwrap_or_else(|refusal| super::refuse("/api/", &refusal))
-}
-
-fn absent(why: &str) -> Response {
-    answer(Err(Refusal::new(Kind::Absent, why)))
 }
 
 /// The model's name in a request: `model`, or `name` as older clients have it.
