@@ -291,6 +291,53 @@ fn sixty_four_at_once_are_all_answered() {
     assert_eq!(server.metric("hob_jobs_running"), 0.0);
 }
 
+/// In small what `dev/soak` does for as long as one likes: whatever clients do, nothing is left of it.
+#[test]
+fn clients_of_every_kind_leave_nothing_behind() {
+    let world = World::new();
+    let (tiny, endless) = (tiny(&world), endless(&world));
+    let args = ["--model", &tiny, "--model", &endless, "--parallel=6", "--cache=64M"];
+    let server = Serving::start(&world, &args);
+    let rooms = || -> Vec<u64> {
+        let models = server.get("/hob/ps").ok()["models"].as_array().unwrap().clone();
+        assert!(models.iter().all(|m| m["running"] == 0 && m["waiting"] == 0), "{models:?}");
+        models.iter().map(|m| m["cache_room"].as_u64().unwrap()).collect()
+    };
+    let before = rooms();
+    assert!(before.iter().all(|room| *room > 0));
+    std::thread::scope(|scope| {
+        for client in 0..6usize {
+            let server = &server;
+            scope.spawn(move || {
+                for i in 0..30usize {
+                    let mut body = chat("tiny", 1 + i % 7);
+                    body["messages"][0]["content"] = "a b c ".repeat(1 + (client + i) % 40).into();
+                    match (client + i * 5) % 6 {
+                        0 => drop(server.post("/v1/chat/completions", &body).ok()),
+                        1 => {
+                            body["n"] = 3.into();
+                            body["stream"] = true.into();
+                            server.stream("/v1/chat/completions", &body);
+                        }
+                        2 | 3 => {
+                            let mut leaves = chat("endless", 100_000);
+                            leaves["stream"] = true.into();
+                            drop(server.streaming(&leaves)); // at once, or while it answers
+                        }
+                        4 => assert!(server.send("/v1/chat/completions", "{\"model\": [", &[]).status == 400),
+                        _ => drop(server.open(
+                            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+                        )),
+                    }
+                }
+            });
+        }
+    });
+    server.until("hob_jobs_running", 0.0);
+    server.until("hob_jobs_waiting", 0.0);
+    assert_eq!(rooms(), before, "every page is given back");
+}
+
 #[test]
 fn it_ends_in_order() {
     let world = World::new();
