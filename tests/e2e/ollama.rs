@@ -134,9 +134,28 @@ fn a_prompt_is_answered_and_gone_on_with() {
     assert!(refused(&server.post("/api/chat", &chat(json!({"model": "nothing"}))), 404).contains("nothing"));
     assert!(refused(&server.send("/api/chat", "{", &[]), 400).starts_with("the body is no JSON"));
     assert!(refused(&server.get("/api/nothing"), 404).contains("/api/nothing"));
-    for absent in ["copy", "create", "push", "embed", "embeddings"] {
+    for absent in ["copy", "create", "push"] {
         refused(&server.post(&format!("/api/{absent}"), &json!({})), 501);
     }
+}
+
+#[test]
+fn texts_are_embedded() {
+    let world = World::new();
+    let server = server(&world);
+    let body = json!({"model": "starter", "input": ["a cat", "the stock market"]});
+    let many = server.post("/api/embed", &body).ok();
+    let vectors = many["embeddings"].as_array().unwrap();
+    assert_eq!(vectors.len(), 2);
+    assert!(many["prompt_eval_count"].as_u64().unwrap() >= 4 && many["total_duration"].as_u64().unwrap() > 0);
+    let one = server.post("/api/embed", &json!({"model": "starter", "input": "a cat"})).ok();
+    assert_eq!(one["embeddings"][0], vectors[0]);
+    let old = server.post("/api/embeddings", &json!({"model": "starter", "prompt": "a cat"})).ok();
+    assert_eq!(old["embedding"], vectors[0]);
+    let short = json!({"model": "starter", "input": "a cat", "dimensions": 8});
+    let short = server.post("/api/embed", &short).ok();
+    assert_eq!(short["embeddings"][0].as_array().unwrap().len(), 8);
+    refused(&server.post("/api/embed", &json!({"model": "starter"})), 400);
 }
 
 #[test]
