@@ -224,7 +224,7 @@ def test_embed(llama):
     assert len(answer.embeddings) == 2 and answer.prompt_eval_count > 0
     assert all(math.isclose(sum(x * x for x in v), 1, abs_tol=1e-3) for v in answer.embeddings)
     [one] = llama.embed(MODEL, "a cat").embeddings
-    assert one == answer.embeddings[0]
+    assert sum(x * y for x, y in zip(one, answer.embeddings[0])) > 0.998
     [short] = llama.embed(MODEL, "a cat", dimensions=64).embeddings
     assert len(short) == 64 and math.isclose(sum(x * x for x in short), 1, abs_tol=1e-3)
     old = llama.embeddings(MODEL, "a cat").embedding

@@ -139,6 +139,15 @@ fn a_prompt_is_answered_and_gone_on_with() {
     }
 }
 
+/// The product of two vectors, which must be of length one.
+fn cosine(a: &Value, b: &Value) -> f64 {
+    let [a, b] =
+        [a, b].map(|v| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>());
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    assert!(a.len() == b.len() && (dot(&a, &a) - 1.0).abs() < 1e-3 && (dot(&b, &b) - 1.0).abs() < 1e-3);
+    dot(&a, &b)
+}
+
 #[test]
 fn texts_are_embedded() {
     let world = World::new();
@@ -149,9 +158,10 @@ fn texts_are_embedded() {
     assert_eq!(vectors.len(), 2);
     assert!(many["prompt_eval_count"].as_u64().unwrap() >= 4 && many["total_duration"].as_u64().unwrap() > 0);
     let one = server.post("/api/embed", &json!({"model": "starter", "input": "a cat"})).ok();
-    assert_eq!(one["embeddings"][0], vectors[0]);
+    // Alone it is read by other kernels than beside others: the same but for the rounding of quantized weights.
+    assert!(cosine(&one["embeddings"][0], &vectors[0]) > 0.998);
     let old = server.post("/api/embeddings", &json!({"model": "starter", "prompt": "a cat"})).ok();
-    assert_eq!(old["embedding"], vectors[0]);
+    assert!(cosine(&old["embedding"], &vectors[0]) > 0.998 && cosine(&vectors[0], &vectors[1]) < 0.998);
     let short = json!({"model": "starter", "input": "a cat", "dimensions": 8});
     let short = server.post("/api/embed", &short).ok();
     assert_eq!(short["embeddings"][0].as_array().unwrap().len(), 8);
