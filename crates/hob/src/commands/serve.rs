@@ -41,6 +41,9 @@ pub struct ServeArgs {
     /// Requests that wait beyond those; more are refused with status 503
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub queue: u16,
+    /// Do not guess tokens from what was said before; guesses change no answer, and are made where they save time
+    #[arg(long)]
+    pub no_guess: bool,
     /// Unload a model that was not used for so long: 5m, 1h, 0, or -1 for never
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = Keep::parse, allow_hyphen_values = true)]
     pub keep_alive: Keep,
@@ -90,7 +93,7 @@ pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
         address: SocketAddr::new(ip, args.port),
         models,
         load: Load { sampling, ..args.loading.load() },
-        limits: Limits { parallel: args.parallel.into(), queue: args.queue.into() },
+        limits: Limits { parallel: args.parallel.into(), queue: args.queue.into(), guess: !args.no_guess },
         keep: args.keep_alive,
         cache: args.cache,
         token: token(args.token.or_else(|| std::env::var("HOB_TOKEN").ok().filter(|t| !t.is_empty())), ip)?,

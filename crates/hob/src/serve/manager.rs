@@ -110,6 +110,11 @@ impl Ready {
         self.worker.as_ref().map_or(0, Worker::waiting)
     }
 
+    /// Tokens guessed, and those of them that were right.
+    pub fn guessed(&self) -> [u64; 2] {
+        self.worker.as_ref().map_or([0, 0], Worker::guessed)
+    }
+
     /// Whether it answers; else it makes vectors only.
     pub fn answers(&self) -> bool {
         self.worker.is_some()

@@ -82,6 +82,13 @@ impl Metrics {
             ("hob_jobs_running", "gauge", "answers being made", sum(|m| m.running() as u64)),
             ("hob_jobs_waiting", "gauge", "requests in the queue", sum(|m| m.waiting() as u64)),
             (
+                "hob_guessed_tokens",
+                "gauge",
+                "tokens guessed by the models in memory",
+                sum(|m| m.guessed()[0]),
+            ),
+            ("hob_guessed_right_tokens", "gauge", "those of them that were right", sum(|m| m.guessed()[1])),
+            (
                 "hob_memory_planned_bytes",
                 "gauge",
                 "memory that the loaded models may take",

@@ -82,6 +82,8 @@ pub struct Limits {
     pub parallel: usize,
     /// that wait beyond those
     pub queue: usize,
+    /// whether tokens are guessed where that pays
+    pub guess: bool,
 }
 
 /// A model at work.
@@ -103,6 +105,8 @@ struct Gauges {
     last_ms: AtomicU64,
     /// tokens that the cache has room for beside what is being answered; as of the last time that nothing was
     room: AtomicUsize,
+    /// tokens guessed, and those of them that were right
+    guessed: [AtomicU64; 2],
 }
 
 impl Worker {
@@ -110,7 +114,7 @@ impl Worker {
     pub fn start(model: &Arc<Model>, cache: Cache, context: usize, limits: Limits) -> Result<Worker> {
         let (jobs, queue) = mpsc::channel();
         let load = Arc::new(Gauges::default());
-        let bounds = scheduler::Limits { streams: limits.parallel, context, guess: true };
+        let bounds = scheduler::Limits { streams: limits.parallel, context, guess: limits.guess };
         load.room.store(cache.room(), Ordering::SeqCst);
         let bench = Bench {
             model: model.clone(),
@@ -158,6 +162,11 @@ impl Worker {
     /// Tokens that the cache has room for beside what is being answered, as of the last time that nothing was.
     pub fn room(&self) -> usize {
         self.load.room.load(Ordering::SeqCst)
+    }
+
+    /// Tokens that were guessed, and those of them that were right.
+    pub fn guessed(&self) -> [u64; 2] {
+        [0, 1].map(|i| self.load.guessed[i].load(Ordering::Relaxed))
     }
 
     /// Jobs waiting.
@@ -254,6 +263,9 @@ impl Bench {
             }
             let worked = self.scheduler.step();
             self.load.running.store(self.scheduler.streams().0, Ordering::SeqCst);
+            let (guessed, right) = self.scheduler.tally().guessed;
+            self.load.guessed[0].store(guessed, Ordering::Relaxed);
+            self.load.guessed[1].store(right, Ordering::Relaxed);
             if worked && self.scheduler.streams() == (0, 0) {
                 self.load.room.store(self.scheduler.cache().room(), Ordering::SeqCst);
             }
