@@ -291,6 +291,34 @@ fn sixty_four_at_once_are_all_answered() {
     assert_eq!(server.metric("hob_jobs_running"), 0.0);
 }
 
+/// A conversation goes on where it was though its model was unloaded in between.
+#[test]
+fn what_was_read_outlives_the_model() {
+    let world = World::new();
+    let path = tiny(&world);
+    std::fs::create_dir_all(world.path("hob/models")).unwrap();
+    std::fs::copy(&path, world.path("hob/models/mine.gguf")).unwrap();
+    let server = Serving::start(&world, &[]);
+    let mut ask = chat("mine", 3);
+    ask["messages"][0]["content"] = "the same long question ".repeat(20).into();
+    let cached = |ask: &Value| {
+        let usage = server.post("/v1/chat/completions", ask).ok()["usage"].clone();
+        let all = usage["prompt_tokens"].as_u64().unwrap();
+        (usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap(), all)
+    };
+    assert_eq!(cached(&ask).0, 0);
+    let (again, all) = cached(&ask);
+    assert_eq!(again, all - 1, "all but the last token, which makes the answer");
+    let gone = || server.get("/hob/ps").ok()["models"].as_array().unwrap().is_empty();
+    server.post("/hob/unload", &json!({"model": "mine"})).ok();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !gone() {
+        assert!(Instant::now() < until, "it is unloaded");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(cached(&ask), (all - 1, all), "it finds what it read before it was unloaded");
+}
+
 /// In small what `dev/soak` does for as long as one likes: whatever clients do, nothing is left of it.
 #[test]
 fn clients_of_every_kind_leave_nothing_behind() {

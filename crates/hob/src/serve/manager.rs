@@ -402,10 +402,12 @@ impl Manager {
     fn work(&self, known: &Known, opened: &Opened) -> Result<(usize, Size, Option<Worker>, u64), Error> {
         let room = self.room(opened)?;
         opened.settle_in(&room);
-        let size = self.size(opened, room.context)?;
-        let cache = match self.take_left(known, size) {
-            Some(cache) => cache,
-            None => Cache::of_size(&opened.model, size)?,
+        let (size, cache) = match self.take_left(known, room.context) {
+            Some(left) => left,
+            None => {
+                let size = self.size(opened, room.context)?;
+                (size, Cache::of_size(&opened.model, size)?)
+            }
         };
         let worker = Worker::start(&opened.model, cache, room.context, self.policy.limits)?;
         let planned = self.planned(opened, &room, size).unwrap_or(known.bytes);
@@ -418,8 +420,7 @@ impl Manager {
         let left: u64 = lock(&self.left).iter().map(|left| left.bytes).sum();
         let limit = self.policy.load.memory.unwrap_or(u64::MAX);
         // What is loaded may not be in memory yet, so it is its plan that counts.
-        let held = memory::resident().unwrap_or(0).saturating_sub(self.process) as u64;
-        limit.min(room::free(memory::process()) + held).saturating_sub(others + left)
+        limit.min(room::free(memory::process())).saturating_sub(others + left)
     }
 
     /// Where the model fits, after others that nobody uses have made room for it: what unloaded ones left, then the
@@ -456,12 +457,12 @@ impl Manager {
         any
     }
 
-    /// What the model left when it was unloaded, if it is the same and as large as it would be now.
-    fn take_left(&self, known: &Known, size: Size) -> Option<Cache> {
+    /// What the model left when it was unloaded, if its file and its context are the same.
+    fn take_left(&self, known: &Known, context: usize) -> Option<(Size, Cache)> {
         let mut left = lock(&self.left);
         let at = left.iter().position(|l| l.path == known.path)?;
-        let found = left.remove(at);
-        (found.modified == known.modified && found.size == size).then_some(found.cache)
+        let Left { modified, size, cache, .. } = left.remove(at);
+        (modified == known.modified && size.context == context).then_some((size, cache))
     }
 
     /// How much of conversations the model has room for: one at least, and all at their longest at most.
