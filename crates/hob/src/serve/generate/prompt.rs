@@ -140,6 +140,9 @@ fn grammar(lease: &Lease, request: &Request, spoken: Option<&Spoken>) -> Result<
     Ok(Some(grammar))
 }
 
+/// Where one text must come, no more tokens than this begin it.
+const FEW: usize = 64;
+
 /// A grammar as the engine asks it.
 pub struct Kept(pub Grammar);
 
@@ -153,7 +156,11 @@ impl Rule for Kept {
     }
 
     fn forced(&mut self) -> Vec<u32> {
-        self.0.forced().to_vec()
+        // To look for what must come takes longer than to see that much may; the mask is needed in any case then.
+        match self.0.mask() {
+            Ok(mask) if mask.count() <= FEW => self.0.forced().to_vec(),
+            _ => Vec::new(),
+        }
     }
 
     fn ended(&mut self) -> bool {
