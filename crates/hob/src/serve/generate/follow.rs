@@ -249,7 +249,7 @@ impl<'a> Text<'a> {
                                 return Some(Finish::Calls);
                             }
                             self.called = true;
-                            let id = call.id.unwrap_or_else(|| super::call_id());
+                            let id = call.id.unwrap_or_else(super::call_id);
                             Delta::Call(super::Call { id, name: call.name, arguments: call.arguments })
                         }
                         Piece::Mark(_) | Piece::Text(_) => continue,

@@ -431,6 +431,5 @@ fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
         presence_penalty: knobs.presence,
         frequency_penalty: knobs.frequency,
         seed: seed.wrapping_add(choice as u64),
-        ..defaults
     }
 }
