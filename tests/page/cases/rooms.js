@@ -34,7 +34,7 @@ export async function offline({ open, server }) {
   await page.getByText('opens no connection').waitFor();
   assert.equal(await page.locator('.find').count(), 0);
   const refused = await fetch(`${server.url}/hob/pulls`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{"name": "starter"}' });
-  assert.equal(refused.status, 400);
+  assert.equal(refused.status, 403);
   assert.match(await refused.text(), /offline/);
 }
 offline.server = { empty: true, args: ['--offline'] };
