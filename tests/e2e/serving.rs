@@ -91,6 +91,12 @@ impl Serving {
         reply(self.agent.get(self.url(path)).call().unwrap())
     }
 
+    /// As a browser asks.
+    #[track_caller]
+    pub fn browse(&self, path: &str) -> Reply {
+        reply(self.agent.get(self.url(path)).header("accept", "text/html,*/*").call().unwrap())
+    }
+
     #[track_caller]
     pub fn delete(&self, path: &str) -> Reply {
         reply(self.agent.delete(self.url(path)).call().unwrap())

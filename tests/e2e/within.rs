@@ -47,8 +47,8 @@ fn a_run_stays_within_the_memory_it_is_given() {
     // All in memory with a shorter context; some weights read again for each token; nearly all.
     for (mib, ctx, said) in [
         (150, None, "the context is "),
-        (90, Some("--ctx=1024"), "of weights are read from the file again for each token"),
-        (70, Some("--ctx=256"), "of weights are read from the file again for each token"),
+        (100, Some("--ctx=1024"), "of weights are read from the file again for each token"),
+        (80, Some("--ctx=256"), "of weights are read from the file again for each token"),
     ] {
         let memory = format!("--memory={mib}M");
         let more: Vec<&str> = [memory.as_str()].into_iter().chain(ctx).collect();

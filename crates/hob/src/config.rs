@@ -2,9 +2,10 @@
 //!
 //! What the file says becomes an option's default, so that the command line wins, and every option is in it by being one.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
-use clap::error::ErrorKind;
+use clap::error::ErrorKind as Refused;
 use clap::{Arg, ArgAction, Command};
 use toml::{Table, Value};
 
@@ -18,7 +19,10 @@ use crate::{near, places, terminal};
 pub fn read(path: &Path) -> Result<Table> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Table::new()),
+        // Nor is there one where its folder is none.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Table::new());
+        }
         Err(e) => return Err(Error::io("read", path, &e)),
     };
     text.parse().map_err(|e: toml::de::Error| {
@@ -97,7 +101,7 @@ fn check(arg: &Arg, flag: bool, values: &[String]) -> Result<(), String> {
         None => values.to_vec(),
     };
     match alone.try_get_matches_from(words) {
-        Err(e) if matches!(e.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) => {
+        Err(e) if matches!(e.kind(), Refused::InvalidValue | Refused::ValueValidation) => {
             let text = e.to_string();
             let line = text.lines().next().unwrap_or_default();
             Err(line.trim_start_matches("error: ").to_string())

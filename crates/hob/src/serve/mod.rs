@@ -164,16 +164,14 @@ async fn page(State(app): State<Arc<App>>) -> Response {
 
 /// The label of a path in the metrics: one of those known, so that nobody can make many.
 fn route(path: &str) -> &'static str {
-    if page::is_ours(path) {
-        return page::ROUTE;
-    }
     let known = openapi::PATHS.iter().find(|known| match known.0.split_once("{id}") {
         Some((start, end)) => {
             path.strip_prefix(start).and_then(|rest| rest.strip_suffix(end)).is_some_and(|id| !id.is_empty())
         }
         None => known.0 == path,
     });
-    known.map_or("other", |known| known.0)
+    let others = if page::is_ours(path) { page::ROUTE } else { "other" };
+    known.map_or(others, |known| known.0)
 }
 
 /// Every request passes here: it is counted, checked, and answered.
