@@ -61,6 +61,11 @@ pub fn own_models() -> Result<PathBuf> {
         .ok_or_else(|| no_home("HOB_HOME"))
 }
 
+/// The presets made here: `$HOB_HOME/presets`, or `hob/presets` among the user's data.
+pub fn presets() -> Result<PathBuf> {
+    own_models().map(|models| models.with_file_name("presets"))
+}
+
 /// Where Hob keeps what it can find out again: `$HOB_HOME/cache`, or `hob` among the user's caches.
 pub fn cache() -> Result<PathBuf> {
     var("HOB_HOME")

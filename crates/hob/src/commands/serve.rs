@@ -104,7 +104,11 @@ pub fn run(args: ServeArgs, _: &Global) -> Result<()> {
 
 /// A model for the start: as `hob run` finds it, but nothing is fetched.
 fn find(text: &str) -> Result<Known> {
-    match store::resolve(text, &store::discover())? {
+    let found = store::discover();
+    if let Some(kept) = found.preset(text) {
+        return Known::of_preset(kept, &found);
+    }
+    match store::resolve(text, &found)? {
         Wanted::Here(model) => Ok(Known::of(&model)),
         Wanted::Path(path) => {
             let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();

@@ -13,6 +13,7 @@ mod manager;
 mod metrics;
 mod openai;
 mod openapi;
+mod preset;
 mod refusal;
 mod sse;
 pub mod state;
@@ -45,6 +46,7 @@ use metrics::Metrics;
 use refusal::{Kind, Refusal};
 use tally::Tally;
 
+pub use generate::{Knobs, Stops};
 pub use guard::origin;
 pub use manager::{Keep, Known};
 pub use worker::Limits;
