@@ -26,6 +26,8 @@ mod folders;
 mod look;
 #[path = "e2e/openai.rs"]
 mod openai;
+#[path = "e2e/presets.rs"]
+mod presets;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[path = "e2e/private.rs"]
 mod private;

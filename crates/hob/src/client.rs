@@ -29,7 +29,9 @@ impl Remote {
     pub fn find(local: Local, name: &str, mut how: Map<String, Value>) -> Option<Remote> {
         let models = local.ask("/v1/models", None).ok()?;
         let ids = models["data"].as_array()?.iter().filter_map(|m| m["id"].as_str());
-        let id = ids.into_iter().find(|id| id.eq_ignore_ascii_case(name) || id.strip_suffix(":latest") == Some(name))?;
+        let id = ids
+            .into_iter()
+            .find(|id| id.eq_ignore_ascii_case(name) || id.strip_suffix(":latest") == Some(name))?;
         how.insert("model".into(), id.into());
         Some(Remote { local, how })
     }

@@ -34,7 +34,8 @@ impl Words {
             let bytes = id.and_then(|id| self.tokenizer.token_bytes(id)).unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
         };
-        let (bos, eos) = (spelled(self.tokenizer.bos_id()), spelled(self.tokenizer.eos_ids().first().copied()));
+        let (bos, eos) =
+            (spelled(self.tokenizer.bos_id()), spelled(self.tokenizer.eos_ids().first().copied()));
         let own = || self.checkpoint.chat_template();
         Chat::new(template.map(String::from).or_else(own).as_deref(), &bos, &eos)
     }

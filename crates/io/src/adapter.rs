@@ -85,7 +85,10 @@ impl Adapter {
         }
         let config = weights.with_file_name(CONFIG);
         let text = read_small(&config, MAX_CONFIG)?.ok_or_else(|| {
-            Error::unsupported(path, format!("there is no {CONFIG} beside its weights, which says how they are scaled"))
+            Error::unsupported(
+                path,
+                format!("there is no {CONFIG} beside its weights, which says how they are scaled"),
+            )
         })?;
         let says: Config = serde_json::from_str(&text)
             .map_err(|e| Error::damaged(&config, format!("it is no configuration of an adapter ({e})")))?;
@@ -95,7 +98,8 @@ impl Adapter {
         for (module, [a, b]) in pairs(&file, &weights)? {
             let rank = a.shape.first().copied().unwrap_or(0);
             if a.shape.len() != 2 || b.shape.len() != 2 || b.shape[1] != rank || rank == 0 {
-                let what = format!("{module} has A {:?} and B {:?}, which do not fit together", a.shape, b.shape);
+                let what =
+                    format!("{module} has A {:?} and B {:?}, which do not fit together", a.shape, b.shape);
                 return Err(Error::damaged(&weights, what));
             }
             let scale = says.scale(&module, rank).map_err(|what| Error::unsupported(&config, what))?;
@@ -145,7 +149,9 @@ impl Config {
         for (pattern, own) in self.alpha_pattern.iter().flatten() {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
             if !pattern.chars().all(plain) {
-                return Err(format!("its alpha_pattern has the expression {pattern:?}, and Hob reads names alone"));
+                return Err(format!(
+                    "its alpha_pattern has the expression {pattern:?}, and Hob reads names alone"
+                ));
             }
             if module == pattern || module.ends_with(&format!(".{pattern}")) {
                 alpha = *own;
@@ -171,7 +177,8 @@ fn pairs(file: &Safetensors, path: &Path) -> Result<BTreeMap<String, [Tensor; 2]
             _ => return Err(Error::unsupported(path, foreign(name))),
         };
         if !matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16) {
-            let what = format!("{name} is stored as {}; Hob reads adapters in F32, F16 and BF16", tensor.dtype);
+            let what =
+                format!("{name} is stored as {}; Hob reads adapters in F32, F16 and BF16", tensor.dtype);
             return Err(Error::unsupported(path, what));
         }
         halves.entry(module.into()).or_default()[which] = Some(tensor.clone());
@@ -194,7 +201,9 @@ fn foreign(name: &str) -> String {
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     match () {
         _ if has(&["lora_embedding_"]) => {
-            format!("{name} changes the embedding, and Hob adapts linear layers alone; merge it into its model")
+            format!(
+                "{name} changes the embedding, and Hob adapts linear layers alone; merge it into its model"
+            )
         }
         _ if has(&["lora_magnitude_vector"]) => {
             format!("{name} is of a DoRA, which Hob does not run; merge it into its model")
@@ -202,6 +211,8 @@ fn foreign(name: &str) -> String {
         _ if has(&["lora_unet", "lora_te", "lora_down", "lora_up"]) => {
             format!("{name} is a key of picture models' adapters, and Hob reads PEFT's for language models")
         }
-        _ => format!("{name} is no weight of a LoRA as PEFT writes them (MODULE.lora_A.weight and .lora_B.weight)"),
+        _ => format!(
+            "{name} is no weight of a LoRA as PEFT writes them (MODULE.lora_A.weight and .lora_B.weight)"
+        ),
     }
 }

@@ -90,7 +90,8 @@ pub fn parse(text: &str) -> Result<Vec<Instruction>, Bad> {
             Command::Parameter | Command::Message => split(command, rest).map_err(bad)?,
             _ => (String::new(), rest),
         };
-        let value = value(rest, &mut lines).ok_or_else(|| bad("the quote that begins here is not closed".into()))?;
+        let value =
+            value(rest, &mut lines).ok_or_else(|| bad("the quote that begins here is not closed".into()))?;
         if value.is_empty() && !matches!(command, Command::System | Command::Template | Command::License) {
             return Err(bad(format!("{} has no value", shown(word))));
         }

@@ -138,7 +138,9 @@ fn options(args: &CreateArgs) -> Result<Table> {
     for given in &args.parameter {
         let Some((key, text)) = given.split_once('=') else {
             let shown = terminal::clean(given);
-            return Err(Error::new(format!("--parameter is '{shown}', and must be NAME=VALUE (temperature=0.2)")));
+            return Err(Error::new(format!(
+                "--parameter is '{shown}', and must be NAME=VALUE (temperature=0.2)"
+            )));
         };
         let key = key.trim().replace('-', "_");
         if key == "stop" {

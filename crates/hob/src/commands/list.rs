@@ -8,8 +8,9 @@ use serde_json::json;
 use super::Global;
 use crate::details::Details;
 use crate::error::Result;
-use crate::preset::{Kept, settle};
-use crate::store::{self, Found, Model, Place, Wanted};
+use crate::preset::Kept;
+use crate::serve::Known;
+use crate::store::{self, Found, Model, Place};
 use crate::terminal;
 
 const EXAMPLES: &str = "Examples:
@@ -68,10 +69,7 @@ pub fn run(args: ListArgs, _: &Global) -> Result<()> {
     } else {
         let mut rows: Vec<Vec<String>> = all.iter().map(|(m, d)| row(m, d.as_ref().ok())).collect();
         for kept in &found.presets {
-            let base = base(kept, &found).unwrap_or_else(|why| {
-                terminal::note(&why);
-                None
-            });
+            let base = base(kept, &found).map_err(|why| terminal::note(&why)).ok();
             let details = base.and_then(|path| all.iter().find(|(m, _)| m.path == path)?.1.as_ref().ok());
             rows.push(preset_row(kept, details));
         }
@@ -101,13 +99,8 @@ fn row(model: &Model, details: Option<&Details>) -> Vec<String> {
 }
 
 /// The file of the model that a preset is made of.
-fn base(kept: &Kept, found: &Found) -> Result<Option<PathBuf>, String> {
-    let wanted = settle(&kept.name, &kept.preset, found).and_then(|settled| store::of_preset(&settled, found));
-    match wanted.map_err(|e| e.to_string())? {
-        Wanted::Here(model) => Ok(Some(model.path)),
-        Wanted::Path(path) => Ok(Some(path)),
-        _ => Err(format!("the base of {}, {}, is not on this machine", kept.name, terminal::clean(&kept.preset.base))),
-    }
+fn base(kept: &Kept, found: &Found) -> Result<PathBuf, String> {
+    Known::of_preset(kept, found).map(|known| known.path).map_err(|e| e.to_string())
 }
 
 fn preset_row(kept: &Kept, base: Option<&Details>) -> Vec<String> {

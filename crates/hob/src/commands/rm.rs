@@ -50,7 +50,9 @@ pub fn run(args: RmArgs, _: &Global) -> Result<()> {
     }
     for kept in presets {
         let base = terminal::clean(&kept.preset.base);
-        if args.yes || agreed(&format!("Remove {}, a preset of {base} (which stays)?", kept.name), &kept.name)? {
+        if args.yes
+            || agreed(&format!("Remove {}, a preset of {base} (which stays)?", kept.name), &kept.name)?
+        {
             preset::remove(kept)?;
             println!("removed {} ({base} stays)", kept.name);
         }

@@ -79,6 +79,13 @@ pub fn said(matches: &ArgMatches) -> Vec<String> {
     matches.ids().map(|id| id.as_str()).filter(given).map(String::from).collect()
 }
 
+impl RunArgs {
+    /// Whether the command line gives that option itself.
+    fn said(&self, option: &str) -> bool {
+        self.said.iter().any(|id| id == option)
+    }
+}
+
 /// What is to be run.
 struct Chosen {
     name: String,
@@ -87,7 +94,7 @@ struct Chosen {
 }
 
 /// Finds the model, loads it, and answers.
-pub fn run(args: RunArgs, global: &Global) -> Result<()> {
+pub fn run(mut args: RunArgs, global: &Global) -> Result<()> {
     let prompt = prompt(&args)?;
     if prompt.is_none() && args.json {
         return Err(Error::new("--json needs a prompt: give PROMPT, or pipe it in"));
@@ -96,22 +103,28 @@ pub fn run(args: RunArgs, global: &Global) -> Result<()> {
         return Err(Error::new("--raw needs a prompt: give PROMPT, or pipe it in"));
     }
     let found = store::discover();
-    let talk_to = |mut model: Remote, name: &str, prompt| {
-        let at = model.address();
-        talk(&mut model, format!("{name} on the server at {at}"), prompt, &args)
-    };
     // What is not on this machine's disk may be on the server's, which knows it by its own name.
-    if let Some(text) = &args.model
-        && !matches!(wanted(text, &found), Ok((Wanted::Here(_) | Wanted::Path(_), _)))
-        && let Some(model) = remote(text, true, &args)
-    {
-        return talk_to(model, &terminal::clean(text), prompt);
-    }
-    let chosen = find(&args, &found, global)?;
-    if let Some(model) = remote(&chosen.name, chosen.preset.is_some(), &args) {
-        return talk_to(model, &chosen.name, prompt);
-    }
-    talk(&mut load(&chosen, &args)?, chosen.name.clone(), prompt, &args)
+    let elsewhere = args.model.as_deref().filter(|text| {
+        let wanted = wanted(text, &found);
+        !matches!(wanted, Ok((Wanted::Here(_) | Wanted::Path(_), _)))
+    });
+    let elsewhere = elsewhere.and_then(|text| Some((terminal::clean(text), remote(text, true, &args)?)));
+    let (name, mut model) = match elsewhere {
+        Some(there) => there,
+        None => {
+            let chosen = find(&args, &found, global)?;
+            let own = chosen.preset.as_ref().is_some_and(|p| p.preset.system.is_some());
+            if own && !args.said("system") {
+                args.system = None; // the config file's gives way
+            }
+            match remote(&chosen.name, chosen.preset.is_some(), &args) {
+                Some(model) => (chosen.name, model),
+                None => return talk(&mut load(&chosen, &args)?, chosen.name.clone(), prompt, &args),
+            }
+        }
+    };
+    let at = model.address();
+    talk(&mut model, format!("{name} on the server at {at}"), prompt, &args)
 }
 
 /// What a name stands for, and the preset if it is one.
@@ -135,7 +148,7 @@ fn remote(name: &str, defaults: bool, args: &RunArgs) -> Option<Remote> {
         "repeat_penalty": s.repeat_penalty, "seed": s.seed, "max_tokens": args.max_tokens,
     });
     if defaults {
-        how.as_object_mut()?.retain(|key, _| args.said.contains(key));
+        how.as_object_mut()?.retain(|key, _| args.said(key));
     }
     Remote::find(client::server()?, name, how.as_object()?.clone())
 }
@@ -267,7 +280,6 @@ fn load(chosen: &Chosen, args: &RunArgs) -> Result<Loaded> {
     let max_tokens = args.max_tokens.map(|n| n.get());
     let asked = Load { sampling: args.sampling.settings(), max_tokens, ..args.loading.load() };
     let Some(Settled { preset, .. }) = &chosen.preset else { return Loaded::open(&chosen.path, asked) };
-    let said = |option: &str| args.said.iter().any(|id| id == option);
     let (p, all) = (&preset.parameters, asked.sampling);
     let mut sampling = p.over(all);
     for (option, keep) in [
@@ -278,12 +290,12 @@ fn load(chosen: &Chosen, args: &RunArgs) -> Result<Loaded> {
         ("repeat_penalty", |s, all| s.repeat_penalty = all.repeat_penalty),
         ("seed", |s, all| s.seed = all.seed),
     ] {
-        if said(option) {
+        if args.said(option) {
             keep(&mut sampling, all);
         }
     }
     let number = |option: &str, own: Option<u32>, asked: Option<usize>| {
-        own.filter(|_| !said(option)).map(|n| n as usize).or(asked)
+        own.filter(|_| !args.said(option)).map(|n| n as usize).or(asked)
     };
     let how = Load {
         sampling,

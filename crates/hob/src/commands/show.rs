@@ -93,7 +93,9 @@ fn show(c: &Checkpoint, at: At, args: &ShowArgs) -> Result<()> {
 fn preset(kept: &Kept, found: &Found, args: &ShowArgs) -> Result<()> {
     let settled = settle(&kept.name, &kept.preset, found)?;
     let (own, whole) = (&kept.preset, &settled.preset);
-    if args.template && let Some(template) = &whole.template {
+    if args.template
+        && let Some(template) = &whole.template
+    {
         println!("{}", terminal::clean_lines(template));
         return Ok(());
     }

@@ -1,12 +1,16 @@
 //! Presets on this machine: `presets/NAME.toml` among Hob's data.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
+
+use hob_io::{Adapter, Checkpoint};
 
 use super::{Preset, settle};
 use crate::catalogue;
 use crate::error::{Error, Result};
-use crate::store::{self, Found, Wanted};
+use crate::serve::Known;
+use crate::store::{self, Found};
 use crate::{file, places, terminal};
 
 /// A preset on this machine.
@@ -30,13 +34,16 @@ pub fn check_name(name: &str) -> Result<()> {
     let shown: String = terminal::clean(name).chars().take(60).collect();
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    if name.len() > 100 || !name.chars().all(good) || !ends(name.chars().next()) || !ends(name.chars().last()) {
+    if name.len() > 100 || !name.chars().all(good) || !ends(name.chars().next()) || !ends(name.chars().last())
+    {
         return Err(Error::new(format!(
             "a preset cannot be called '{shown}': its name is of letters, digits, and - _ . : between them"
         )));
     }
     match PLACES.iter().find(|p| name.to_ascii_lowercase().starts_with(*p)) {
-        Some(place) => Err(Error::new(format!("a preset cannot be called '{shown}': {place} begins names elsewhere"))),
+        Some(place) => {
+            Err(Error::new(format!("a preset cannot be called '{shown}': {place} begins names elsewhere")))
+        }
         None => Ok(()),
     }
 }
@@ -78,22 +85,21 @@ pub fn find<'a>(name: &str, presets: &'a [Kept]) -> Option<&'a Kept> {
 /// The name is none, or a model's; the base is not on this machine, or leads back to the preset.
 pub fn save(name: &str, preset: &Preset, found: &Found) -> Result<bool> {
     check_name(name)?;
-    let is = |other: &str| other.eq_ignore_ascii_case(name) || other.eq_ignore_ascii_case(&format!("{name}:latest"));
+    let is = |other: &str| {
+        other.eq_ignore_ascii_case(name) || other.eq_ignore_ascii_case(&format!("{name}:latest"))
+    };
     let taken = found.models.iter().any(|m| is(&m.name) || is(&m.qualified) || m.alias.is_some_and(is));
     if taken || catalogue::find(name).is_some() {
         return Err(Error::new(format!("{name} is the name of a model; choose another for the preset")));
     }
     let settled = settle(name, preset, found)?;
     let base = &settled.preset.base;
-    match store::resolve_model(base, found)? {
-        Wanted::Here(_) | Wanted::Path(_) => {}
-        Wanted::Catalogue(_) | Wanted::Hub(_) => {
-            let shown = terminal::clean(base);
-            return Err(Error::new(format!("the base {shown} is not on this machine; fetch it with: hob pull {shown}")));
-        }
-    }
+    let known = Known::here(store::resolve_model(base, found)?, base)?;
     if let Some(adapter) = &settled.preset.adapter {
-        hob_io::Adapter::open(adapter)?;
+        // Whether it fits is known without reading a weight.
+        let (model, adapter) = (Checkpoint::open(&known.path)?, Adapter::open(adapter)?);
+        let options = hob_engine::Options { threads: 1, ..Default::default() };
+        hob_engine::Model::adapted(Arc::new(model), Some(Arc::new(adapter)), options)?;
     }
     let folder = places::presets()?;
     file::make_dir(&folder)?;

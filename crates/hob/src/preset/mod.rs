@@ -18,7 +18,7 @@ use crate::store::Found;
 use crate::{naming, near, places, terminal};
 
 pub use kept::{Kept, all, check_name, find, remove, save};
-#[allow(unused_imports)] // the last is for Ollama's /api/create
+#[allow(unused_imports)] // the last is for Ollama's POST /api/create
 pub use modelfile::{of_modelfile, of_request};
 
 /// Bytes of a preset's file, or of a template beside it, at most.
@@ -129,7 +129,8 @@ impl Preset {
         let text = read_small(path)?;
         let at = places::short(path);
         let fail = |e: toml::de::Error| {
-            let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let line =
+                e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             Error::new(format!("{at}, line {line}: {}", terminal::clean(e.message())))
         };
         let table: Table = text.parse().map_err(fail)?;
@@ -153,16 +154,21 @@ impl Preset {
 
     /// Paths made whole, and a template's file read.
     fn beside(mut self, folder: &Path) -> Result<Preset> {
-        let absolute = |path: &Path| std::path::absolute(folder.join(path)).map_err(|e| Error::io("find", path, &e));
+        let absolute =
+            |path: &Path| std::path::absolute(folder.join(path)).map_err(|e| Error::io("find", path, &e));
         let base = Path::new(&self.base);
         let here = folder.join(base);
         let meant = self.base.contains(['/', '\\']) || naming::is_gguf(&self.base) || self.base == ".";
         if meant && (here.is_file() || here.join("config.json").is_file()) {
             let whole = absolute(base)?;
-            let text = whole.to_str().ok_or_else(|| Error::new("the base's path is not UTF-8 text; rename it"))?;
+            let text =
+                whole.to_str().ok_or_else(|| Error::new("the base's path is not UTF-8 text; rename it"))?;
             self.base = text.into();
         } else if self.base.starts_with(['.', '/', '~']) {
-            return Err(Error::new(format!("there is no file or model folder {}", terminal::clean(&self.base))));
+            return Err(Error::new(format!(
+                "there is no file or model folder {}",
+                terminal::clean(&self.base)
+            )));
         }
         if let Some(adapter) = &mut self.adapter {
             *adapter = absolute(adapter)?;
@@ -185,7 +191,9 @@ impl Preset {
         let roles = [Role::System, Role::User, Role::Assistant].map(Role::name);
         if let Some(m) = self.messages.iter().find(|m| !roles.contains(&m.role.as_str())) {
             let role = terminal::clean(&m.role);
-            return wrong(format!("a message has the role '{role}', which must be system, user or assistant"));
+            return wrong(format!(
+                "a message has the role '{role}', which must be system, user or assistant"
+            ));
         }
         let p = &self.parameters;
         if let Err(what) = p.over(Sampling::default()).check() {
@@ -228,7 +236,12 @@ impl Preset {
 
     /// A conversation as the model gets it: the system message, unless `said` begins with its own; the examples; and what
     /// was said. `system` tells whether a message is one, `make` makes one of role and text.
-    pub fn begin<M>(&self, said: Vec<M>, system: impl Fn(&M) -> bool, make: impl Fn(&str, &str) -> M) -> Vec<M> {
+    pub fn begin<M>(
+        &self,
+        said: Vec<M>,
+        system: impl Fn(&M) -> bool,
+        make: impl Fn(&str, &str) -> M,
+    ) -> Vec<M> {
         let own = said.iter().take_while(|m| system(m)).count();
         let first = self.system.as_deref().filter(|text| own == 0 && !text.is_empty());
         let mut all: Vec<M> = first.map(|text| make("system", text)).into_iter().collect();
@@ -358,7 +371,11 @@ fn known(table: &Table) -> Result<(), String> {
 pub fn read_small(path: &Path) -> Result<String> {
     let length = std::fs::metadata(path).map_err(|e| Error::io("read", path, &e))?.len();
     if length > MAX_FILE {
-        return Err(Error::new(format!("{} is longer than {}", places::short(path), terminal::bytes(MAX_FILE))));
+        return Err(Error::new(format!(
+            "{} is longer than {}",
+            places::short(path),
+            terminal::bytes(MAX_FILE)
+        )));
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
     String::from_utf8(bytes).map_err(|_| Error::new(format!("{} is not UTF-8 text", places::short(path))))

@@ -60,7 +60,8 @@ pub fn of_modelfile(path: &Path) -> Result<(Preset, Vec<String>)> {
     let instructions = modelfile::parse(&text).map_err(|bad| Error::new(format!("{at}, {bad}")))?;
     let (mut preset, mut notes) = (Preset::default(), Vec::new());
     for i in &instructions {
-        let note = add(&mut preset, i).map_err(|what| Error::new(format!("{at}, line {}: {what}", i.line)))?;
+        let note =
+            add(&mut preset, i).map_err(|what| Error::new(format!("{at}, line {}: {what}", i.line)))?;
         notes.extend(note.map(|what| format!("{at}, line {}: {what}", i.line)));
     }
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -74,12 +75,16 @@ fn add(preset: &mut Preset, i: &Instruction) -> Result<Option<String>, String> {
         Command::From => preset.base = base(&i.value),
         Command::System => preset.system = Some(i.value.clone()),
         Command::Message => preset.messages.push(Said { role: i.key.clone(), content: i.value.clone() }),
-        Command::Adapter if preset.adapter.is_some() => return Err("there is a second ADAPTER, and a model takes one".into()),
+        Command::Adapter if preset.adapter.is_some() => {
+            return Err("there is a second ADAPTER, and a model takes one".into());
+        }
         Command::Adapter => preset.adapter = Some(i.value.clone().into()),
         Command::License => licence(preset, &i.value),
         Command::Template => return Ok(template(preset, &i.value)),
         Command::Requires => return Ok(Some("REQUIRES is about Ollama itself and left out".into())),
-        Command::Parameter => return parameter(&mut preset.parameters, &i.key, &Value::String(i.value.clone())),
+        Command::Parameter => {
+            return parameter(&mut preset.parameters, &i.key, &Value::String(i.value.clone()));
+        }
     }
     Ok(None)
 }
@@ -92,7 +97,8 @@ fn base(name: &str) -> String {
 
 fn licence(preset: &mut Preset, text: &str) {
     let all = preset.licence.take().into_iter().chain([text.trim().to_string()]);
-    preset.licence = Some(all.filter(|t| !t.is_empty()).collect::<Vec<_>>().join("\n\n")).filter(|t| !t.is_empty());
+    preset.licence =
+        Some(all.filter(|t| !t.is_empty()).collect::<Vec<_>>().join("\n\n")).filter(|t| !t.is_empty());
 }
 
 /// A template in Jinja is one; Ollama's, in Go's language, is not.
@@ -110,12 +116,14 @@ fn parameter(p: &mut Parameters, name: &str, value: &Value) -> Result<Option<Str
     let shown = terminal::clean(name);
     let text = value.as_str().map_or(value.to_string(), str::to_string);
     let wrong = |kind: &str| format!("{shown} is {}, and must be {kind}", terminal::clean(&text));
-    let number = || text.trim().parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(|| wrong("a number"));
+    let number =
+        || text.trim().parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(|| wrong("a number"));
     let whole = || {
         let whole = |x: &f64| x.fract() == 0.0 && x.abs() < 9e15;
         number().ok().filter(whole).map(|x| x as i64).ok_or_else(|| wrong("a whole number"))
     };
-    let count = || whole().and_then(|n| u32::try_from(n).map_err(|_| wrong("a whole number that is not below 0")));
+    let count =
+        || whole().and_then(|n| u32::try_from(n).map_err(|_| wrong("a whole number that is not below 0")));
     match name {
         "temperature" => p.temperature = Some(number()?),
         "top_k" => p.top_k = Some(whole()?.max(0) as u32),
@@ -162,6 +170,7 @@ fn parameter(p: &mut Parameters, name: &str, value: &Value) -> Result<Option<Str
 ///
 /// # Errors
 /// What is wrong with it; that it would upload files, or name a path, which only a person here may.
+#[allow(dead_code)] // Ollama's API will call it
 pub fn of_request(body: &Value) -> Result<(Preset, Vec<String>)> {
     let fail = |what: &str| Error::new(what.to_string());
     let text = |key: &str| match &body[key] {
@@ -176,7 +185,9 @@ pub fn of_request(body: &Value) -> Result<(Preset, Vec<String>)> {
             )));
         }
     }
-    let from = text("from")?.filter(|f| !f.is_empty()).ok_or_else(|| fail("`from` is missing: the model to begin with"))?;
+    let from = text("from")?
+        .filter(|f| !f.is_empty())
+        .ok_or_else(|| fail("`from` is missing: the model to begin with"))?;
     let (mut preset, mut notes) = (Preset { base: base(&from), ..Preset::default() }, Vec::new());
     if from.contains(['\\']) || from.starts_with(['.', '/', '~']) || Path::new(&preset.base).exists() {
         return Err(fail("`from` must be a model's name; hob create takes paths"));
@@ -201,7 +212,8 @@ pub fn of_request(body: &Value) -> Result<(Preset, Vec<String>)> {
     }
     if !body["messages"].is_null() {
         let messages = serde_json::from_value::<Vec<Message>>(body["messages"].clone());
-        let messages = messages.map_err(|_| fail("`messages` must be a list of objects with `role` and `content`"))?;
+        let messages =
+            messages.map_err(|_| fail("`messages` must be a list of objects with `role` and `content`"))?;
         preset.messages = messages.into_iter().map(|m| Said { role: m.role, content: m.content }).collect();
     }
     Ok((preset.checked()?, notes))
@@ -209,6 +221,7 @@ pub fn of_request(body: &Value) -> Result<(Preset, Vec<String>)> {
 
 /// As Ollama has them, with fields that are nothing here.
 #[derive(serde::Deserialize)]
+#[allow(dead_code)] // as above
 struct Message {
     role: String,
     content: String,

@@ -6,7 +6,8 @@ use super::*;
 
 fn read(text: &str) -> Result<Preset, String> {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("chat.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
+    std::fs::write(folder.path().join("chat.jinja"), "{% for m in messages %}{{ m.content }}{% endfor %}")
+        .unwrap();
     std::fs::write(folder.path().join("own.gguf"), "").unwrap();
     let path = folder.path().join("hob.toml");
     std::fs::write(&path, text).unwrap();
@@ -117,7 +118,10 @@ fn conversations_begin_as_the_preset_says_unless_they_say_otherwise() {
         let all = preset.begin(said, |m| m.role == "system", chat::Message::new);
         all.iter().map(|m| format!("{}: {}", m.role, m.content)).collect::<Vec<_>>().join(" | ")
     };
-    assert_eq!(begin(&[("user", "Go")]), "system: Talk like a pirate. | user: Hi | assistant: Ahoy | user: Go");
+    assert_eq!(
+        begin(&[("user", "Go")]),
+        "system: Talk like a pirate. | user: Hi | assistant: Ahoy | user: Go"
+    );
     assert_eq!(
         begin(&[("system", "No."), ("user", "Go")]),
         "system: No. | user: Hi | assistant: Ahoy | user: Go"
@@ -130,9 +134,10 @@ fn names_are_no_paths() {
     for good in ["pirate", "a", "my-model_2.1:q4", "A1"] {
         check_name(good).unwrap();
     }
-    for bad in
-        ["", ".", "..", "a/b", "../a", "a\\b", "-a", ".a", "a.", "a b", "é", "a\0", "a=b", "hf:x", "Ollama:x", "a\n"]
-    {
+    for bad in [
+        "", ".", "..", "a/b", "../a", "a\\b", "-a", ".a", "a.", "a b", "é", "a\0", "a=b", "hf:x", "Ollama:x",
+        "a\n",
+    ] {
         assert!(check_name(bad).is_err(), "{bad:?}");
     }
     assert!(check_name(&"a".repeat(101)).is_err());
@@ -158,7 +163,10 @@ fn a_modelfile_becomes_a_preset() {
     assert!(Path::new(&imported("FROM ./own.gguf").unwrap().0.base).is_absolute());
     assert!(imported("FROM x\nTEMPLATE {% if true %}a{% endif %}").unwrap().0.template.is_some());
     for (text, says) in [
-        ("FROM x\nPARAMETER temprature 1", "Modelfile, line 2: temprature is no parameter; did you mean temperature?"),
+        (
+            "FROM x\nPARAMETER temprature 1",
+            "Modelfile, line 2: temprature is no parameter; did you mean temperature?",
+        ),
         ("FROM x\n\nPARAMETER top_k many", "line 3: top_k is many, and must be a whole number"),
         ("FROM x\nFROM y", "line 2: there is a second FROM"),
         ("FORM x", "line 1: 'FORM' is no instruction"),

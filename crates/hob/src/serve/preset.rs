@@ -31,27 +31,32 @@ impl Made {
 }
 
 impl Known {
+    /// What `text` was found to stand for, if it is on this machine: nothing is fetched.
+    pub fn here(wanted: Wanted, text: &str) -> Result<Known> {
+        match wanted {
+            Wanted::Here(model) => Ok(Known::of(&model)),
+            Wanted::Path(path) => {
+                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                Ok(Known::at(naming::stem(&name).to_string(), path))
+            }
+            Wanted::Catalogue(_) | Wanted::Hub(_) => {
+                let name = terminal::clean(text);
+                Err(Error::new(format!("{name} is not on this machine; fetch it with: hob pull {name}")))
+            }
+        }
+    }
+
     /// A preset of this machine.
     ///
     /// # Errors
     /// Its base is not here.
     pub fn of_preset(kept: &Kept, found: &Found) -> Result<Known> {
         let settled = settle(&kept.name, &kept.preset, found)?;
-        let mut base = match store::of_preset(&settled, found)? {
-            Wanted::Here(model) => Known::of(&model),
-            Wanted::Path(path) => {
-                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-                Known::at(naming::stem(&name).to_string(), path)
-            }
-            Wanted::Catalogue(_) | Wanted::Hub(_) => {
-                let (name, base) = (&settled.name, terminal::clean(&settled.preset.base));
-                return Err(Error::new(format!(
-                    "the base of {name}, {base}, is not on this machine; fetch it with: hob pull {base}"
-                )));
-            }
-        };
+        let mut base = Known::here(store::of_preset(&settled, found)?, &settled.preset.base)
+            .map_err(|e| Error::new(format!("the preset {} has no base: {e}", settled.name)))?;
         base.context = settled.preset.parameters.ctx.map(|n| n as usize).filter(|n| *n > DEFAULT_CONTEXT);
-        let mut known = Known { name: kept.name.clone(), others: Vec::new(), modified: kept.modified, ..base.clone() };
+        let mut known =
+            Known { name: kept.name.clone(), others: Vec::new(), modified: kept.modified, ..base.clone() };
         known.preset = Some(Arc::new(Made { settled, base }));
         Ok(known)
     }

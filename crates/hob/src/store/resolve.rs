@@ -31,7 +31,9 @@ pub fn resolve(text: &str, found: &Found) -> Result<Wanted> {
     let base = &settled.preset.base;
     if settled.preset.adapter.is_some() {
         let (name, base) = (&settled.name, terminal::clean(base));
-        return Err(Error::new(format!("{name} is {base} with an adapter, which this leaves out; name {base} itself")));
+        return Err(Error::new(format!(
+            "{name} is {base} with an adapter, which this leaves out; name {base} itself"
+        )));
     }
     of_preset(&settled, found)
 }

@@ -352,17 +352,12 @@ impl Answer {
     }
 }
 
-/// The prompt in the model's tokens, and what goes with it, without answering it.
+/// The prompt in the model's tokens, and what goes with it, without answering it. What a preset adds must be in the request
+/// ([`Lease::complete`]).
 ///
 /// # Errors
 /// The template refuses the messages, the prompt is empty or does not fit the context, or the form asked for is none.
 pub async fn encode(lease: &Lease, request: &Request) -> Result<Ready> {
-    let (lease, request) = (lease.clone(), lease.complete(request.clone()));
-    ready(&lease, &request).await
-}
-
-/// The same of a request that nothing is added to.
-async fn ready(lease: &Lease, request: &Request) -> Result<Ready> {
     let (lease, request) = (lease.clone(), request.clone());
     // A template, a long text and a grammar take their time.
     let work = tokio::task::spawn_blocking(move || prompt::ready(&lease, &request));
@@ -394,7 +389,7 @@ pub async fn start_all(
     let requests: Vec<Request> = requests.into_iter().map(|request| lease.complete(request)).collect();
     let mut jobs = Vec::new();
     for (part, request) in requests.iter().enumerate() {
-        let ready = ready(lease, request).await?;
+        let ready = encode(lease, request).await?;
         for i in 0..request.n {
             let job = job(lease, request, &ready, sampling(&request.knobs, defaults, i))?;
             jobs.push((part, job, ready.spoken.clone()));
