@@ -197,7 +197,12 @@ impl Preset {
         }
         let p = &self.parameters;
         if let Err(what) = p.over(Sampling::default()).check() {
-            return wrong(format!("parameters: {}", what.trim_start_matches("--").replace('-', "_")));
+            // It names options of the command line.
+            let (option, rest) = what.split_once(' ').unwrap_or((&what, ""));
+            return wrong(format!(
+                "parameters: {} {rest}",
+                option.trim_start_matches("--").replace('-', "_")
+            ));
         }
         if p.max_tokens == Some(0) || p.ctx == Some(0) {
             return wrong("parameters: max_tokens and ctx must be above 0".into());
