@@ -327,7 +327,8 @@ fn text(path: &Path) -> &str {
 fn an_adapter_changes_answers_and_a_zero_one_does_not() {
     let world = World::new();
     install(&world, &Tiny::llama().write(&world, "tiny"));
-    let (much, none) = (adapter(&world, "much", 2.0), adapter(&world, "none", 0.0));
+    let much = adapter(&world, "much", 2.0);
+    adapter(&world, "none", 0.0);
     world.run(&["create", "much", "--from=tiny", "--adapter", text(&much)]).ok();
     let file = write(&world, "Modelfile", "FROM tiny\nADAPTER ./none\n");
     world.run(&["create", "none", "-f", &file]).ok();
