@@ -1,6 +1,6 @@
 //! What the fuzz targets do with bytes; `cargo test` runs the same over the seeds.
 
-use hob_io::{Checkpoint, Error, Gguf, Safetensors, safetensors::Header};
+use hob_io::{Checkpoint, Error, Gguf, Safetensors, modelfile, safetensors::Header};
 use std::path::Path;
 
 /// Opens the bytes as a GGUF file and looks at everything in it.
@@ -64,4 +64,17 @@ fn look(checkpoint: hob_io::Result<Checkpoint>, len: u64) {
         assert_eq!(tensor.dtype.bytes(tensor.elements()), Some(tensor.len));
     }
     let _ = (c.parameters(), c.chat_template(), c.licence(), c.bos(), c.eos(), c.model_type());
+}
+
+/// Reads the bytes as a Modelfile: what it gives lies in the text, in its order.
+pub fn modelfile(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let lines = text.lines().count().max(1);
+    match modelfile::parse(&text) {
+        Err(bad) => assert!((1..=lines + 1).contains(&bad.line) && !bad.what.is_empty()),
+        Ok(all) => {
+            assert!(all.iter().map(|i| i.value.len()).sum::<usize>() <= text.len());
+            assert!(all.windows(2).all(|w| w[0].line < w[1].line));
+        }
+    }
 }

@@ -34,6 +34,8 @@ mod openai;
 #[cfg(unix)]
 #[path = "e2e/page.rs"]
 mod page;
+#[path = "e2e/presets.rs"]
+mod presets;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[path = "e2e/private.rs"]
 mod private;

@@ -1,5 +1,7 @@
 //! Models against goldens of independent implementations, and the one runner of tiny models.
 
+#[path = "models/adapter.rs"]
+mod adapter;
 #[path = "models/converted.rs"]
 mod converted;
 #[path = "models/encoder.rs"]

@@ -60,7 +60,7 @@ fn interleaved(bytes: &[u8], heads: usize, rows: usize) -> Vec<u8> {
     (0..rows).flat_map(|r| bytes[from(r) * row..][..row].to_vec()).collect()
 }
 
-fn convert(name: &str, stacked: bool, to: &Path) {
+pub fn convert(name: &str, stacked: bool, to: &Path) {
     let c = Checkpoint::open(&folder(&format!("tiny/{name}"))).unwrap();
     let config = |field: &str| c.config[field].as_u64().unwrap() as u32;
     let architecture = match c.model_type().unwrap() {

@@ -2,6 +2,7 @@
 //!
 //! The engine speaks token ids; text, stopping words and measures are the caller's.
 
+mod adapter;
 pub mod cache;
 mod cost;
 pub mod embed;

@@ -1,11 +1,12 @@
 //! A model at hand: its architecture, its weights where they lie, and the programs made of its graphs.
 
+use crate::adapter::Adapted;
 use crate::cache;
 use crate::{Error, Footprint, Outline, Residency, Result};
 use hob_cpu::packing::Packing;
 use hob_cpu::{Cpu, KvTypes, Precision, Program, Tensor, Weights};
 use hob_graph::{Graph, Plan};
-use hob_io::Checkpoint;
+use hob_io::{Adapter, Checkpoint};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -79,7 +80,17 @@ impl AsRef<[u8]> for Stored {
 impl Model {
     /// Makes a model of an open checkpoint. Checks that every weight is there with the right dimensions; reads none.
     pub fn new(checkpoint: Arc<Checkpoint>, options: Options) -> Result<Model> {
-        let outline = Outline::of(&checkpoint)?;
+        Model::adapted(checkpoint, None, options)
+    }
+
+    /// The same with an adapter on its linear layers, whose weights are mapped beside the model's. Errors say which of its
+    /// weights do not fit.
+    pub fn adapted(
+        checkpoint: Arc<Checkpoint>,
+        adapter: Option<Arc<Adapter>>,
+        options: Options,
+    ) -> Result<Model> {
+        let mut outline = Outline::of(&checkpoint)?;
         if !checkpoint.has_data() {
             let model = checkpoint.path.display();
             return Err(Error::Ask(format!(
@@ -90,6 +101,11 @@ impl Model {
         for (name, tensor) in &checkpoint.tensors {
             let owner = Stored { checkpoint: checkpoint.clone(), tensor: tensor.clone() };
             weights.insert(name, Tensor::shared(tensor.dtype, Arc::new(owner), 0..tensor.len));
+        }
+        if let Some(adapter) = adapter {
+            let adapted = Adapted::new(&adapter, &outline, &checkpoint.config)?;
+            adapted.add_to(&mut weights, &adapter)?;
+            outline.adapter = Some(adapted);
         }
         let mut cpu = Cpu::new(options.threads, options.precision);
         cpu.check = options.check;

@@ -1,5 +1,6 @@
 //! What a model's header tells: enough for every graph of it and every byte of its runs, with no weight read.
 
+use crate::adapter::Adapted;
 use crate::cache;
 use crate::cost::experts;
 use crate::memory::{self, Budget};
@@ -7,6 +8,7 @@ use crate::{CHUNK, Error, Options, Result};
 use hob_cpu::{Cpu, KvTypes, Precision, packing};
 use hob_graph::graph::State;
 use hob_graph::graph::Weight;
+use hob_graph::lora::adapt;
 use hob_graph::plan::Home;
 use hob_graph::{DType, Graph, Op, Plan};
 use hob_io::Checkpoint;
@@ -25,6 +27,8 @@ pub struct Outline {
     stored: Box<Stored>,
     /// bytes that are read to open it
     header: usize,
+    /// what changes its linear layers
+    pub(crate) adapter: Option<Adapted>,
 }
 
 impl Outline {
@@ -44,7 +48,7 @@ impl Outline {
         let header = checkpoint.header_bytes() as usize;
         let checkpoint = checkpoint.clone();
         let stored = move |name: &str| checkpoint.tensors.get(name).map(|t| (t.dtype, t.shape.clone()));
-        let outline = Outline { name, architecture, stored: Box::new(stored), header };
+        let outline = Outline { name, architecture, stored: Box::new(stored), header, adapter: None };
         // A model that was stored for its vectors may lack the output matrix.
         outline.graph(1, 1).or_else(|e| outline.encoding_graph(1, 1, false).map_err(|_| e))?;
         Ok(outline)
@@ -70,7 +74,7 @@ impl Outline {
             .map(|w| (w.name.clone(), (dtype(&w.name, &w.shape), w.shape.to_vec())))
             .collect();
         let stored = Box::new(move |name: &str| stored.get(name).cloned());
-        let outline = Outline { name, architecture, stored, header };
+        let outline = Outline { name, architecture, stored, header, adapter: None };
         outline.graph(1, 1)?;
         Ok(outline)
     }
@@ -141,7 +145,12 @@ impl Outline {
     fn bound(&self, graph: Result<Graph, hob_graph::GraphError>) -> Result<Graph> {
         let fail = |source| Error::Graph { model: self.name.clone(), source };
         let mut graph = graph.map_err(fail)?;
-        graph.bind(&self.stored).map_err(fail)?;
+        let Some(adapter) = &self.adapter else {
+            graph.bind(&self.stored).map_err(fail)?;
+            return Ok(graph);
+        };
+        graph = adapt(&graph, |module| adapter.part(module)).map_err(fail)?.0;
+        graph.bind(|name| adapter.stored(name).or_else(|| (self.stored)(name))).map_err(fail)?;
         Ok(graph)
     }
 

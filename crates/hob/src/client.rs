@@ -28,8 +28,11 @@ impl Remote {
     /// The model of that name, if the server has it and answers. `how` is what requests say beside it.
     pub fn find(local: Local, name: &str, mut how: Map<String, Value>) -> Option<Remote> {
         let models = local.ask("/v1/models", None).ok()?;
-        models["data"].as_array()?.iter().find(|m| m["id"] == name)?;
-        how.insert("model".into(), name.into());
+        let ids = models["data"].as_array()?.iter().filter_map(|m| m["id"].as_str());
+        let id = ids
+            .into_iter()
+            .find(|id| id.eq_ignore_ascii_case(name) || id.strip_suffix(":latest") == Some(name))?;
+        how.insert("model".into(), id.into());
         Some(Remote { local, how })
     }
 

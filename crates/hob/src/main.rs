@@ -17,6 +17,7 @@ mod naming;
 mod near;
 mod net;
 mod places;
+mod preset;
 mod room;
 mod serve;
 mod store;
@@ -59,7 +60,11 @@ fn read() -> error::Result<Cli> {
         _ => config::apply(Cli::command())?,
     };
     let matches = command.get_matches_mut();
-    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command).exit())
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut command).exit());
+    if let (Command::Run(args), Some((_, said))) = (&mut cli.command, matches.subcommand()) {
+        args.said = commands::run::said(said);
+    }
+    Ok(cli)
 }
 
 fn dispatch(cli: Cli) -> error::Result<()> {
@@ -76,6 +81,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
         Command::List(args) => commands::list::run(args, global),
         Command::Show(args) => commands::show::run(args, global),
         Command::Pull(args) => commands::pull::run(args, global),
+        Command::Create(args) => commands::create::run(args, global),
         Command::Rm(args) => commands::rm::run(args, global),
         Command::Embed(args) => commands::embed::run(args, global),
         Command::Bench(args) => commands::bench::run(args, global),

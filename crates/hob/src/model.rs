@@ -1,17 +1,19 @@
 //! A loaded model with its words: tokenizer, chat template, session and measures around the engine, which knows ids.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use hob_engine::{Budget, KvTypes, Model, Options, Residency, Sampler, Sampling, Session, Stop, memory};
 use hob_io::chat::{self, Chat};
-use hob_io::{Checkpoint, Tokenizer};
+use hob_io::{Adapter, Checkpoint, Tokenizer};
 
 use crate::chat::{Answer, Message, Report};
 use crate::error::{Error, Result};
+use crate::preset::Preset;
 use crate::room::Room;
+use crate::serve::Stops;
 use crate::terminal;
 
 /// The context where the person asks for none: enough for a long talk, little enough for a small machine.
@@ -26,6 +28,18 @@ pub struct Words {
 }
 
 impl Words {
+    /// The chat by that template, or by the model's own.
+    pub fn chat(&self, template: Option<&str>) -> Chat {
+        let spelled = |id: Option<u32>| {
+            let bytes = id.and_then(|id| self.tokenizer.token_bytes(id)).unwrap_or_default();
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        let (bos, eos) =
+            (spelled(self.tokenizer.bos_id()), spelled(self.tokenizer.eos_ids().first().copied()));
+        let own = || self.checkpoint.chat_template();
+        Chat::new(template.map(String::from).or_else(own).as_deref(), &bos, &eos)
+    }
+
     /// Opens the model at `path`.
     pub fn open(path: &Path) -> Result<Words> {
         let checkpoint = Arc::new(Checkpoint::open(path)?);
@@ -66,6 +80,12 @@ pub struct Load {
     pub max_tokens: Option<usize>,
     /// bytes of memory to stay within; what is free when `None`
     pub memory: Option<u64>,
+    /// the path of a LoRA
+    pub adapter: Option<PathBuf>,
+    /// what begins conversations, and the template they are written by
+    pub preset: Option<Preset>,
+    /// strings that end an answer
+    pub stop: Vec<String>,
 }
 
 /// A model that answers.
@@ -108,18 +128,13 @@ impl Opened {
     pub fn open(path: &Path, how: &Load) -> Result<Opened> {
         let words = Words::open(path)?;
         let options = Options { mapped: how.mapped, kv: how.kv, ..options(how.threads) };
-        let model = Arc::new(Model::new(words.checkpoint.clone(), options)?);
+        let adapter = how.adapter.as_deref().map(Adapter::open).transpose()?.map(Arc::new);
+        let model = Arc::new(Model::adapted(words.checkpoint.clone(), adapter, options)?);
         if words.tokenizer.vocab_size() > model.vocab_size() {
             let (tokens, rows) = (words.tokenizer.vocab_size(), model.vocab_size());
             terminal::note(&format!("the tokenizer knows {tokens} tokens, the model {rows}"));
         }
-        let spelled = |id: Option<u32>| {
-            let bytes = id.and_then(|id| words.tokenizer.token_bytes(id)).unwrap_or_default();
-            String::from_utf8_lossy(bytes).into_owned()
-        };
-        let bos = spelled(words.tokenizer.bos_id());
-        let eos = spelled(words.tokenizer.eos_ids().first().copied());
-        let chat = Chat::new(words.checkpoint.chat_template().as_deref(), &bos, &eos);
+        let chat = words.chat(how.preset.as_ref().and_then(|p| p.template.as_deref()));
         Ok(Opened { words, model, chat })
     }
 
@@ -191,21 +206,24 @@ impl Loaded {
         let most = self.how.max_tokens.unwrap_or(usize::MAX);
         let ends = self.words.tokenizer.eos_ids().to_vec();
         let mut decoder = self.words.tokenizer.decoder();
+        let (mut stops, mut met) = (Stops::new(&self.how.stop), false);
         if self.session.ids().len() == ids.len() {
             let mut tokens = self.session.generate(&mut sampler, most, &ends);
             let mut first = None;
             for id in tokens.by_ref() {
-                let piece = decoder.push(id?);
+                let (piece, stop) = stops.push(&decoder.push(id?));
+                met = stop.is_some();
                 let now = start.elapsed();
                 report.tokens += 1;
                 first.get_or_insert(now);
                 report.text.push_str(&piece);
-                if emit(&piece).is_break() {
+                if emit(&piece).is_break() || met {
                     break;
                 }
             }
             let end = start.elapsed();
             report.stop = match tokens.stop() {
+                _ if met => "end",
                 Some(Stop::End) => "end",
                 Some(Stop::Length) => "length",
                 Some(Stop::Context) => "context",
@@ -219,7 +237,7 @@ impl Loaded {
         } else {
             report.stop = "stopped";
         }
-        let rest = decoder.finish();
+        let rest = if met { String::new() } else { stops.push(&decoder.finish()).0 + &stops.finish() };
         if !rest.is_empty() {
             let _ = emit(&rest);
             report.text.push_str(&rest);
@@ -259,7 +277,11 @@ impl Answer for Loaded {
         if let Some(settling) = self.settling.take() {
             let _ = settling.join();
         }
-        let said: Vec<_> = messages.iter().map(|m| chat::Message::new(m.role.name(), &m.text)).collect();
+        let said = messages.iter().map(|m| chat::Message::new(m.role.name(), &m.text)).collect();
+        let said = match &self.how.preset {
+            Some(preset) => preset.begin(said, |m| m.role == "system", chat::Message::new),
+            None => said,
+        };
         let options = chat::Options { add_generation_prompt: true, ..chat::Options::default() };
         let (ids, rendered) = self
             .chat

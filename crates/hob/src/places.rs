@@ -70,6 +70,11 @@ pub fn conversations() -> Result<PathBuf> {
     Ok(data()?.join("conversations.sqlite"))
 }
 
+/// The presets made here: `$HOB_HOME/presets`, or `hob/presets` among the user's data.
+pub fn presets() -> Result<PathBuf> {
+    Ok(data()?.join("presets"))
+}
+
 /// Where Hob keeps what it can find out again: `$HOB_HOME/cache`, or `hob` among the user's caches.
 pub fn cache() -> Result<PathBuf> {
     var("HOB_HOME")

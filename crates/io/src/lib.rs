@@ -3,17 +3,20 @@
 //! Everything read here is foreign: each count, length and offset is checked against the file's size before it is
 //! believed, and an error is one sentence that names the file and what to do.
 
+pub mod adapter;
 pub mod chat;
 mod checkpoint;
 pub mod config;
 mod error;
 pub mod gguf;
 mod map;
+pub mod modelfile;
 pub mod names;
 pub mod safetensors;
 mod tensor;
 pub mod tokenizer;
 
+pub use adapter::Adapter;
 pub use chat::Chat;
 pub use checkpoint::{Checkpoint, model_among};
 pub use error::{Error, Result};

@@ -89,6 +89,7 @@ proptest! {
     #[test]
     fn noise_never_panics(noise in prop::collection::vec(any::<u8>(), 0..400)) {
         let with = |prefix: &[u8]| [prefix, &noise].concat();
+        read(targets::modelfile, &with(b"FROM x\nSYSTEM \"\"\"\n"));
         read(targets::gguf, &noise);
         read(targets::gguf, &with(b"GGUF\x03\0\0\0"));
         read(targets::safetensors, &noise);
@@ -114,6 +115,7 @@ fn the_fuzzers_seeds_are_survived() {
     survive("gguf", targets::gguf);
     survive("safetensors", targets::safetensors);
     survive("headers", targets::headers);
+    survive("modelfile", targets::modelfile);
 }
 
 /// Headers of files said to be huge, of which little is at hand: what they claim costs nothing.

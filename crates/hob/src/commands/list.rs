@@ -1,20 +1,24 @@
 //! `hob list`: the models on this machine, wherever they lie.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::json;
 
 use super::Global;
 use crate::details::Details;
 use crate::error::Result;
-use crate::store::{self, Model, Place};
+use crate::preset::Kept;
+use crate::serve::Known;
+use crate::store::{self, Found, Model, Place};
 use crate::terminal;
 
 const EXAMPLES: &str = "Examples:
   hob list
   hob list --json | jq -r '.[].path'
 
-Models are found in the Hugging Face cache (HF_HUB_CACHE, HF_HOME), in Ollama's store
-(OLLAMA_MODELS), in LM Studio's folder and in Hob's own (HOB_HOME).";
+Presets (hob create) stand last. Models are found in the Hugging Face cache (HF_HUB_CACHE, HF_HOME), in
+Ollama's store (OLLAMA_MODELS), in LM Studio's folder and in Hob's own (HOB_HOME).";
 
 /// Arguments of `hob list`.
 #[derive(Args)]
@@ -33,6 +37,7 @@ pub fn run(args: ListArgs, _: &Global) -> Result<()> {
     if args.json {
         let entry = |(m, d): &(&Model, Result<Details, String>)| {
             json!({
+                "kind": "model",
                 "name": m.name,
                 "qualified": m.qualified,
                 "alias": m.alias,
@@ -46,11 +51,28 @@ pub fn run(args: ListArgs, _: &Global) -> Result<()> {
                 "error": d.as_ref().err(),
             })
         };
-        println!("{:#}", json!(all.iter().map(entry).collect::<Vec<_>>()));
-    } else if all.is_empty() {
+        let presets = found.presets.iter().map(|kept| {
+            let base = base(kept, &found);
+            json!({
+                "kind": "preset",
+                "name": kept.name,
+                "base": kept.preset.base,
+                "description": kept.preset.description,
+                "place": Place::Hob.name(),
+                "path": kept.path,
+                "error": base.err(),
+            })
+        });
+        println!("{:#}", json!(all.iter().map(entry).chain(presets).collect::<Vec<_>>()));
+    } else if all.is_empty() && found.presets.is_empty() {
         terminal::note("there is no model on this machine yet; hob pull starter fetches a small one");
     } else {
-        let rows: Vec<Vec<String>> = all.iter().map(|(m, d)| row(m, d.as_ref().ok())).collect();
+        let mut rows: Vec<Vec<String>> = all.iter().map(|(m, d)| row(m, d.as_ref().ok())).collect();
+        for kept in &found.presets {
+            let base = base(kept, &found).map_err(|why| terminal::note(&why)).ok();
+            let details = base.and_then(|path| all.iter().find(|(m, _)| m.path == path)?.1.as_ref().ok());
+            rows.push(preset_row(kept, details));
+        }
         let header = ["NAME", "ARCHITECTURE", "PARAMETERS", "QUANTIZATION", "SIZE", "WHERE"];
         print!("{}", terminal::table(&header, &rows, &[2, 4]));
     }
@@ -73,6 +95,23 @@ fn row(model: &Model, details: Option<&Details>) -> Vec<String> {
         or(&|d| d.quantization.clone()),
         terminal::bytes(model.bytes),
         whose(model),
+    ]
+}
+
+/// The file of the model that a preset is made of.
+fn base(kept: &Kept, found: &Found) -> Result<PathBuf, String> {
+    Known::of_preset(kept, found).map(|known| known.path).map_err(|e| e.to_string())
+}
+
+fn preset_row(kept: &Kept, base: Option<&Details>) -> Vec<String> {
+    let or = |f: &dyn Fn(&Details) -> String| base.map_or("?".into(), f);
+    vec![
+        kept.name.clone(),
+        or(&|d| d.architecture.clone()),
+        or(&|d| terminal::count(d.parameters)),
+        or(&|d| d.quantization.clone()),
+        "-".into(),
+        format!("preset of {}", terminal::clean(&kept.preset.base)),
     ]
 }
 

@@ -4,6 +4,7 @@ pub mod bench;
 mod ceilings;
 pub mod completions;
 pub mod config;
+pub mod create;
 pub mod debug;
 pub mod doctor;
 pub mod embed;
@@ -32,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   hob pull hf:owner/repo                      fetch a model from the Hugging Face hub
   hob list                                    the models on this machine
   hob show starter                            what is inside a model
+  hob create pirate --from starter --system \"Talk like a pirate.\"
   hob fit hf:owner/repo                       can I run this, and how fast?
   hob doctor                                  what this machine has and how fast it is
 
@@ -77,6 +79,8 @@ pub enum Command {
     Show(show::ShowArgs),
     /// Fetch models
     Pull(pull::PullArgs),
+    /// Make a model of one's own: of another, with a system message, parameters, examples, an adapter
+    Create(create::CreateArgs),
     /// Remove a model
     #[command(visible_alias = "remove")]
     Rm(rm::RmArgs),

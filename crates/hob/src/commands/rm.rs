@@ -5,11 +5,12 @@ use clap::Args;
 use super::Global;
 use crate::error::{Error, Result};
 use crate::store::{self, Place, Wanted};
-use crate::{places, terminal};
+use crate::{places, preset, terminal};
 
 const EXAMPLES: &str = "Examples:
   hob rm starter
   hob rm --yes hf:owner/repo
+  hob rm pirate                         a preset (hob create); its base stays
 
 Models of Ollama and LM Studio are theirs to remove.";
 
@@ -28,8 +29,12 @@ pub struct RmArgs {
 /// Resolves every name before it removes the first model.
 pub fn run(args: RmArgs, _: &Global) -> Result<()> {
     let found = store::discover();
-    let mut models = Vec::new();
+    let (mut models, mut presets) = (Vec::new(), Vec::new());
     for name in &args.names {
+        if let Some(kept) = found.preset(name) {
+            presets.push(kept);
+            continue;
+        }
         match store::resolve(name, &found)? {
             Wanted::Here(model) => models.push(model),
             Wanted::Path(path) => {
@@ -43,6 +48,15 @@ pub fn run(args: RmArgs, _: &Global) -> Result<()> {
             }
         }
     }
+    for kept in presets {
+        let base = terminal::clean(&kept.preset.base);
+        if args.yes
+            || agreed(&format!("Remove {}, a preset of {base} (which stays)?", kept.name), &kept.name)?
+        {
+            preset::remove(kept)?;
+            println!("removed {} ({base} stays)", kept.name);
+        }
+    }
     for model in models {
         let foreign = matches!(model.place, Place::Ollama | Place::LmStudio);
         let question = format!(
@@ -51,19 +65,20 @@ pub fn run(args: RmArgs, _: &Global) -> Result<()> {
             terminal::bytes(model.bytes),
             places::short(&model.path)
         );
-        if !args.yes && !foreign {
-            if !terminal::interactive() {
-                return Err(Error::new(format!(
-                    "nobody can be asked whether to remove {}; add --yes",
-                    terminal::clean(&model.name)
-                )));
-            }
-            if !terminal::ask(&question, false)? {
-                continue;
-            }
+        if !args.yes && !foreign && !agreed(&question, &model.name)? {
+            continue;
         }
         let freed = store::remove(&model)?;
         println!("removed {} ({} freed)", terminal::clean(&model.name), terminal::bytes(freed));
     }
     Ok(())
+}
+
+/// Whether the person says that it may go.
+fn agreed(question: &str, name: &str) -> Result<bool> {
+    if !terminal::interactive() {
+        let name = terminal::clean(name);
+        return Err(Error::new(format!("nobody can be asked whether to remove {name}; add --yes")));
+    }
+    terminal::ask(question, false)
 }

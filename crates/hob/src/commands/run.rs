@@ -2,9 +2,11 @@
 
 use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
+use hob_engine::Sampling as Settings;
 use serde_json::json;
 
 use super::how::{Loading, Sampling};
@@ -16,6 +18,7 @@ use crate::error::{Error, Result, plain};
 use crate::interrupt::Catch;
 use crate::model::{Load, Loaded};
 use crate::net::Net;
+use crate::preset::{Settled, settle};
 use crate::store::{self, Found, Wanted};
 use crate::terminal;
 
@@ -65,10 +68,33 @@ pub struct RunArgs {
     pub loading: Loading,
     #[command(flatten)]
     pub sampling: Sampling,
+    /// options that stand on the command line, not in the config file: those a preset does not change
+    #[arg(skip)]
+    pub said: Vec<String>,
+}
+
+/// The options that the command line gives itself.
+pub fn said(matches: &ArgMatches) -> Vec<String> {
+    let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    matches.ids().map(|id| id.as_str()).filter(given).map(String::from).collect()
+}
+
+impl RunArgs {
+    /// Whether the command line gives that option itself.
+    fn said(&self, option: &str) -> bool {
+        self.said.iter().any(|id| id == option)
+    }
+}
+
+/// What is to be run.
+struct Chosen {
+    name: String,
+    path: PathBuf,
+    preset: Option<Settled>,
 }
 
 /// Finds the model, loads it, and answers.
-pub fn run(args: RunArgs, global: &Global) -> Result<()> {
+pub fn run(mut args: RunArgs, global: &Global) -> Result<()> {
     let prompt = prompt(&args)?;
     if prompt.is_none() && args.json {
         return Err(Error::new("--json needs a prompt: give PROMPT, or pipe it in"));
@@ -76,26 +102,54 @@ pub fn run(args: RunArgs, global: &Global) -> Result<()> {
     if prompt.is_none() && args.raw {
         return Err(Error::new("--raw needs a prompt: give PROMPT, or pipe it in"));
     }
-    let (name, path) = find(&args, global)?;
-    if let Some(mut model) = remote(&name, &args) {
-        let at = model.address();
-        return talk(&mut model, format!("{name} on the server at {at}"), prompt, &args);
-    }
-    talk(&mut load(&path, &args)?, name, prompt, &args)
+    let found = store::discover();
+    // What is not on this machine's disk may be on the server's, which knows it by its own name.
+    let elsewhere = args.model.as_deref().filter(|text| {
+        let wanted = wanted(text, &found);
+        !matches!(wanted, Ok((Wanted::Here(_) | Wanted::Path(_), _)))
+    });
+    let elsewhere = elsewhere.and_then(|text| Some((terminal::clean(text), remote(text, true, &args)?)));
+    let (name, mut model) = match elsewhere {
+        Some(there) => there,
+        None => {
+            let chosen = find(&args, &found, global)?;
+            let own = chosen.preset.as_ref().is_some_and(|p| p.preset.system.is_some());
+            if own && !args.said("system") {
+                args.system = None; // the config file's gives way
+            }
+            match remote(&chosen.name, chosen.preset.is_some(), &args) {
+                Some(model) => (chosen.name, model),
+                None => return talk(&mut load(&chosen, &args)?, chosen.name.clone(), prompt, &args),
+            }
+        }
+    };
+    let at = model.address();
+    talk(&mut model, format!("{name} on the server at {at}"), prompt, &args)
+}
+
+/// What a name stands for, and the preset if it is one.
+fn wanted(text: &str, found: &Found) -> Result<(Wanted, Option<Settled>)> {
+    let Some(kept) = found.preset(text) else { return Ok((store::resolve(text, found)?, None)) };
+    let settled = settle(&kept.name, &kept.preset, found)?;
+    Ok((store::of_preset(&settled, found)?, Some(settled)))
 }
 
 /// The model on the server that runs, if it has it and nothing was asked that concerns how it is loaded.
-fn remote(name: &str, args: &RunArgs) -> Option<Remote> {
+/// Where it has defaults of its own for that name, only what the command line says goes before them.
+fn remote(name: &str, defaults: bool, args: &RunArgs) -> Option<Remote> {
     let l = &args.loading;
     let own = l.ctx.is_some() || l.kv.is_some() || l.memory.is_some() || l.mapped || l.threads.is_some();
     if args.alone || own || std::env::var_os("HOB_CHECK").is_some() {
         return None;
     }
     let s = args.sampling.settings();
-    let how = json!({
+    let mut how = json!({
         "temperature": s.temperature, "top_p": s.top_p, "top_k": s.top_k, "min_p": s.min_p,
         "repeat_penalty": s.repeat_penalty, "seed": s.seed, "max_tokens": args.max_tokens,
     });
+    if defaults {
+        how.as_object_mut()?.retain(|key, _| args.said(key));
+    }
     Remote::find(client::server()?, name, how.as_object()?.clone())
 }
 
@@ -141,16 +195,20 @@ fn prompt(args: &RunArgs) -> Result<Option<String>> {
 }
 
 /// The model to run and what to call it; fetches it when the person agrees.
-fn find(args: &RunArgs, global: &Global) -> Result<(String, PathBuf)> {
-    let found = store::discover();
-    let wanted = match &args.model {
-        Some(text) => store::resolve(text, &found).map_err(|e| match text.contains(char::is_whitespace) {
+fn find(args: &RunArgs, found: &Found, global: &Global) -> Result<Chosen> {
+    let (wanted, preset) = match &args.model {
+        Some(text) => wanted(text, found).map_err(|e| match text.contains(char::is_whitespace) {
             true => Error::new(format!("{e}; if it is your prompt: hob run --prompt \"…\"")),
             false => e,
         })?,
-        None => default_model(&found)?,
+        None => (default_model(found)?, None),
     };
-    let net = Net::new(global.offline);
+    let (name, path) = at_hand(wanted, args, &Net::new(global.offline))?;
+    Ok(Chosen { name: preset.as_ref().map_or(name, |p| p.name.clone()), path, preset })
+}
+
+/// What a model is called and where it lies, once it is here.
+fn at_hand(wanted: Wanted, args: &RunArgs, net: &Net) -> Result<(String, PathBuf)> {
     match wanted {
         Wanted::Here(model) => Ok((terminal::clean(&model.name), model.path)),
         Wanted::Path(path) => Ok((terminal::clean(&path.display().to_string()), path)),
@@ -159,7 +217,7 @@ fn find(args: &RunArgs, global: &Global) -> Result<(String, PathBuf)> {
                 return Err(Net::refusal(entry.name));
             }
             agree(&offer(entry), entry.name, args.yes)?;
-            Ok((entry.name.to_string(), pull::catalogued(entry, None, &net)?))
+            Ok((entry.name.to_string(), pull::catalogued(entry, None, net)?))
         }
         Wanted::Hub(spec) => {
             let name = spec.to_string();
@@ -168,7 +226,7 @@ fn find(args: &RunArgs, global: &Global) -> Result<(String, PathBuf)> {
             }
             let question = format!("{name} is not on this machine. Fetch it from the Hugging Face hub?");
             agree(&question, &name, args.yes)?;
-            Ok((name, pull::from_hub(&spec, None, &net)?))
+            Ok((name, pull::from_hub(&spec, None, net)?))
         }
     }
 }
@@ -217,10 +275,38 @@ fn agree(question: &str, name: &str, yes: bool) -> Result<()> {
     }
 }
 
-/// Loads the model at `path` as the arguments ask.
-fn load(path: &Path, args: &RunArgs) -> Result<Loaded> {
+/// Loads the model as the arguments ask, and as its preset asks where they do not.
+fn load(chosen: &Chosen, args: &RunArgs) -> Result<Loaded> {
     let max_tokens = args.max_tokens.map(|n| n.get());
-    Loaded::open(path, Load { sampling: args.sampling.settings(), max_tokens, ..args.loading.load() })
+    let asked = Load { sampling: args.sampling.settings(), max_tokens, ..args.loading.load() };
+    let Some(Settled { preset, .. }) = &chosen.preset else { return Loaded::open(&chosen.path, asked) };
+    let (p, all) = (&preset.parameters, asked.sampling);
+    let mut sampling = p.over(all);
+    for (option, keep) in [
+        ("temperature", (|s, all| s.temperature = all.temperature) as fn(&mut Settings, Settings)),
+        ("top_p", |s, all| s.top_p = all.top_p),
+        ("top_k", |s, all| s.top_k = all.top_k),
+        ("min_p", |s, all| s.min_p = all.min_p),
+        ("repeat_penalty", |s, all| s.repeat_penalty = all.repeat_penalty),
+        ("seed", |s, all| s.seed = all.seed),
+    ] {
+        if args.said(option) {
+            keep(&mut sampling, all);
+        }
+    }
+    let number = |option: &str, own: Option<u32>, asked: Option<usize>| {
+        own.filter(|_| !args.said(option)).map(|n| n as usize).or(asked)
+    };
+    let how = Load {
+        sampling,
+        max_tokens: number("max_tokens", p.max_tokens, asked.max_tokens),
+        context: number("ctx", p.ctx, asked.context),
+        adapter: preset.adapter.clone(),
+        stop: p.stop.clone().unwrap_or_default(),
+        preset: Some(preset.clone()),
+        ..asked
+    };
+    Loaded::open(&chosen.path, how)
 }
 
 /// Answers one prompt, streaming it unless `--json` asks for the object alone.

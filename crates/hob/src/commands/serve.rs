@@ -9,8 +9,7 @@ use super::how::{Loading, Sampling};
 use crate::error::{Error, Result};
 use crate::model::Load;
 use crate::serve::{self, Config, Keep, Known, Limits};
-use crate::store::{self, Wanted};
-use crate::{file, naming, terminal};
+use crate::{file, store, terminal};
 
 const EXAMPLES: &str = "Examples:
   hob serve                                     models are loaded when they are asked for
@@ -108,17 +107,11 @@ pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
 
 /// A model for the start: as `hob run` finds it, but nothing is fetched.
 fn find(text: &str) -> Result<Known> {
-    match store::resolve(text, &store::discover())? {
-        Wanted::Here(model) => Ok(Known::of(&model)),
-        Wanted::Path(path) => {
-            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-            Ok(Known::at(naming::stem(&name).to_string(), path))
-        }
-        Wanted::Catalogue(_) | Wanted::Hub(_) => {
-            let name = terminal::clean(text);
-            Err(Error::new(format!("{name} is not on this machine; fetch it with: hob pull {name}")))
-        }
+    let found = store::discover();
+    if let Some(kept) = found.preset(text) {
+        return Known::of_preset(kept, &found);
     }
+    Known::here(store::resolve(text, &found)?, text)
 }
 
 /// The token to ask for: the one given, and beyond this machine one made up.

@@ -14,14 +14,16 @@ use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::hub::remote::{self, Remote, Variant};
 use crate::net::Net;
-use crate::store::{self, Model, Wanted};
+use crate::preset::{Kept, settle};
+use crate::store::{self, Found, Model, Wanted};
 use crate::{places, terminal};
 
 const EXAMPLES: &str = "Examples:
   hob show starter
   hob show --tensors model.gguf
   hob show hf:owner/repo:Q8_0           of a model not fetched yet, by its header alone
-  hob show --template starter";
+  hob show --template starter
+  hob show pirate                       what a preset (hob create) adds to its base";
 
 /// Lines of a chat template shown without `--template`.
 const TEMPLATE_LINES: usize = 6;
@@ -56,7 +58,11 @@ enum At<'a> {
 
 /// Prints the model's facts.
 pub fn run(args: ShowArgs, global: &Global) -> Result<()> {
-    match store::resolve(&args.model, &store::discover())? {
+    let found = store::discover();
+    if let Some(kept) = found.preset(&args.model) {
+        return preset(kept, &found, &args);
+    }
+    match store::resolve(&args.model, &found)? {
         Wanted::Path(path) => show(&Checkpoint::open(&path)?, At::Path, &args),
         Wanted::Here(model) => show(&Checkpoint::open(&model.path)?, At::Here(&model), &args),
         Wanted::Hub(spec) => {
@@ -80,6 +86,73 @@ fn show(c: &Checkpoint, at: At, args: &ShowArgs) -> Result<()> {
         print!("{}", as_text(c, at, args.tensors));
     }
     Ok(())
+}
+
+/// What a preset adds to its base. With `--template` or `--tensors` it is the base that is asked about, unless the preset
+/// has a template of its own.
+fn preset(kept: &Kept, found: &Found, args: &ShowArgs) -> Result<()> {
+    let settled = settle(&kept.name, &kept.preset, found)?;
+    let (own, whole) = (&kept.preset, &settled.preset);
+    if args.template
+        && let Some(template) = &whole.template
+    {
+        println!("{}", terminal::clean_lines(template));
+        return Ok(());
+    }
+    if args.template || args.tensors {
+        return match store::of_preset(&settled, found)? {
+            Wanted::Path(path) => show(&Checkpoint::open(&path)?, At::Path, args),
+            Wanted::Here(model) => show(&Checkpoint::open(&model.path)?, At::Here(&model), args),
+            Wanted::Hub(_) | Wanted::Catalogue(_) => Err(absent(&whole.base)),
+        };
+    }
+    if args.json {
+        let json = json!({
+            "kind": "preset", "name": kept.name, "path": kept.path, "base": own.base, "chain": settled.chain,
+            "own": own, "preset": whole,
+        });
+        println!("{json:#}");
+        return Ok(());
+    }
+    let line = |name: &str, value: &str| println!("{}  {value}", terminal::dim(&format!("{name:<20}")));
+    line("name", &terminal::bold(&kept.name));
+    line("preset of", &settled.chain.iter().map(|n| terminal::clean(n)).collect::<Vec<_>>().join(" → "));
+    line("path", &places::short(&kept.path));
+    let texts = [("description", &own.description), ("licence", &whole.licence)];
+    for (name, text) in texts.iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
+        line(name, &shortened(text, 1));
+    }
+    if let Some(adapter) = &whole.adapter {
+        line("adapter", &places::short(adapter));
+    }
+    for (name, value) in whole.parameters.list() {
+        line(&name, &terminal::clean(&value));
+    }
+    for (name, text) in [("system message", &whole.system), ("chat template", &whole.template)] {
+        if let Some(text) = text {
+            println!("\n{}\n{}", terminal::dim(name), shortened(text, 4 * TEMPLATE_LINES));
+        }
+    }
+    if !whole.messages.is_empty() {
+        println!("\n{}", terminal::dim("examples that begin each conversation"));
+        for m in &whole.messages {
+            println!("{:<10} {}", terminal::clean(&m.role), shortened(&m.content, TEMPLATE_LINES));
+        }
+    }
+    println!("\nhob show {} says more of the model.", terminal::clean(&whole.base));
+    Ok(())
+}
+
+/// The first lines of a text that may be long.
+fn shortened(text: &str, most: usize) -> String {
+    let text = terminal::clean_lines(text.trim());
+    let mut lines: Vec<&str> = text.lines().take(most).collect();
+    let more = text.lines().count() - lines.len();
+    let note = format!("… ({more} more lines: --json)");
+    if more > 0 {
+        lines.push(&note);
+    }
+    lines.join("\n")
 }
 
 /// The model that `text` names on this machine.

@@ -12,6 +12,7 @@ use hob_grammar::Vocabulary;
 use hob_io::chat::Dialect;
 
 use super::metrics::Metrics;
+use super::preset::Made;
 use super::pulls::Source;
 use super::refusal::{Kind, Refusal, Result};
 use super::vectors::Vectors;
@@ -19,6 +20,7 @@ use super::worker::{Limits, Worker};
 use crate::error::Error;
 use crate::hub::Spec;
 use crate::model::{Load, Opened};
+use crate::preset::{self, Preset};
 use crate::room::{self, Room};
 use crate::store::{self, Found, Wanted};
 use crate::terminal;
@@ -147,18 +149,40 @@ impl Ready {
 }
 
 /// A model in use: it stays loaded while this lives.
-pub struct Lease(Arc<Ready>);
+pub struct Lease {
+    /// what the client calls it: its own name, or that of a preset
+    pub name: String,
+    ready: Arc<Ready>,
+    preset: Option<Arc<Made>>,
+}
 
 impl Lease {
     fn new(ready: &Arc<Ready>) -> Lease {
         ready.users.fetch_add(1, Ordering::SeqCst);
-        Lease(ready.clone())
+        Lease { name: ready.name.clone(), ready: ready.clone(), preset: None }
+    }
+
+    /// The same as that model, which may be a preset of it.
+    fn called(mut self, known: &Known) -> Lease {
+        self.preset = known.preset.clone();
+        if self.preset.is_some() {
+            self.name.clone_from(&known.name);
+        }
+        self
+    }
+
+    /// The preset that was asked for, if it was one.
+    pub fn preset(&self) -> Option<&Preset> {
+        self.preset.as_ref().map(|made| &made.settled.preset)
     }
 }
 
 impl Clone for Lease {
     fn clone(&self) -> Lease {
-        Lease::new(&self.0)
+        let mut lease = Lease::new(&self.ready);
+        lease.name.clone_from(&self.name);
+        lease.preset.clone_from(&self.preset);
+        lease
     }
 }
 
@@ -166,14 +190,14 @@ impl Deref for Lease {
     type Target = Ready;
 
     fn deref(&self) -> &Ready {
-        &self.0
+        &self.ready
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        lock(&self.0.used).0 = Instant::now();
-        self.0.users.fetch_sub(1, Ordering::SeqCst);
+        lock(&self.ready.used).0 = Instant::now();
+        self.ready.users.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -190,6 +214,10 @@ pub struct Known {
     pub bytes: u64,
     /// when its file was written
     pub modified: SystemTime,
+    /// tokens of context that a preset of it asks for
+    pub context: Option<usize>,
+    /// what it is, where it is a preset
+    pub preset: Option<Arc<Made>>,
 }
 
 impl Known {
@@ -207,11 +235,11 @@ impl Known {
         let about = std::fs::metadata(&path).ok();
         let modified = about.as_ref().and_then(|m| m.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH);
         let bytes = about.filter(|m| m.is_file()).map_or(0, |m| m.len());
-        Known { name, others: Vec::new(), path, bytes, modified }
+        Known { name, others: Vec::new(), path, bytes, modified, context: None, preset: None }
     }
 
     /// Whether `name` means it: in any case, and with the `:latest` that Ollama's clients add.
-    fn is(&self, name: &str) -> bool {
+    pub fn is(&self, name: &str) -> bool {
         let same = |own: &String| {
             own.eq_ignore_ascii_case(name)
                 || name.strip_suffix(":latest").is_some_and(|bare| own.eq_ignore_ascii_case(bare))
@@ -235,8 +263,7 @@ pub struct Policy {
 
 /// What an unloaded model read of conversations: it goes on there when it is loaded again.
 struct Left {
-    path: PathBuf,
-    modified: SystemTime,
+    of: Known,
     size: Size,
     cache: Cache,
     bytes: u64,
@@ -272,16 +299,21 @@ impl Manager {
     /// Loads a model that stays until the server ends.
     pub async fn pin(self: &Arc<Self>, known: Known) -> Result<()> {
         lock(&self.pinned).push(known.clone());
-        self.load(known, true).await.map(drop)
+        self.load(known.root(), true).await.map(drop)
     }
 
-    /// Every model that a client may name: the pinned ones, then those on this machine.
+    /// Every model that a client may name: the pinned ones, then presets and models of this machine.
     pub async fn known(&self) -> Vec<Known> {
         let mut all = lock(&self.pinned).clone();
         // Folders are looked through, which may take a moment.
         let found = tokio::task::spawn_blocking(store::discover).await.unwrap_or_else(|_| Found::default());
+        for kept in &found.presets {
+            if !all.iter().any(|k| k.is(&kept.name)) {
+                all.extend(Known::of_preset(kept, &found)); // one without its base is none
+            }
+        }
         for model in &found.models {
-            if !all.iter().any(|k| k.path == model.path) {
+            if !all.iter().any(|k| k.preset.is_none() && k.path == model.path) {
                 all.push(Known::of(model));
             }
         }
@@ -300,9 +332,12 @@ impl Manager {
     pub async fn get(self: &Arc<Self>, name: Option<&str>, keep: Option<Keep>) -> Result<Lease> {
         let lease = match name {
             None => self.only()?,
-            Some(name) => match self.lease(|known| known.is(name)) {
-                Some(lease) => lease,
-                None => self.load(self.find(name).await?, false).await?,
+            Some(name) => match self.preset(name).await? {
+                Some(known) => self.load(known.root(), false).await?.called(&known),
+                None => match self.lease(|known| known.preset.is_none() && known.is(name)) {
+                    Some(lease) => lease,
+                    None => self.load(self.find(name).await?, false).await?,
+                },
             },
         };
         if let Some(keep) = keep {
@@ -335,9 +370,29 @@ impl Manager {
         Err(Refusal { field: Some("model".into()), ..Refusal::new(Kind::UnknownModel, message) })
     }
 
+    /// The preset of that name. It is read anew each time, as a person may change it while the server runs.
+    async fn preset(&self, name: &str) -> Result<Option<Known>> {
+        let pinned = lock(&self.pinned).iter().find(|k| k.preset.is_some() && k.is(name)).cloned();
+        if pinned.is_some() {
+            return Ok(pinned);
+        }
+        let name = name.to_string();
+        let look = move || {
+            preset::find(&name, &preset::all().0)?;
+            let found = store::discover();
+            let kept = found.preset(&name)?;
+            Some(Known::of_preset(kept, &found))
+        };
+        let known = tokio::task::spawn_blocking(look).await.unwrap_or(None).transpose();
+        known.map_err(|e| Refusal::new(Kind::Failed, e.to_string()))
+    }
+
     fn only(&self) -> Result<Lease> {
         match &lock(&self.loaded)[..] {
-            [(_, one)] => Ok(Lease::new(one)),
+            [(known, one)] => {
+                let as_named = lock(&self.pinned).iter().find(|p| p.root().same(known)).cloned();
+                Ok(Lease::new(one).called(as_named.as_ref().unwrap_or(known)))
+            }
             _ => Err(Refusal::field("model", "`model` is missing; GET /v1/models lists what it may be")),
         }
     }
@@ -347,8 +402,11 @@ impl Manager {
     }
 
     async fn load(self: &Arc<Self>, known: Known, pinned: bool) -> Result<Lease> {
+        if let Some(lease) = self.lease(|k| k.same(&known)) {
+            return Ok(lease); // without waiting for others that are being loaded
+        }
         let turn = self.loading.clone().lock_owned().await;
-        if let Some(lease) = self.lease(|k| k.path == known.path) {
+        if let Some(lease) = self.lease(|k| k.same(&known)) {
             return Ok(lease);
         }
         let manager = self.clone();
@@ -369,13 +427,14 @@ impl Manager {
         let start = Instant::now();
         let name = &known.name;
         let cannot = |kind| move |e: Error| Refusal::new(kind, format!("{name} cannot be loaded: {e}"));
-        let opened = Opened::open(&known.path, &self.policy.load).map_err(cannot(Kind::Failed))?;
+        let how = known.load(&self.policy.load);
+        let opened = Opened::open(&known.path, &how).map_err(cannot(Kind::Failed))?;
         let (context, size, worker, planned) = match opened.model.outline().encoder() {
             // Of texts nothing is kept.
             Some(_) => {
                 (opened.model.context(), Size { tokens: 0, streams: 0, context: 0 }, None, known.bytes)
             }
-            None => self.work(known, &opened).map_err(cannot(Kind::NoRoom))?,
+            None => self.work(known, &opened, &how).map_err(cannot(Kind::NoRoom))?,
         };
         let dialect = opened.chat.dialect(Some(&opened.words.tokenizer));
         self.metrics.loads.fetch_add(1, Ordering::Relaxed);
@@ -399,8 +458,13 @@ impl Manager {
     }
 
     /// Plans a model that answers, and sets it to work.
-    fn work(&self, known: &Known, opened: &Opened) -> Result<(usize, Size, Option<Worker>, u64), Error> {
-        let room = self.room(opened)?;
+    fn work(
+        &self,
+        known: &Known,
+        opened: &Opened,
+        how: &Load,
+    ) -> Result<(usize, Size, Option<Worker>, u64), Error> {
+        let room = self.room(opened, how)?;
         opened.settle_in(&room);
         let (size, cache) = match self.take_left(known, room.context) {
             Some(left) => left,
@@ -425,9 +489,9 @@ impl Manager {
 
     /// Where the model fits, after others that nobody uses have made room for it: what unloaded ones left, then the
     /// one unused longest.
-    fn room(&self, opened: &Opened) -> Result<Room, Error> {
+    fn room(&self, opened: &Opened, how: &Load) -> Result<Room, Error> {
         loop {
-            let how = Load { memory: Some(self.limit()), ..self.policy.load.clone() };
+            let how = Load { memory: Some(self.limit()), ..how.clone() };
             let room = opened.room(&how, self.process);
             let whole = room.as_ref().is_ok_and(|room| room.note.is_none());
             if whole || !self.forget() && !self.evict(|_| true) {
@@ -460,9 +524,9 @@ impl Manager {
     /// What the model left when it was unloaded, if its file and its context are the same.
     fn take_left(&self, known: &Known, context: usize) -> Option<(Size, Cache)> {
         let mut left = lock(&self.left);
-        let at = left.iter().position(|l| l.path == known.path)?;
-        let Left { modified, size, cache, .. } = left.remove(at);
-        (modified == known.modified && size.context == context).then_some((size, cache))
+        let at = left.iter().position(|l| l.of.same(known))?;
+        let Left { of, size, cache, .. } = left.remove(at);
+        (of.modified == known.modified && size.context == context).then_some((size, cache))
     }
 
     /// How much of conversations the model has room for: one at least, and all at their longest at most.
@@ -499,8 +563,7 @@ impl Manager {
         let Some(mut ready) = Arc::into_inner(ready) else { return };
         let Some(cache) = ready.worker.take().and_then(Worker::end) else { return };
         let bytes = u64::try_from(cache.touched_bytes()).unwrap_or(u64::MAX);
-        let Known { path, modified, .. } = known;
-        lock(&self.left).push(Left { path, modified, size: ready.size, cache, bytes });
+        lock(&self.left).push(Left { of: known, size: ready.size, cache, bytes });
         // Within the room that one model has for them.
         let most = self.policy.cache.unwrap_or_else(|| room::free(memory::process()) / 8);
         while lock(&self.left).iter().map(|l| l.bytes).sum::<u64>() > most && self.forget() {}

@@ -17,6 +17,7 @@ mod ollama;
 mod openai;
 mod openapi;
 mod page;
+mod preset;
 mod pulls;
 mod refusal;
 mod sse;
@@ -51,6 +52,7 @@ use metrics::Metrics;
 use refusal::{Kind, Refusal};
 use tally::Tally;
 
+pub use generate::{Knobs, Stops};
 pub use guard::origin;
 pub use manager::{Keep, Known};
 pub use worker::Limits;

@@ -10,10 +10,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::preset::{self, Kept};
 use crate::{catalogue, naming, places};
 
 pub use remove::remove;
-pub use resolve::{Wanted, resolve};
+pub use resolve::{Wanted, of_preset, resolve, resolve_model};
 
 /// Whose folder a model lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,8 +67,17 @@ pub struct Model {
 pub struct Found {
     /// The models, sorted by name.
     pub models: Vec<Model>,
+    /// What is made of them, sorted by name.
+    pub presets: Vec<Kept>,
     /// One sentence for each broken entry.
     pub notes: Vec<String>,
+}
+
+impl Found {
+    /// The preset of that name.
+    pub fn preset(&self, name: &str) -> Option<&Kept> {
+        preset::find(name, &self.presets)
+    }
 }
 
 /// Looks into every place. Never fails: what is broken becomes a note.
@@ -94,6 +104,9 @@ pub fn discover() -> Found {
             model.name = model.qualified.clone();
         }
     }
+    let (presets, notes) = preset::all();
+    found.presets = presets;
+    found.notes.extend(notes);
     found.models.sort_by_cached_key(|m| (m.name.to_lowercase(), m.place, m.path.clone()));
     found
 }

@@ -7,6 +7,7 @@ use crate::catalogue::{self, Entry};
 use crate::error::{Error, Result};
 use crate::hub::Spec;
 use crate::near::{near, plain};
+use crate::preset::{Settled, settle};
 use crate::{naming, terminal};
 
 /// What a name stands for.
@@ -22,8 +23,29 @@ pub enum Wanted {
     Hub(Spec),
 }
 
-/// Resolves `text` against what was found on this machine.
+/// Resolves `text` against what was found on this machine. A preset stands for the model it is made of; who runs it looks
+/// for it first ([`Found::preset`]).
 pub fn resolve(text: &str, found: &Found) -> Result<Wanted> {
+    let Some(kept) = found.preset(text) else { return resolve_model(text, found) };
+    let settled = settle(&kept.name, &kept.preset, found)?;
+    let base = &settled.preset.base;
+    if settled.preset.adapter.is_some() {
+        let (name, base) = (&settled.name, terminal::clean(base));
+        return Err(Error::new(format!(
+            "{name} is {base} with an adapter, which this leaves out; name {base} itself"
+        )));
+    }
+    of_preset(&settled, found)
+}
+
+/// The model that a preset is made of.
+pub fn of_preset(settled: &Settled, found: &Found) -> Result<Wanted> {
+    let why = |e: Error| Error::new(format!("the preset {} has no base: {e}", settled.name));
+    resolve_model(&settled.preset.base, found).map_err(why)
+}
+
+/// The same where no preset is meant.
+pub fn resolve_model(text: &str, found: &Found) -> Result<Wanted> {
     let here = |m: &Model| Wanted::Here(Box::new(m.clone()));
     if let Some(m) = found.models.iter().find(|m| m.name == text || m.qualified == text) {
         return Ok(here(m));
@@ -40,7 +62,9 @@ pub fn resolve(text: &str, found: &Found) -> Result<Wanted> {
         return Ok(Wanted::Path(path.to_path_buf()));
     }
     let lower = text.to_lowercase();
-    let same = |m: &&Model| [&m.name, &m.qualified].iter().any(|n| n.to_lowercase() == lower);
+    // Ollama's tag may be left out, as Ollama has it.
+    let is = |name: &str| name == lower || name.strip_suffix(":latest") == Some(&lower);
+    let same = |m: &&Model| [&m.name, &m.qualified].iter().any(|n| is(&n.to_lowercase()));
     let begins = |m: &&Model| {
         let bare = m.qualified.split_once(':').map_or("", |(_, rest)| rest);
         !lower.is_empty() && [m.name.as_str(), bare].iter().any(|n| n.to_lowercase().starts_with(&lower))
@@ -94,7 +118,8 @@ fn unknown(text: &str, found: &Found) -> Error {
             "there is no file or model folder {shown}; hob list shows the models here"
         ));
     }
-    let names = found.models.iter().map(|m| m.name.as_str());
+    let presets = found.presets.iter().map(|p| p.name.as_str());
+    let names = found.models.iter().map(|m| m.name.as_str()).chain(presets);
     let names: Vec<&str> = names.chain(catalogue::CATALOGUE.iter().map(|e| e.name)).collect();
     let near = near(&plain(text), names.iter().map(|name| (plain(name), *name)));
     let meant =
@@ -135,7 +160,7 @@ mod tests {
             model("Qwen3-4B-Q4_K_M", "hf:o/Qwen3-4B-GGUF:Qwen3-4B-Q4_K_M.gguf", hf),
             model("o/tiny", "hf:o/tiny", hf),
         ];
-        Found { models, notes: Vec::new() }
+        Found { models, ..Found::default() }
     }
 
     fn name(text: &str) -> Result<String, String> {

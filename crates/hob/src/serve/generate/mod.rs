@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 pub use prompt::Ready;
+pub use stop::Stops;
 
 use super::manager::Lease;
 use super::refusal::{Kind, Refusal, Result};
@@ -81,9 +82,41 @@ pub struct Knobs {
     /// the same seed gives the same answers; by chance where `None`
     pub seed: Option<u64>,
     /// taken off the logit of each token said
-    pub presence: f32,
+    pub presence: Option<f32>,
     /// the same, as often as it was said
-    pub frequency: f32,
+    pub frequency: Option<f32>,
+}
+
+impl Knobs {
+    /// What is said here, and of the rest what `other` says.
+    pub fn or(self, other: Knobs) -> Knobs {
+        Knobs {
+            temperature: self.temperature.or(other.temperature),
+            top_k: self.top_k.or(other.top_k),
+            top_p: self.top_p.or(other.top_p),
+            min_p: self.min_p.or(other.min_p),
+            repeat_penalty: self.repeat_penalty.or(other.repeat_penalty),
+            repeat_last_n: self.repeat_last_n.or(other.repeat_last_n),
+            seed: self.seed.or(other.seed),
+            presence: self.presence.or(other.presence),
+            frequency: self.frequency.or(other.frequency),
+        }
+    }
+
+    /// `defaults` with what is said here.
+    pub fn over(&self, defaults: Sampling) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(defaults.repeat_penalty),
+            repeat_last_n: self.repeat_last_n.unwrap_or(defaults.repeat_last_n),
+            presence_penalty: self.presence.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: self.frequency.unwrap_or(defaults.frequency_penalty),
+            seed: self.seed.unwrap_or(defaults.seed),
+        }
+    }
 }
 
 /// What a client wants.
@@ -330,7 +363,8 @@ impl Answer {
     }
 }
 
-/// The prompt in the model's tokens, and what goes with it, without answering it.
+/// The prompt in the model's tokens, and what goes with it, without answering it. What a preset adds must be in the request
+/// ([`Lease::complete`]).
 ///
 /// # Errors
 /// The template refuses the messages, the prompt is empty or does not fit the context, or the form asked for is none.
@@ -377,6 +411,7 @@ pub async fn start_all(
     tally: &Arc<Tally>,
 ) -> Result<Answer> {
     vectors::must_answer(lease)?;
+    let requests: Vec<Request> = requests.into_iter().map(|request| lease.complete(request)).collect();
     let mut jobs = Vec::new();
     for (part, request) in requests.iter().enumerate() {
         let ready = encode(lease, request).await?;
@@ -421,15 +456,5 @@ fn job(lease: &Lease, request: &Request, ready: &Ready, sampling: Sampling) -> R
 fn sampling(knobs: &Knobs, defaults: Sampling, choice: usize) -> Sampling {
     let given = Some(defaults.seed).filter(|seed| *seed != 0); // none: by chance each time
     let seed = knobs.seed.or(given).unwrap_or_else(crate::commands::chance);
-    Sampling {
-        temperature: knobs.temperature.unwrap_or(defaults.temperature),
-        top_k: knobs.top_k.unwrap_or(defaults.top_k),
-        top_p: knobs.top_p.unwrap_or(defaults.top_p),
-        min_p: knobs.min_p.unwrap_or(defaults.min_p),
-        repeat_penalty: knobs.repeat_penalty.unwrap_or(defaults.repeat_penalty),
-        repeat_last_n: knobs.repeat_last_n.unwrap_or(defaults.repeat_last_n),
-        presence_penalty: knobs.presence,
-        frequency_penalty: knobs.frequency,
-        seed: seed.wrapping_add(choice as u64),
-    }
+    Sampling { seed: seed.wrapping_add(choice as u64), ..knobs.over(defaults) }
 }

@@ -94,7 +94,9 @@ fn chat(lease: &Lease, request: &Request, messages: &[chat::Message]) -> Result<
     let messages: Vec<Value> = messages.iter().filter_map(|m| serde_json::to_value(m).ok()).collect();
     let tools = Value::Array(request.tools.clone());
     let offered = (!request.tools.is_empty() && request.tool_choice != ToolChoice::None).then_some(&tools);
-    let prepared = lease.opened.chat.prepare(&lease.dialect, &messages, offered);
+    let own = lease.own_chat();
+    let (chat, dialect) = own.as_ref().map_or((&lease.opened.chat, &lease.dialect), |(c, d)| (c, d));
+    let prepared = chat.prepare(dialect, &messages, offered);
     let prepared = prepared.map_err(|e| wrong(e.to_string()))?;
     let options = chat::Options {
         add_generation_prompt: true,
@@ -102,7 +104,7 @@ fn chat(lease: &Lease, request: &Request, messages: &[chat::Message]) -> Result<
         extra: request.variables.clone(),
         ..Default::default()
     };
-    let encoded = lease.opened.chat.encode(tokenizer, &prepared.messages, &options);
+    let encoded = chat.encode(tokenizer, &prepared.messages, &options);
     let (ids, rendered) = encoded.map_err(|refused| wrong(refused.to_string()))?;
     for note in prepared.note.iter().chain(&rendered.note) {
         lease.once(note, || terminal::note(note));

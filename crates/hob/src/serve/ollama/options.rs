@@ -21,8 +21,8 @@ pub fn read(f: &Fields, request: &mut Request) -> Result<()> {
         k.repeat_last_n = o.integer("repeat_last_n")?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         // Below zero is by chance.
         k.seed = o.integer("seed")?.and_then(|seed| u64::try_from(seed).ok());
-        k.presence = o.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0);
-        k.frequency = o.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0);
+        k.presence = o.number("presence_penalty", -2.0..=2.0)?;
+        k.frequency = o.number("frequency_penalty", -2.0..=2.0)?;
         // Below zero is without end.
         request.most = o.integer("num_predict")?.and_then(|n| usize::try_from(n).ok());
         request.stop = o.strings("stop")?;

@@ -18,8 +18,8 @@ pub fn knobs(f: &Fields) -> Result<Knobs> {
         repeat_penalty: penalty.or(f.number("repetition_penalty", 0.01..=10.0)?),
         repeat_last_n: None,
         seed: f.integer("seed")?.map(|seed| seed as u64),
-        presence: f.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-        frequency: f.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        presence: f.number("presence_penalty", -2.0..=2.0)?,
+        frequency: f.number("frequency_penalty", -2.0..=2.0)?,
     })
 }
 

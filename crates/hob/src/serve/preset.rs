@@ -1,0 +1,121 @@
+//! Presets on the server: a request for one is a request for its base, with what the preset says where the request does
+//! not.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hob_io::chat::{self, Chat, Dialect};
+
+use super::generate::{Prompt, Request};
+use super::manager::{Known, Lease};
+use crate::error::{Error, Result};
+use crate::model::{DEFAULT_CONTEXT, Load};
+use crate::preset::{Kept, Settled, settle};
+use crate::store::{self, Found, Wanted};
+use crate::{naming, terminal};
+
+/// A preset and the model it is made of.
+#[derive(Debug)]
+pub struct Made {
+    /// what it says
+    pub settled: Settled,
+    /// its base
+    pub base: Known,
+}
+
+impl Made {
+    /// What it adds to the base's weights.
+    fn adapter(&self) -> Option<&Path> {
+        self.settled.preset.adapter.as_deref()
+    }
+}
+
+impl Known {
+    /// What `text` was found to stand for, if it is on this machine: nothing is fetched.
+    pub fn here(wanted: Wanted, text: &str) -> Result<Known> {
+        match wanted {
+            Wanted::Here(model) => Ok(Known::of(&model)),
+            Wanted::Path(path) => {
+                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                Ok(Known::at(naming::stem(&name).to_string(), path))
+            }
+            Wanted::Catalogue(_) | Wanted::Hub(_) => {
+                let name = terminal::clean(text);
+                Err(Error::new(format!("{name} is not on this machine; fetch it with: hob pull {name}")))
+            }
+        }
+    }
+
+    /// A preset of this machine.
+    ///
+    /// # Errors
+    /// Its base is not here.
+    pub fn of_preset(kept: &Kept, found: &Found) -> Result<Known> {
+        let settled = settle(&kept.name, &kept.preset, found)?;
+        let mut base = Known::here(store::of_preset(&settled, found)?, &settled.preset.base)
+            .map_err(|e| Error::new(format!("the preset {} has no base: {e}", settled.name)))?;
+        base.context = settled.preset.parameters.ctx.map(|n| n as usize).filter(|n| *n > DEFAULT_CONTEXT);
+        let mut known =
+            Known { name: kept.name.clone(), others: Vec::new(), modified: kept.modified, ..base.clone() };
+        known.preset = Some(Arc::new(Made { settled, base }));
+        Ok(known)
+    }
+
+    /// What is loaded for it: its base, which others share, unless an adapter makes another model of it.
+    pub fn root(&self) -> Known {
+        match &self.preset {
+            Some(made) if made.adapter().is_none() => made.base.clone(),
+            _ => self.clone(),
+        }
+    }
+
+    /// The LoRA on its weights.
+    pub fn adapter(&self) -> Option<&Path> {
+        self.preset.as_ref().and_then(|made| made.adapter())
+    }
+
+    /// Whether both have the same weights.
+    pub fn same(&self, other: &Known) -> bool {
+        self.path == other.path && self.adapter() == other.adapter()
+    }
+
+    /// How it is loaded, where all others are as `how` says.
+    pub fn load(&self, how: &Load) -> Load {
+        let context = how.context.or(self.context);
+        Load { context, adapter: self.adapter().map(Path::to_path_buf), ..how.clone() }
+    }
+}
+
+impl Lease {
+    /// The request with what the preset says that it names, if it names one: in each field the request's own word holds.
+    pub fn complete(&self, mut request: Request) -> Request {
+        let Some(preset) = self.preset() else { return request };
+        let parameters = &preset.parameters;
+        request.knobs = request.knobs.or(parameters.knobs());
+        request.most = request.most.or(parameters.max_tokens.map(|n| n as usize));
+        if request.stop.is_empty() {
+            request.stop = parameters.stop.clone().unwrap_or_default();
+        }
+        if let Prompt::Chat(messages) = request.prompt {
+            let system = |m: &chat::Message| matches!(m.role.as_str(), "system" | "developer");
+            request.prompt = Prompt::Chat(preset.begin(messages, system, chat::Message::new));
+        }
+        if let Some(ctx) = parameters.ctx.filter(|n| *n as usize > self.context) {
+            let note = format!(
+                "{} asks for {ctx} tokens of context, and its base is loaded with {}; hob serve --ctx makes it longer",
+                self.name, self.context
+            );
+            self.once(&note, || terminal::note(&note));
+        }
+        request
+    }
+
+    /// The chat by the preset's template, where it has one.
+    pub fn own_chat(&self) -> Option<(Chat, Dialect)> {
+        let template = self.preset()?.template.as_deref()?;
+        let words = &self.opened.words;
+        let chat = words.chat(Some(template));
+        let dialect = chat.dialect(Some(&words.tokenizer));
+        Some((chat, dialect))
+    }
+}
