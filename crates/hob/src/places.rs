@@ -61,11 +61,6 @@ pub fn own_models() -> Result<PathBuf> {
         .ok_or_else(|| no_home("HOB_HOME"))
 }
 
-/// The presets made here: `$HOB_HOME/presets`, or `hob/presets` among the user's data.
-pub fn presets() -> Result<PathBuf> {
-    own_models().map(|models| models.with_file_name("presets"))
-}
-
 /// Where Hob keeps what it can find out again: `$HOB_HOME/cache`, or `hob` among the user's caches.
 pub fn cache() -> Result<PathBuf> {
     var("HOB_HOME")
@@ -86,6 +81,11 @@ pub fn config() -> Result<PathBuf> {
     let own = || BaseDirs::new().map(|b| b.config_dir().join("hob"));
     let usual = || var("HOB_HOME").or_else(own).map(|h| h.join("config.toml"));
     var("HOB_CONFIG").or_else(usual).ok_or_else(|| no_home("HOB_CONFIG"))
+}
+
+/// The presets made here: `$HOB_HOME/presets`, or `hob/presets` among the user's data.
+pub fn presets() -> Result<PathBuf> {
+    own_models().map(|models| models.with_file_name("presets"))
 }
 
 /// Every folder that models may lie in, Hob's own and the one that it fetches to first, whether it exists or not.
