@@ -354,6 +354,9 @@ fn an_adapter_changes_answers_and_a_zero_one_does_not() {
     assert_ne!(adapted, tiny);
     assert_eq!(complete("tiny"), tiny);
     assert_eq!(server.metric("hob_models_loaded"), 3.0);
+    // One trained anew while the server runs is another.
+    adapter(&world, "none", 2.0);
+    assert_eq!(complete("none"), adapted);
     // One that does not fit says which part.
     let wrong = adapter(&world, "wrong", 1.0);
     let create = ["create", "wrong", "--from=tiny", "--adapter", text(&wrong)];

@@ -12,7 +12,7 @@ use std::sync::Arc;
 fn open(base: &Path, adapter: &Path, options: Options) -> Result<Arc<Model>, String> {
     let checkpoint = Arc::new(Checkpoint::open(base).unwrap());
     let adapter = Adapter::open(adapter).map_err(|e| e.to_string())?;
-    Model::adapted(checkpoint, Some(Arc::new(adapter)), options).map(Arc::new).map_err(|e| e.to_string())
+    Model::adapted(checkpoint, Some(&adapter), options).map(Arc::new).map_err(|e| e.to_string())
 }
 
 fn sequences() -> Vec<Vec<u32>> {

@@ -1,7 +1,7 @@
 //! An adapter on a model: which of its linear layers it changes, and its weights in the order that the model has its own.
 
 use crate::{Error, Outline, Result};
-use hob_cpu::{Source, Tensor, Weights};
+use hob_cpu::{Tensor, Weights};
 use hob_graph::lora::names;
 use hob_graph::{DType, Graph, Op};
 use hob_io::Adapter;
@@ -25,20 +25,6 @@ struct Layer {
     scale: f32,
     /// width of the heads whose rows lie as neighbours in the model and as halves in the adapter
     head: Option<usize>,
-}
-
-/// One stored tensor of an adapter.
-struct Stored {
-    adapter: Arc<Adapter>,
-    tensor: hob_io::Tensor,
-}
-
-impl Source for Stored {}
-
-impl AsRef<[u8]> for Stored {
-    fn as_ref(&self) -> &[u8] {
-        self.adapter.bytes(&self.tensor)
-    }
 }
 
 impl Adapted {
@@ -98,26 +84,19 @@ impl Adapted {
         self.stored.get(name).cloned()
     }
 
-    /// Puts its weights beside the model's.
-    pub fn add_to(&self, weights: &mut Weights, adapter: &Arc<Adapter>) -> Result<()> {
+    /// Puts its weights beside the model's. They are copied, being small: who trains writes the same file again, and what is
+    /// mapped must not change.
+    pub fn add_to(&self, weights: &mut Weights, adapter: &Adapter) -> Result<()> {
         for (name, layer) in &self.layers {
             let part = adapter.parts.get(&layer.module);
             let part = part.ok_or_else(|| Error::Ask(format!("the adapter lost {}", layer.module)))?;
-            let shared = |tensor: &hob_io::Tensor| {
-                let owner = Stored { adapter: adapter.clone(), tensor: tensor.clone() };
-                Tensor::shared(tensor.dtype, Arc::new(owner), 0..tensor.len)
-            };
-            let [down, up] = names(name);
-            weights.insert(&down, shared(&part.a));
-            let b = match layer.head {
-                None => shared(&part.b),
-                Some(head) => {
-                    let rows = pair_rows(adapter.bytes(&part.b), part.b.shape[0], head);
-                    let all = 0..rows.len();
-                    Tensor::shared(part.b.dtype, Arc::new(rows), all)
-                }
-            };
-            weights.insert(&up, b);
+            let [a, b] = [&part.a, &part.b].map(|tensor| adapter.bytes(tensor));
+            let b = layer.head.map_or(b.to_vec(), |head| pair_rows(b, part.b.shape[0], head));
+            let stored = [(part.a.dtype, a.to_vec()), (part.b.dtype, b)];
+            for (name, (dtype, bytes)) in names(name).into_iter().zip(stored) {
+                let all = 0..bytes.len();
+                weights.insert(&name, Tensor::shared(dtype, Arc::new(bytes), all));
+            }
         }
         Ok(())
     }

@@ -83,11 +83,11 @@ impl Model {
         Model::adapted(checkpoint, None, options)
     }
 
-    /// The same with an adapter on its linear layers, whose weights are mapped beside the model's. Errors say which of its
+    /// The same with an adapter on its linear layers, whose weights are held beside the model's. Errors say which of its
     /// weights do not fit.
     pub fn adapted(
         checkpoint: Arc<Checkpoint>,
-        adapter: Option<Arc<Adapter>>,
+        adapter: Option<&Adapter>,
         options: Options,
     ) -> Result<Model> {
         let mut outline = Outline::of(&checkpoint)?;
@@ -103,8 +103,8 @@ impl Model {
             weights.insert(name, Tensor::shared(tensor.dtype, Arc::new(owner), 0..tensor.len));
         }
         if let Some(adapter) = adapter {
-            let adapted = Adapted::new(&adapter, &outline, &checkpoint.config)?;
-            adapted.add_to(&mut weights, &adapter)?;
+            let adapted = Adapted::new(adapter, &outline, &checkpoint.config)?;
+            adapted.add_to(&mut weights, adapter)?;
             outline.adapter = Some(adapted);
         }
         let mut cpu = Cpu::new(options.threads, options.precision);

@@ -128,8 +128,8 @@ impl Opened {
     pub fn open(path: &Path, how: &Load) -> Result<Opened> {
         let words = Words::open(path)?;
         let options = Options { mapped: how.mapped, kv: how.kv, ..options(how.threads) };
-        let adapter = how.adapter.as_deref().map(Adapter::open).transpose()?.map(Arc::new);
-        let model = Arc::new(Model::adapted(words.checkpoint.clone(), adapter, options)?);
+        let adapter = how.adapter.as_deref().map(Adapter::open).transpose()?;
+        let model = Arc::new(Model::adapted(words.checkpoint.clone(), adapter.as_ref(), options)?);
         if words.tokenizer.vocab_size() > model.vocab_size() {
             let (tokens, rows) = (words.tokenizer.vocab_size(), model.vocab_size());
             terminal::note(&format!("the tokenizer knows {tokens} tokens, the model {rows}"));

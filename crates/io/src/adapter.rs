@@ -64,7 +64,7 @@ impl Adapter {
     /// It is no LoRA of PEFT, or does something that Hob does not: the sentence says what.
     pub fn open(path: &Path) -> Result<Adapter> {
         let other = |what: &str| Err(Error::unsupported(path, what));
-        let weights = if path.is_dir() { path.join(WEIGHTS) } else { path.to_path_buf() };
+        let weights = weights_of(path);
         if !weights.exists() {
             return match path {
                 _ if path.join("adapter_model.bin").exists() => other(
@@ -108,6 +108,11 @@ impl Adapter {
         Ok(Adapter { path: weights, parts, file })
     }
 
+    /// When the weights of the adapter at `path` were written, if they are there.
+    pub fn modified(path: &Path) -> Option<std::time::SystemTime> {
+        std::fs::metadata(weights_of(path)).and_then(|m| m.modified()).ok()
+    }
+
     /// The stored bytes of one of its tensors.
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
         self.file.bytes(tensor)
@@ -117,6 +122,10 @@ impl Adapter {
     pub fn size_bytes(&self) -> u64 {
         self.file.size_bytes()
     }
+}
+
+fn weights_of(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(WEIGHTS) } else { path.to_path_buf() }
 }
 
 impl Config {

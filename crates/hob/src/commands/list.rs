@@ -100,7 +100,7 @@ fn row(model: &Model, details: Option<&Details>) -> Vec<String> {
 
 /// The file of the model that a preset is made of.
 fn base(kept: &Kept, found: &Found) -> Result<PathBuf, String> {
-    Known::of_preset(kept, found).map(|known| known.path).map_err(|e| e.to_string())
+    Known::of_preset(kept, found).map(|known| known.root().path).map_err(|e| e.to_string())
 }
 
 fn preset_row(kept: &Kept, base: Option<&Details>) -> Vec<String> {

@@ -99,7 +99,7 @@ pub fn save(name: &str, preset: &Preset, found: &Found) -> Result<bool> {
         // Whether it fits is known without reading a weight.
         let (model, adapter) = (Checkpoint::open(&known.path)?, Adapter::open(adapter)?);
         let options = hob_engine::Options { threads: 1, ..Default::default() };
-        hob_engine::Model::adapted(Arc::new(model), Some(Arc::new(adapter)), options)?;
+        hob_engine::Model::adapted(Arc::new(model), Some(&adapter), options)?;
     }
     let folder = places::presets()?;
     file::make_dir(&folder)?;

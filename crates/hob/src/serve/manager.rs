@@ -208,7 +208,7 @@ pub struct Known {
     pub name: String,
     /// what else it is called: with its place, or by the catalogue
     pub others: Vec<String>,
-    /// what to open
+    /// what to open; of a preset, its own file ([`Known::weights`])
     pub path: PathBuf,
     /// length of its files
     pub bytes: u64,
@@ -313,7 +313,7 @@ impl Manager {
             }
         }
         for model in &found.models {
-            if !all.iter().any(|k| k.preset.is_none() && k.path == model.path) {
+            if !all.iter().any(|k| k.path == model.path) {
                 all.push(Known::of(model));
             }
         }

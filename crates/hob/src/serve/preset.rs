@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use hob_io::Adapter;
 use hob_io::chat::{self, Chat, Dialect};
 
 use super::generate::{Prompt, Request};
@@ -55,8 +56,8 @@ impl Known {
         let mut base = Known::here(store::of_preset(&settled, found)?, &settled.preset.base)
             .map_err(|e| Error::new(format!("the preset {} has no base: {e}", settled.name)))?;
         base.context = settled.preset.parameters.ctx.map(|n| n as usize).filter(|n| *n > DEFAULT_CONTEXT);
-        let mut known =
-            Known { name: kept.name.clone(), others: Vec::new(), modified: kept.modified, ..base.clone() };
+        let mut known = Known { name: kept.name.clone(), path: kept.path.clone(), ..base.clone() };
+        (known.others, known.modified) = (Vec::new(), kept.modified);
         known.preset = Some(Arc::new(Made { settled, base }));
         Ok(known)
     }
@@ -64,9 +65,21 @@ impl Known {
     /// What is loaded for it: its base, which others share, unless an adapter makes another model of it.
     pub fn root(&self) -> Known {
         match &self.preset {
+            None => self.clone(),
             Some(made) if made.adapter().is_none() => made.base.clone(),
-            _ => self.clone(),
+            Some(made) => {
+                // One that was trained anew is another, and what the last one read of conversations is not its.
+                let written = made.adapter().and_then(Adapter::modified).unwrap_or(made.base.modified);
+                let modified = written.max(made.base.modified);
+                Known { path: made.base.path.clone(), modified, ..self.clone() }
+            }
         }
+    }
+
+    /// The file of its weights: of a preset, its base's.
+    #[allow(dead_code)] // who tells of models what their files say
+    pub fn weights(&self) -> &Path {
+        self.preset.as_ref().map_or(&self.path, |made| &made.base.path)
     }
 
     /// The LoRA on its weights.
@@ -74,9 +87,10 @@ impl Known {
         self.preset.as_ref().and_then(|made| made.adapter())
     }
 
-    /// Whether both have the same weights.
+    /// Whether both, as they are loaded ([`Known::root`]), have the same weights.
     pub fn same(&self, other: &Known) -> bool {
-        self.path == other.path && self.adapter() == other.adapter()
+        let time = |known: &Known| known.adapter().map(|_| known.modified);
+        self.path == other.path && self.adapter() == other.adapter() && time(self) == time(other)
     }
 
     /// How it is loaded, where all others are as `how` says.
