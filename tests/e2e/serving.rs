@@ -185,8 +185,13 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
+        let ended = self.child.try_wait();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // What the server said helps to see why a test failed.
+        if let (true, Some(stderr)) = (std::thread::panicking(), self.stderr.take()) {
+            eprintln!("the server: {ended:?}\n{}", stderr.join().unwrap_or_default());
+        }
     }
 }
 

@@ -28,6 +28,16 @@ impl Drop for Catch {
     }
 }
 
+/// From now on, writing to a connection that its other side has closed is an error and does not end the program, as it
+/// should where a pipe is all that is written to.
+pub fn survive_closed_connections() {
+    #[cfg(unix)]
+    // SAFETY: SIG_IGN is a valid disposition; it replaces none that anybody waits for.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
 /// Installs the handler; to be called once, at the start of the program.
 pub fn install() {
     // A refusal leaves the system's own handling, which also ends the program.

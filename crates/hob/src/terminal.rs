@@ -36,9 +36,14 @@ pub fn yellow(text: &str) -> String {
     styled("33", text)
 }
 
+/// A line on stderr. Where nobody reads that any more, the work goes on.
+pub fn log(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// A remark on stderr that is not an error.
 pub fn note(text: &str) {
-    eprintln!("hob: {text}");
+    log(&format!("hob: {text}"));
 }
 
 /// `98362432` is `98.4 MB`: decimal units, as the hub and disks have them.

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 /// How long a server on the same machine may take to accept.
 const CONNECT: Duration = Duration::from_millis(500);
@@ -155,6 +156,7 @@ fn refused(status: u16, body: Option<&Value>) -> Failure {
 
 /// Runs what waits, on this thread.
 fn block<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    interrupt::survive_closed_connections();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Failure::Broken(e.to_string()))?.block_on(work)
 }

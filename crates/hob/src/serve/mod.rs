@@ -42,7 +42,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::error::{Error, Result, plain};
-use crate::interrupt::Catch;
+use crate::interrupt::{self, Catch};
 use crate::model::Load;
 use crate::terminal;
 use guard::Guard;
@@ -209,6 +209,7 @@ async fn watch_over(
 /// # Errors
 /// The address cannot be listened on, or a model named at the start cannot be loaded.
 pub fn run(config: Config) -> Result<()> {
+    interrupt::survive_closed_connections();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hob-serve").build();
     let runtime = runtime.map_err(|e| Error::new(format!("the system grants no threads: {}", plain(&e))))?;
     let done = runtime.block_on(serve(config));

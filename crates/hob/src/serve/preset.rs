@@ -77,7 +77,6 @@ impl Known {
     }
 
     /// The file of its weights: of a preset, its base's.
-    #[allow(dead_code)] // who tells of models what their files say
     pub fn weights(&self) -> &Path {
         self.preset.as_ref().map_or(&self.path, |made| &made.base.path)
     }

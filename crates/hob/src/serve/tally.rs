@@ -119,7 +119,7 @@ impl Tally {
         };
         let first = counts.first.map_or(String::new(), |t| format!(", first after {} ms", t.as_millis()));
         let Tally { method, path, start, .. } = self;
-        eprintln!("{method} {path} {status}{tokens} {} ms{first}", start.elapsed().as_millis());
+        terminal::log(&format!("{method} {path} {status}{tokens} {} ms{first}", start.elapsed().as_millis()));
     }
 }
 

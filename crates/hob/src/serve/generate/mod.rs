@@ -379,7 +379,7 @@ pub async fn encode(lease: &Lease, request: &Request) -> Result<Ready> {
 /// # Errors
 /// The template refuses the messages.
 pub async fn ids(lease: &Lease, request: &Request) -> Result<Vec<u32>> {
-    let (lease, request) = (lease.clone(), request.clone());
+    let (lease, request) = (lease.clone(), lease.complete(request.clone()));
     apart(move || prompt::ids(&lease, &request).map(|(ids, _)| ids)).await
 }
 

@@ -31,10 +31,10 @@ impl Headers {
         {
             return read.details.clone();
         }
-        let details = match Details::read(&known.path) {
-            Ok(details) => as_json(&known.path, &details),
+        let details = match Details::read(known.weights()) {
+            Ok(details) => as_json(known.weights(), &details),
             Err(_) => {
-                json!({"parent_model": "", "format": format(&known.path), "family": "", "families": null,
+                json!({"parent_model": "", "format": format(known.weights()), "family": "", "families": null,
                 "parameter_size": "", "quantization_level": ""})
             }
         };

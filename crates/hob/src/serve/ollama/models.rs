@@ -16,8 +16,8 @@ use crate::serve::date::rfc3339;
 use crate::serve::fields::Fields;
 use crate::serve::manager::{Keep, Known, Ready};
 use crate::serve::refusal::{Kind, Refusal, Result};
-use crate::store;
 use crate::terminal;
+use crate::{preset, store};
 
 /// Runs what reads files.
 pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -103,6 +103,13 @@ pub async fn remove(Asked { app, body, .. }: Asked) -> Result<Response> {
     aside(move || {
         let shown = terminal::clean(&known.name);
         let found = store::discover();
+        if known.preset.is_some()
+            && let Some(kept) = found.presets.iter().find(|kept| known.is(&kept.name))
+        {
+            preset::remove(kept).map_err(|e| Refusal::failed(e.to_string()))?;
+            terminal::note(&format!("{shown} is removed; its base stays"));
+            return Ok(StatusCode::OK.into_response());
+        }
         let Some(model) = found.models.iter().find(|m| m.path == known.path) else {
             let message =
                 format!("{shown} lies where the person who started the server said; it is theirs to remove");

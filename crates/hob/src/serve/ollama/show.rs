@@ -28,7 +28,7 @@ pub async fn show(Asked { app, body, .. }: Asked) -> Result<Response> {
     let known = app.manager.find(name).await?;
     let sampling = app.sampling;
     let value = aside(move || {
-        let c = Checkpoint::open(&known.path).map_err(|e| Refusal::failed(e.to_string()))?;
+        let c = Checkpoint::open(known.weights()).map_err(|e| Refusal::failed(e.to_string()))?;
         Ok(about(&known, &c, sampling, verbose))
     });
     Ok(Json(value.await?).into_response())
@@ -49,7 +49,7 @@ fn about(known: &Known, c: &Checkpoint, sampling: Sampling, verbose: bool) -> Va
         "modelfile": modelfile,
         "parameters": parameters,
         "template": template.clone().unwrap_or_default(),
-        "details": details::as_json(&known.path, &Details::of(c)),
+        "details": details::as_json(known.weights(), &Details::of(c)),
         "model_info": info(c, verbose),
         "capabilities": details::capabilities(template.as_deref()),
         "modified_at": rfc3339(known.modified),

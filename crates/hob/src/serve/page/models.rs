@@ -60,7 +60,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Response {
             let found = store::discover();
             let models = known.iter().map(|k| {
                 let of = found.models.iter().find(|m| m.path == k.path);
-                let read = Checkpoint::open(&k.path).map(|c| (Details::of(&c), c.licence()));
+                let read = Checkpoint::open(k.weights()).map(|c| (Details::of(&c), c.licence()));
                 let (d, licence) = read.as_ref().ok().map(|(d, l)| (d, l.clone())).unzip();
                 let alias = of.and_then(|m| m.alias);
                 let entry = alias.and_then(catalogue::find).map(|e| e.licence.to_string());
