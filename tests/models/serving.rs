@@ -3,7 +3,7 @@
 use crate::tiny::{exact, open};
 use hob_engine::cache::{Cache, Size};
 use hob_engine::{
-    Event, Limits, Model, Options, Out, Request, Rule, Sampler, Sampling, Scheduler, Session, Stop,
+    Event, Guess, Limits, Model, Options, Out, Request, Rule, Sampler, Sampling, Scheduler, Session, Stop,
 };
 use std::sync::{Arc, Mutex};
 
@@ -62,7 +62,7 @@ fn alone(model: &Arc<Model>, ids: &[u32], most: usize) -> Vec<u32> {
 
 fn scheduler(model: &Arc<Model>, tokens: usize, streams: usize, context: usize) -> Scheduler {
     let cache = Cache::of_size(model, Size { tokens, streams, context }).unwrap();
-    Scheduler::new(model, cache, Limits { streams, context, guess: true })
+    Scheduler::new(model, cache, Limits { streams, context, guess: Guess::Always })
 }
 
 /// Numbers by chance.
@@ -128,8 +128,11 @@ fn many_at_a_time_are_as_each_alone() {
             "{name}: all but the last word and three new ones"
         );
         // A model that is loaded again finds what it left.
-        let mut again =
-            Scheduler::new(&model, scheduler.into_cache(), Limits { streams: 2, context, guess: false });
+        let mut again = Scheduler::new(
+            &model,
+            scheduler.into_cache(),
+            Limits { streams: 2, context, guess: Guess::Never },
+        );
         let client = Client::default();
         again.add(request(&turn, 2, &client));
         while again.step() {}
@@ -187,7 +190,11 @@ fn who_leaves_frees_the_place_and_who_asks_too_much_is_told() {
     scheduler.add(request(&[1, 2, 3], 0, &client));
     assert!(!scheduler.step());
     let heard = client.0.lock().unwrap();
-    assert_eq!((heard.end.clone(), heard.ids.len(), heard.read), (Some(Ok(Stop::Length)), 0, Some((3, 0))));
+    assert_eq!(
+        (heard.end.clone(), heard.ids.len(), heard.read),
+        (Some(Ok(Stop::Length)), 0, Some((3, 2))),
+        "it was asked before"
+    );
 }
 
 /// A short prompt does not wait for a long one before it, nor a long one for ever.

@@ -32,5 +32,5 @@ pub use model::{CHUNK, Model, Options};
 pub use outline::{Footprint, Outline, Residency, Room, is_known, layer_of};
 pub use rates::{AttendRate, LinearRate, Rates, Speeds};
 pub use sample::{Sampler, Sampling};
-pub use scheduler::{Event, Limits, Out, Request, Rule, Scheduler, Tally, Token};
+pub use scheduler::{Event, Guess, Limits, Out, Request, Rule, Scheduler, Tally, Token};
 pub use session::{Generate, Session, Stop};

@@ -30,7 +30,18 @@ pub struct Limits {
     /// tokens of one with its prompt
     pub context: usize,
     /// whether tokens are guessed (see [`draft`])
-    pub guess: bool,
+    pub guess: Guess,
+}
+
+/// When tokens are guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guess {
+    /// never
+    Never,
+    /// where that saves time, as measured
+    Paying,
+    /// wherever there is something to guess by
+    Always,
 }
 
 /// Rows of logits in a step at most, or one for each stream where those are more: as many take memory.
@@ -196,7 +207,10 @@ impl Scheduler {
         let speakers = self.running.iter().filter(|s| speaks(s)).count();
         let reading = speakers < self.running.len();
         let guesses = (ROWS / speakers.max(1)).saturating_sub(1);
-        let worth = self.pace.worth(speakers);
+        let worth = match self.limits.guess {
+            Guess::Always => 0.0,
+            _ => self.pace.worth(speakers),
+        };
         let mut i = 0;
         while i < self.running.len() {
             let s = &mut self.running[i];
@@ -207,7 +221,7 @@ impl Scheduler {
             let unread = s.ids.len() - self.cache.ids(line).len();
             let tokens = unread.min(left);
             let room = (s.request.most - s.said() - 1).min(s.context - s.ids.len());
-            let alone = !reading && self.limits.guess && tokens == unread;
+            let alone = !reading && self.limits.guess != Guess::Never && tokens == unread;
             let most = if alone { room.min(guesses).min(left - tokens) } else { 0 };
             let drafted = s.draft.guess(&s.ids, worth, most);
             if self.room_for(i, line, tokens + drafted.len()) {

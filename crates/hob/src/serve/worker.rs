@@ -114,7 +114,8 @@ impl Worker {
     pub fn start(model: &Arc<Model>, cache: Cache, context: usize, limits: Limits) -> Result<Worker> {
         let (jobs, queue) = mpsc::channel();
         let load = Arc::new(Gauges::default());
-        let bounds = scheduler::Limits { streams: limits.parallel, context, guess: limits.guess };
+        let guess = if limits.guess { scheduler::Guess::Paying } else { scheduler::Guess::Never };
+        let bounds = scheduler::Limits { streams: limits.parallel, context, guess };
         load.room.store(cache.room(), Ordering::SeqCst);
         let bench = Bench {
             model: model.clone(),
