@@ -44,20 +44,16 @@ const QUESTION: &str = "Who are you?";
 const SYSTEM: &str = "You are a poet.";
 const OTHER: &str = "Talk like a pirate.";
 
+/// Makes the preset most tests are about.
+fn pirate(world: &World) -> crate::common::Run {
+    let parameters = ["-p", "temperature=0", "-p", "max_tokens=12"];
+    world.run(&[&["create", "pirate", "--from=starter", "--system", SYSTEM][..], &parameters].concat())
+}
+
 #[test]
 fn a_preset_answers_as_it_says_and_the_command_line_says_otherwise() {
     let world = with_starter();
-    let made = world.run(&[
-        "create",
-        "pirate",
-        "--from=starter",
-        "--system",
-        SYSTEM,
-        "-p",
-        "temperature=0",
-        "-p",
-        "max_tokens=12",
-    ]);
+    let made = pirate(&world);
     assert!(made.ok().starts_with("made pirate of starter"), "{}", made.stdout);
     let greedy = ["--temperature=0", "--max-tokens=12"];
     let by_hand = answer(&world, &[&["starter", QUESTION, "--system", SYSTEM], &greedy[..]].concat());
@@ -211,19 +207,7 @@ fn a_modelfile_is_imported() {
 #[test]
 fn the_server_answers_as_presets_say_and_loads_their_base_once() {
     let world = with_starter();
-    world
-        .run(&[
-            "create",
-            "pirate",
-            "--from=starter",
-            "--system",
-            SYSTEM,
-            "-p",
-            "temperature=0",
-            "-p",
-            "max_tokens=12",
-        ])
-        .ok();
+    pirate(&world).ok();
     world.run(&["create", "mate", "--from=pirate", "--system", OTHER]).ok();
     let server = Serving::start(&world, &[]);
     assert_eq!(names(&server), ["mate", "pirate", "SmolLM2-135M-Instruct.Q4_1"]);

@@ -28,14 +28,33 @@ impl Drop for Catch {
     }
 }
 
-/// From now on, writing to a connection that its other side has closed is an error and does not end the program, as it
-/// should where a pipe is all that is written to.
-pub fn survive_closed_connections() {
-    #[cfg(unix)]
-    // SAFETY: SIG_IGN is a valid disposition; it replaces none that anybody waits for.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+/// While it lives, writing to a connection that its other side has closed is an error. Else it ends the program, as is
+/// right for the pipe that the output may be.
+pub struct SurviveClosed(());
+
+impl SurviveClosed {
+    /// From now on.
+    pub fn new() -> SurviveClosed {
+        on_closed(true);
+        SurviveClosed(())
     }
+}
+
+impl Drop for SurviveClosed {
+    fn drop(&mut self) {
+        on_closed(false);
+    }
+}
+
+/// What becomes of writing to what is closed.
+pub fn on_closed(survive: bool) {
+    #[cfg(unix)]
+    // SAFETY: both are valid dispositions, and nobody else sets one for this signal.
+    unsafe {
+        libc::signal(libc::SIGPIPE, if survive { libc::SIG_IGN } else { libc::SIG_DFL });
+    }
+    #[cfg(not(unix))]
+    let _ = survive;
 }
 
 /// Installs the handler; to be called once, at the start of the program.

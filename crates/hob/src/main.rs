@@ -33,7 +33,7 @@ use hob_engine::isa;
 
 fn main() -> ExitCode {
     install_panic_hook();
-    default_sigpipe();
+    interrupt::on_closed(false); // Rust's own way would turn `hob list | head` into a panic
     let cli = match read() {
         Ok(cli) => cli,
         Err(e) => {
@@ -113,15 +113,3 @@ fn install_panic_hook() {
         );
     }));
 }
-
-/// Rust ignores SIGPIPE, which would turn `hob list | head` into a panic; end quietly as other tools do.
-#[cfg(unix)]
-fn default_sigpipe() {
-    // SAFETY: called once at the start, before there are other threads; SIG_DFL is a valid disposition.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-    }
-}
-
-#[cfg(not(unix))]
-fn default_sigpipe() {}

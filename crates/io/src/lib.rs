@@ -4,6 +4,7 @@
 //! believed, and an error is one sentence that names the file and what to do.
 
 pub mod adapter;
+pub mod calendar;
 pub mod chat;
 mod checkpoint;
 pub mod config;

@@ -154,10 +154,8 @@ impl Scheduler {
         }
     }
 
-    /// Does the next step. Returns whether there was anything to do.
-    ///
-    /// # Errors
-    /// When the device fails; all answers hear of it and end.
+    /// Does the next step. Returns whether there was anything to do. Where the device fails, all answers under way hear of
+    /// it and end.
     pub fn step(&mut self) -> bool {
         self.let_go();
         while self.running.len() < self.limits.streams

@@ -29,7 +29,7 @@ pub use how::chance;
 const EXAMPLES: &str = "Examples:
   hob run                                     chat with a model on this machine
   hob run starter \"Why is the sky blue?\"      answer one question
-  hob serve                                   answer other programs (OpenAI's API)
+  hob serve                                   a page to chat on, and the APIs of OpenAI, Anthropic and Ollama
   hob pull hf:owner/repo                      fetch a model from the Hugging Face hub
   hob list                                    the models on this machine
   hob show starter                            what is inside a model
@@ -37,8 +37,8 @@ const EXAMPLES: &str = "Examples:
   hob fit hf:owner/repo                       can I run this, and how fast?
   hob doctor                                  what this machine has and how fast it is
 
-Hob works offline: only pull, show and fit of a model on the hub (hf:…), and run when it offers
-a model, open a connection.";
+Hob works offline: only pull, show and fit of a model on the hub (hf:…), run when it offers a
+model, and a server's page or client that asks for a pull, open a connection to elsewhere.";
 
 /// Local AI in one native binary: private, offline, fast.
 #[derive(Parser)]

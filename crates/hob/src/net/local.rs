@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
-use crate::interrupt;
+use crate::interrupt::SurviveClosed;
 
 /// How long a server on the same machine may take to accept.
 const CONNECT: Duration = Duration::from_millis(500);
@@ -126,6 +126,8 @@ impl Local {
     }
 
     async fn send(&self, path: &str, body: Option<&Value>) -> Result<Response<Incoming>, Failure> {
+        // Until the request is written; what comes then is only read.
+        let _survive = SurviveClosed::new();
         let stream = timeout(CONNECT, TcpStream::connect(self.address)).await;
         let Ok(Ok(stream)) = stream else { return Err(Failure::Gone) };
         let broken = |e: hyper::Error| Failure::Broken(e.to_string());
@@ -156,7 +158,6 @@ fn refused(status: u16, body: Option<&Value>) -> Failure {
 
 /// Runs what waits, on this thread.
 fn block<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    interrupt::survive_closed_connections();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Failure::Broken(e.to_string()))?.block_on(work)
 }

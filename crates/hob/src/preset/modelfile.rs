@@ -6,7 +6,7 @@ use std::path::Path;
 use hob_io::modelfile::{self, Command, Instruction};
 use serde_json::Value;
 
-use super::{Parameters, Preset, Said, read_small};
+use super::{PARAMETERS, Parameters, Preset, Said, read_small};
 use crate::error::{Error, Result};
 use crate::{near, places, terminal};
 
@@ -34,21 +34,14 @@ const NO_PLACE: [&str; 20] = [
     "penalize_newline",
 ];
 
-/// What Ollama calls a parameter.
-const NAMES: [&str; 12] = [
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repeat_penalty",
-    "repeat_last_n",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "num_predict",
-    "num_ctx",
-    "stop",
-];
+/// What Ollama calls our parameters.
+fn names() -> [&'static str; PARAMETERS.len()] {
+    PARAMETERS.map(|name| match name {
+        "max_tokens" => "num_predict",
+        "ctx" => "num_ctx",
+        same => same,
+    })
+}
 
 /// Reads a Modelfile, and says what of it has no place in a preset.
 ///
@@ -153,9 +146,9 @@ fn parameter(p: &mut Parameters, name: &str, value: &Value) -> Result<Option<Str
             return Ok(Some(format!("PARAMETER {shown} has no place in Hob and is left out")));
         }
         _ => {
-            let near = near::near(&near::plain(name), NAMES.iter().map(|n| (near::plain(n), *n)));
+            let near = near::near(&near::plain(name), names().map(|n| (near::plain(n), n)));
             let meant = match near.is_empty() {
-                true => format!("there are {}", NAMES.join(", ")),
+                true => format!("there are {}", names().join(", ")),
                 false => format!("did you mean {}?", near.join(", ")),
             };
             return Err(format!("{shown} is no parameter; {meant}"));

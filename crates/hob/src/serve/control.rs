@@ -11,7 +11,8 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use super::App;
-use super::manager::{Keep, Ready};
+use super::keep::Keep;
+use super::manager::Ready;
 use super::refusal::{Kind, Refusal, Result};
 
 /// The paths.

@@ -2,20 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hob_io::calendar;
+
 /// `2026-11-27T04:10:09.123456Z`; what lies before 1970 is its beginning.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
-    // The civil calendar from a count of days, with years that begin in March (Howard Hinnant, "chrono-compatible
-    // Low-Level Date Algorithms", civil_from_days).
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
+    let (year, month, date) = calendar::date(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     let micros = since.subsec_micros();
     format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")

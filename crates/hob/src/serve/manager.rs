@@ -11,6 +11,8 @@ use hob_engine::{CHUNK, Cache, Scheduler, memory};
 use hob_grammar::Vocabulary;
 use hob_io::chat::Dialect;
 
+use super::keep::Keep;
+use super::known::Known;
 use super::metrics::Metrics;
 use super::preset::Made;
 use super::pulls::Source;
@@ -24,47 +26,6 @@ use crate::preset::{self, Preset};
 use crate::room::{self, Room};
 use crate::store::{self, Found, Wanted};
 use crate::terminal;
-
-/// How long a model that nobody uses stays loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// so long; zero unloads it at once
-    For(Duration),
-    /// until the server ends, or another model needs the memory
-    Always,
-}
-
-impl Keep {
-    /// Reads `5m`, `90s`, `1h30m`, `300` (seconds); below zero means always, as with Ollama.
-    pub fn parse(text: &str) -> Result<Keep, String> {
-        let wrong = || format!("'{text}' is no time; write 5m, 90s, 1h, 0, or -1 for ever");
-        let text = text.trim();
-        let (text, always) = text.strip_prefix('-').map_or((text, false), |rest| (rest, true));
-        let (mut seconds, mut rest) = (0.0, text);
-        while !rest.is_empty() {
-            let at = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-            let number: f64 = rest[..at].parse().map_err(|_| wrong())?;
-            let end = rest[at..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| at + n);
-            seconds += number
-                * match &rest[at..end] {
-                    "ms" => 1e-3,
-                    "" | "s" => 1.0,
-                    "m" => 60.0,
-                    "h" => 3600.0,
-                    "d" => 86400.0,
-                    _ => return Err(wrong()),
-                };
-            rest = &rest[end..];
-        }
-        match always {
-            _ if text.is_empty() => Err(wrong()),
-            true => Ok(Keep::Always),
-            // A century is as good as ever.
-            false if seconds > 3e9 => Ok(Keep::Always),
-            false => Ok(Keep::For(Duration::from_secs_f64(seconds))),
-        }
-    }
-}
 
 /// A model that answers.
 pub struct Ready {
@@ -198,54 +159,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         lock(&self.ready.used).0 = Instant::now();
         self.ready.users.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// A model that could be loaded, or is.
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// what a client calls it
-    pub name: String,
-    /// what else it is called: with its place, or by the catalogue
-    pub others: Vec<String>,
-    /// what to open; of a preset, its own file ([`Known::weights`])
-    pub path: PathBuf,
-    /// length of its files
-    pub bytes: u64,
-    /// when its file was written
-    pub modified: SystemTime,
-    /// tokens of context that a preset of it asks for
-    pub context: Option<usize>,
-    /// what it is, where it is a preset
-    pub preset: Option<Arc<Made>>,
-}
-
-impl Known {
-    /// A model found on this machine.
-    pub fn of(model: &store::Model) -> Known {
-        let others = [Some(model.qualified.clone()), model.alias.map(String::from)];
-        let mut known = Known::at(model.name.clone(), model.path.clone());
-        known.others = others.into_iter().flatten().filter(|n| *n != model.name).collect();
-        known.bytes = model.bytes;
-        known
-    }
-
-    /// The model at a path that the person who started the server gave.
-    pub fn at(name: String, path: PathBuf) -> Known {
-        let about = std::fs::metadata(&path).ok();
-        let modified = about.as_ref().and_then(|m| m.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH);
-        let bytes = about.filter(|m| m.is_file()).map_or(0, |m| m.len());
-        Known { name, others: Vec::new(), path, bytes, modified, context: None, preset: None }
-    }
-
-    /// Whether `name` means it: in any case, and with the `:latest` that Ollama's clients add.
-    pub fn is(&self, name: &str) -> bool {
-        let same = |own: &String| {
-            own.eq_ignore_ascii_case(name)
-                || name.strip_suffix(":latest").is_some_and(|bare| own.eq_ignore_ascii_case(bare))
-                || own.strip_suffix(":latest").is_some_and(|bare| bare.eq_ignore_ascii_case(name))
-        };
-        same(&self.name) || self.others.iter().any(same)
     }
 }
 
@@ -535,7 +448,17 @@ impl Manager {
         let bytes = self.policy.cache.unwrap_or_else(|| self.limit() / 8);
         let size = |tokens| Size { tokens, streams, context };
         let states = opened.model.program(1, 1)?.graph.states.clone();
-        let fits = |tokens| size(tokens).bytes(&states, opened.model.options().kv) <= u128::from(bytes);
+        let needs = |tokens| size(tokens).bytes(&states, opened.model.options().kv);
+        let fits = |tokens| needs(tokens) <= u128::from(bytes);
+        if self.policy.cache.is_some() && !fits(context) {
+            let least = u64::try_from(needs(context)).unwrap_or(u64::MAX);
+            return Err(Error::new(format!(
+                "one conversation of {context} tokens takes {} of keys and values, and --cache allows {}; allow more, or \
+                 ask for a shorter context with --ctx",
+                terminal::bytes(least),
+                terminal::bytes(bytes)
+            )));
+        }
         // In contexts: the next model then finds its cache of the same size again, though a little more is free.
         let (mut least, mut most) = (1, streams.max(2));
         while most - least > 1 {
@@ -615,36 +538,5 @@ async fn cached(spec: Spec) -> Result<Option<PathBuf>> {
         Ok(Ok(Wanted::Here(model))) => Ok(Some(model.path)),
         Ok(Err(e)) => Err(Refusal::field("model", e.to_string())),
         _ => Ok(None),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_as_people_and_ollama_write_them() {
-        let seconds = |n| Ok(Keep::For(Duration::from_secs(n)));
-        for (text, keep) in
-            [("5m", seconds(300)), ("90", seconds(90)), ("1h30m", seconds(5400)), ("0", seconds(0))]
-        {
-            assert_eq!(Keep::parse(text), keep, "{text}");
-        }
-        assert_eq!(Keep::parse("-1"), Ok(Keep::Always));
-        assert_eq!(Keep::parse("-1m"), Ok(Keep::Always));
-        assert_eq!(Keep::parse("500ms"), Ok(Keep::For(Duration::from_millis(500))));
-        for bad in ["", "-", "m", "5x", "5 m", "1.2.3s", "é"] {
-            assert!(Keep::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn names_are_compared_and_not_opened() {
-        let known = Known {
-            others: vec!["hf:o/Tiny:x.gguf".into()],
-            ..Known::at("Tiny".into(), "/x/tiny.gguf".into())
-        };
-        assert!(known.is("tiny") && known.is("Tiny:latest") && known.is("hf:o/tiny:X.gguf"));
-        assert!(!known.is("/x/tiny.gguf") && !known.is("tin") && !known.is(""));
     }
 }

@@ -10,6 +10,8 @@ mod date;
 mod fields;
 mod generate;
 mod guard;
+mod keep;
+mod known;
 mod listen;
 mod manager;
 mod metrics;
@@ -42,7 +44,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::error::{Error, Result, plain};
-use crate::interrupt::{self, Catch};
+use crate::interrupt::{Catch, SurviveClosed};
 use crate::model::Load;
 use crate::terminal;
 use guard::Guard;
@@ -54,7 +56,8 @@ use tally::Tally;
 
 pub use generate::{Knobs, Stops};
 pub use guard::origin;
-pub use manager::{Keep, Known};
+pub use keep::Keep;
+pub use known::Known;
 pub use worker::Limits;
 
 /// Answers that run when the server is told to end have so long to come to an end.
@@ -209,7 +212,7 @@ async fn watch_over(
 /// # Errors
 /// The address cannot be listened on, or a model named at the start cannot be loaded.
 pub fn run(config: Config) -> Result<()> {
-    interrupt::survive_closed_connections();
+    let _survive = SurviveClosed::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hob-serve").build();
     let runtime = runtime.map_err(|e| Error::new(format!("the system grants no threads: {}", plain(&e))))?;
     let done = runtime.block_on(serve(config));

@@ -8,7 +8,8 @@ use hob_io::Adapter;
 use hob_io::chat::{self, Chat, Dialect};
 
 use super::generate::{Prompt, Request};
-use super::manager::{Known, Lease};
+use super::known::Known;
+use super::manager::Lease;
 use crate::error::{Error, Result};
 use crate::model::{DEFAULT_CONTEXT, Load};
 use crate::preset::{Kept, Settled, settle};

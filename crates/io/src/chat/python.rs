@@ -124,19 +124,10 @@ pub(super) fn strftime(format: &str, now: SystemTime) -> String {
     const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let days = seconds / 86400;
-    // The civil calendar from a count of days, with years that begin in March (Howard Hinnant, "chrono-compatible
-    // low-level date algorithms").
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day + 2) / 153;
-    let month_day = day - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = era * 400 + year_of_era + (month <= 2) as u64;
+    let (year, month, month_day) = crate::calendar::date(days);
     let leap = year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
-    // January and February come last in such a year, 306 days after the first of March.
-    let year_day = if month > 2 { day + 60 + leap as u64 } else { day - 305 };
+    const BEFORE: [u64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
+    let year_day = BEFORE[month as usize - 1] + month_day + u64::from(leap && month > 2);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days as usize + 4) % 7]);
     let twelve = (hour + 11) % 12 + 1;

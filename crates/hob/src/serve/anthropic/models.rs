@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::answer;
 use crate::serve::App;
 use crate::serve::date::rfc3339;
-use crate::serve::manager::Known;
+use crate::serve::known::Known;
 use crate::serve::refusal::{Refusal, Result};
 
 fn model(known: &Known) -> Value {

@@ -190,7 +190,7 @@ impl Call {
     }
 }
 
-/// An id for a call that has none of its own: nine letters and digits, as Mistral's templates want them, are enough.
+/// An id for a call that has none of its own. Where a template wants another form, `Chat::prepare` makes it.
 fn call_id() -> String {
     format!("call_{:016x}", crate::commands::chance())
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::details::Details;
-use crate::serve::manager::Known;
+use crate::serve::known::Known;
 use crate::{file, naming, terminal};
 
 /// What headers say, as long as the files are the same: listing models would otherwise open all of them each time.

@@ -24,7 +24,8 @@ use tokio_stream::Stream;
 use super::App;
 use super::asked::Asked;
 use super::fields::Fields;
-use super::manager::{Keep, Lease};
+use super::keep::Keep;
+use super::manager::Lease;
 use super::refusal::{Kind, Refusal, Result};
 
 pub use details::Headers;

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::serve::fields::Fields;
 use crate::serve::generate::{Format, Request};
-use crate::serve::manager::{Keep, Lease};
+use crate::serve::keep::Keep;
+use crate::serve::manager::Lease;
 use crate::serve::refusal::{Refusal, Result};
 
 /// Fills in what the request says of the answer. Options that Hob has not (`mirostat`, `num_gpu` …) are passed over, as

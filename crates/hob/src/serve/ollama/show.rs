@@ -15,7 +15,7 @@ use crate::details::Details;
 use crate::serve::asked::Asked;
 use crate::serve::date::rfc3339;
 use crate::serve::fields::Fields;
-use crate::serve::manager::Known;
+use crate::serve::known::Known;
 use crate::serve::refusal::{Refusal, Result};
 
 /// Lists longer than this are left out of `model_info` unless the request is `verbose`: vocabularies, merges.

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::error::answer;
-use crate::serve::manager::Known;
+use crate::serve::known::Known;
 use crate::serve::{App, anthropic};
 
 fn model(known: &Known) -> Value {
