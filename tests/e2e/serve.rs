@@ -291,6 +291,29 @@ fn sixty_four_at_once_are_all_answered() {
     assert_eq!(server.metric("hob_jobs_running"), 0.0);
 }
 
+/// `hob run` asks the server that runs, whatever the seed, and says the same as alone.
+#[test]
+fn a_running_server_is_asked() {
+    let world = World::new();
+    let path = tiny(&world);
+    std::fs::create_dir_all(world.path("hob/models")).unwrap();
+    std::fs::copy(&path, world.path("hob/models/mine.gguf")).unwrap();
+    let server = Serving::start(&world, &[]);
+    let seed = format!("--seed={}", u64::MAX);
+    for more in [&["--temperature=0"][..], &[&seed, "--temperature=0", "--raw"], &[&seed]] {
+        let args = [&["run", "mine", "hi there", "--json", "--max-tokens=6"][..], more].concat();
+        let asked: Value = serde_json::from_str(world.run(&args).ok()).unwrap();
+        assert_eq!(asked["server"], server.address.as_str(), "{more:?}");
+        let alone: Value = serde_json::from_str(world.run(&[&args[..], &["--alone"]].concat()).ok()).unwrap();
+        assert!(alone.get("server").is_none());
+        assert_eq!((&asked["text"], &asked["tokens"]), (&alone["text"], &alone["tokens"]), "{more:?}");
+    }
+    // Without a seed one is made up, and every one is taken.
+    for _ in 0..8 {
+        world.run(&["run", "mine", "hi", "--max-tokens=1"]).ok();
+    }
+}
+
 /// A conversation goes on where it was though its model was unloaded in between.
 #[test]
 fn what_was_read_outlives_the_model() {

@@ -143,9 +143,10 @@ fn remote(name: &str, defaults: bool, args: &RunArgs) -> Option<Remote> {
         return None;
     }
     let s = args.sampling.settings();
+    // The API's whole numbers have a sign; the server takes the same 64 bits.
     let mut how = json!({
         "temperature": s.temperature, "top_p": s.top_p, "top_k": s.top_k, "min_p": s.min_p,
-        "repeat_penalty": s.repeat_penalty, "seed": s.seed, "max_tokens": args.max_tokens,
+        "repeat_penalty": s.repeat_penalty, "seed": s.seed as i64, "max_tokens": args.max_tokens,
     });
     if defaults {
         how.as_object_mut()?.retain(|key, _| args.said(key));
