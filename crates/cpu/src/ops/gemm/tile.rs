@@ -1,0 +1,181 @@
+//! The innermost product: up to [`HEIGHT`] rows of a by a strip of [`WIDTH`] columns of b, with the sums in registers.
+
+use crate::isa::fma;
+
+/// Columns of a strip.
+pub const WIDTH: usize = 32;
+/// Rows of the result computed together: with WIDTH columns, 24 of AVX-512's 32 registers.
+pub const HEIGHT: usize = 12;
+/// Those of a step where registers are fewer or shorter: twelve of AVX2's 16.
+const STEP: [usize; 2] = [6, 16];
+
+/// Rows of K numbers, `stride` apart: all that a tile multiplies is within `rows[..]`.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub at: &'a [f32],
+    pub stride: usize,
+    pub count: usize,
+}
+
+/// Adds `a · b` to `sums`, where b is `(depth, WIDTH)`.
+pub fn tile(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
+    assert!(a.count >= 1 && a.count <= HEIGHT && sums.len() >= a.count && !b.is_empty());
+    assert!(a.at.len() >= (a.count - 1) * a.stride + b.len());
+    #[cfg(target_arch = "x86_64")]
+    {
+        use crate::isa::{Isa, isa};
+        if isa() == Isa::Avx512 {
+            // SAFETY: the processor has AVX-512, and rows and sums are as many as asserted.
+            return unsafe { x86::by_height(a, b, sums) };
+        }
+        if isa() >= Isa::Avx2 {
+            // SAFETY: the processor has AVX2 and FMA, and likewise.
+            return unsafe { x86::by_steps(a, b, sums) };
+        }
+    }
+    for first in (0..a.count).step_by(STEP[0]) {
+        let count = STEP[0].min(a.count - first);
+        let a = Rows { at: &a.at[first * a.stride..], count, ..a };
+        let sums = &mut sums[first..];
+        for column in (0..WIDTH).step_by(STEP[1]) {
+            match count {
+                6 => portable::<6>(a, b, column, sums),
+                _ => (0..count).for_each(|i| {
+                    let a = Rows { at: &a.at[i * a.stride..], count: 1, ..a };
+                    portable::<1>(a, b, column, &mut sums[i..]);
+                }),
+            }
+        }
+    }
+}
+
+fn portable<const N: usize>(a: Rows, b: &[[f32; WIDTH]], column: usize, sums: &mut [[f32; WIDTH]]) {
+    const FMA: bool = cfg!(target_arch = "aarch64");
+    let a: [&[f32]; N] = std::array::from_fn(|i| &a.at[i * a.stride..][..b.len()]);
+    let mut y: [[f32; STEP[1]]; N] = std::array::from_fn(|i| std::array::from_fn(|j| sums[i][column + j]));
+    for (k, b) in b.iter().enumerate() {
+        let b = &b[column..column + STEP[1]];
+        for i in 0..N {
+            for j in 0..STEP[1] {
+                y[i][j] = fma::<FMA>(a[i][k], b[j], y[i][j]);
+            }
+        }
+    }
+    for i in 0..N {
+        sums[i][column..column + STEP[1]].copy_from_slice(&y[i]);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{HEIGHT, Rows, STEP, WIDTH};
+    use std::arch::x86_64::*;
+
+    /// All rows at once. The processor must have AVX-512 F, and memory what [`super::tile`] asserts.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn by_height(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
+        macro_rules! heights {
+            ($($n:literal)*) => {
+                // SAFETY: as the caller says.
+                unsafe { match a.count { $($n => avx512::<$n>(a, b, sums),)* _ => {} } }
+            };
+        }
+        heights!(1 2 3 4 5 6 7 8 9 10 11 12);
+        const { assert!(HEIGHT == 12) };
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512<const N: usize>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
+        // SAFETY: rows, panel and sums are as long as the caller says.
+        unsafe {
+            let mut y = [[_mm512_setzero_ps(); 2]; HEIGHT];
+            for i in 0..N {
+                let sums = sums[i].as_ptr();
+                y[i] = [_mm512_loadu_ps(sums), _mm512_loadu_ps(sums.add(16))];
+            }
+            // Every third row has a pointer, and those between are reached by it and one or two strides: addresses that
+            // an instruction computes by itself. Sums of strides would take the ports that multiply.
+            let stride = a.stride;
+            let mut at: [*const f32; 4] = std::array::from_fn(|i| a.at.as_ptr().wrapping_add(3 * i * stride));
+            // Spelt out, as the compiler does not unroll so much by itself.
+            macro_rules! step {
+                ($b:expr, $k:literal: $($i:literal)*) => {
+                    let b: *const f32 = $b;
+                    let b = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
+                    $(if $i < N {
+                        let x = _mm512_set1_ps(*at[$i / 3].add($i % 3 * stride + $k));
+                        y[$i] = [_mm512_fmadd_ps(x, b[0], y[$i][0]), _mm512_fmadd_ps(x, b[1], y[$i][1])];
+                    })*
+                };
+            }
+            let (fours, rest) = b.as_chunks::<4>();
+            for b in fours {
+                step!(b[0].as_ptr(), 0: 0 1 2 3 4 5 6 7 8 9 10 11);
+                step!(b[1].as_ptr(), 1: 0 1 2 3 4 5 6 7 8 9 10 11);
+                step!(b[2].as_ptr(), 2: 0 1 2 3 4 5 6 7 8 9 10 11);
+                step!(b[3].as_ptr(), 3: 0 1 2 3 4 5 6 7 8 9 10 11);
+                at = at.map(|at| at.wrapping_add(4));
+            }
+            for b in rest {
+                step!(b.as_ptr(), 0: 0 1 2 3 4 5 6 7 8 9 10 11);
+                at = at.map(|at| at.wrapping_add(1));
+            }
+            for i in 0..N {
+                let sums = sums[i].as_mut_ptr();
+                _mm512_storeu_ps(sums, y[i][0]);
+                _mm512_storeu_ps(sums.add(16), y[i][1]);
+            }
+        }
+    }
+
+    /// Six rows by half a strip at a time. The processor must have AVX2 and FMA, and memory what [`super::tile`] asserts.
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn by_steps(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
+        for first in (0..a.count).step_by(STEP[0]) {
+            let rest = Rows { at: &a.at[first * a.stride..], ..a };
+            let sums = &mut sums[first..];
+            for column in (0..WIDTH).step_by(STEP[1]) {
+                // SAFETY: as the caller says.
+                unsafe {
+                    match a.count - first {
+                        1 => avx2::<1>(rest, b, column, sums),
+                        2 => avx2::<2>(rest, b, column, sums),
+                        3 => avx2::<3>(rest, b, column, sums),
+                        4 => avx2::<4>(rest, b, column, sums),
+                        5 => avx2::<5>(rest, b, column, sums),
+                        _ => avx2::<6>(rest, b, column, sums),
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2<const N: usize>(a: Rows, b: &[[f32; WIDTH]], column: usize, sums: &mut [[f32; WIDTH]]) {
+        // SAFETY: rows, panel and sums are as long as the caller says.
+        unsafe {
+            let (mut at, stride) = (a.at.as_ptr(), a.stride);
+            let mut y = [[_mm256_setzero_ps(); 2]; N];
+            for i in 0..N {
+                let sums = sums[i].as_ptr().add(column);
+                y[i] = [_mm256_loadu_ps(sums), _mm256_loadu_ps(sums.add(8))];
+            }
+            for b in b {
+                let b = b.as_ptr().add(column);
+                let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                for i in 0..N {
+                    let x = _mm256_set1_ps(*at.add(i * stride));
+                    y[i] = [_mm256_fmadd_ps(x, b[0], y[i][0]), _mm256_fmadd_ps(x, b[1], y[i][1])];
+                }
+                at = at.add(1);
+            }
+            for i in 0..N {
+                let sums = sums[i].as_mut_ptr().add(column);
+                _mm256_storeu_ps(sums, y[i][0]);
+                _mm256_storeu_ps(sums.add(8), y[i][1]);
+            }
+        }
+    }
+}
