@@ -14,7 +14,7 @@ use crate::ops::rows::Shared;
 use crate::threads::Pool;
 use hob_graph::DType;
 use std::ops::Range;
-pub use tile::{HEIGHT, Rows, WIDTH, tile};
+pub use tile::{HEIGHT, Rows, WIDTH, tile, tile_turned};
 
 /// Rows of a panel: a strip of so many stays in the first cache.
 pub const DEPTH: usize = 256;
@@ -141,7 +141,9 @@ impl Gemm {
             let memory = unsafe { panels.slice(thread * self.per_thread(), self.per_thread()) };
             let (panel, sums) = memory.split_at_mut(depth.min(DEPTH) * task);
             let sums = &mut sums.as_chunks_mut::<WIDTH>().0[..strips * mine.len()]; // (strips, rows, WIDTH)
-            sums.fill([0.0; WIDTH]);
+            if depth == 0 {
+                sums.fill([0.0; WIDTH]);
+            }
             let a = a(batch);
             let mut room = [0.0; HEIGHT * DEPTH];
             for i in 0..panels_deep {
@@ -158,7 +160,7 @@ impl Gemm {
                         let part = a.bytes_of(deep.len()).div_ceil(strips);
                         ahead.clone().for_each(|at| prefetch(a.bytes, at + strip * part, part));
                         let at = strip * mine.len() + row - mine.start;
-                        tile(rows, b, &mut sums[at..at + HEIGHT]);
+                        tile(rows, b, &mut sums[at..at + HEIGHT], i == 0);
                     }
                 }
             }

@@ -6,10 +6,10 @@ use crate::isa::fma;
 pub const WIDTH: usize = 32;
 /// Rows of the result computed together: with WIDTH columns, 24 of AVX-512's 32 registers.
 pub const HEIGHT: usize = 12;
-/// Those of a step where registers are fewer or shorter: twelve of AVX2's 16.
+/// Rows and columns of a step where registers are fewer or shorter: twelve of AVX2's 16.
 const STEP: [usize; 2] = [6, 16];
 
-/// Rows of K numbers, `stride` apart: all that a tile multiplies is within `rows[..]`.
+/// Rows of K numbers, `stride` apart.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     pub at: &'a [f32],
@@ -17,47 +17,68 @@ pub struct Rows<'a> {
     pub count: usize,
 }
 
-/// Adds `a · b` to `sums`, where b is `(depth, WIDTH)`.
-pub fn tile(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
-    assert!(a.count >= 1 && a.count <= HEIGHT && sums.len() >= a.count && !b.is_empty());
-    assert!(a.at.len() >= (a.count - 1) * a.stride + b.len());
+/// Writes `a · b`, where b is `(K, WIDTH)`, to `sums`, or adds it to them where they are not `fresh`.
+pub fn tile(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]], fresh: bool) {
+    assert!(b.is_empty() || a.at.len() >= (a.count - 1) * a.stride + b.len());
+    run::<false>(a, b, sums, fresh);
+}
+
+/// The same with a turned: rows side by side, and their numbers `stride` apart.
+pub fn tile_turned(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]], fresh: bool) {
+    assert!(b.is_empty() || a.at.len() >= (b.len() - 1) * a.stride + a.count);
+    run::<true>(a, b, sums, fresh);
+}
+
+fn run<const TURNED: bool>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]], fresh: bool) {
+    assert!(a.count >= 1 && a.count <= HEIGHT && sums.len() >= a.count);
+    if fresh {
+        sums[..a.count].fill([0.0; WIDTH]);
+    }
     #[cfg(target_arch = "x86_64")]
     {
         use crate::isa::{Isa, isa};
         if isa() == Isa::Avx512 {
             // SAFETY: the processor has AVX-512, and rows and sums are as many as asserted.
-            return unsafe { x86::by_height(a, b, sums) };
+            return unsafe { x86::by_height::<TURNED>(a, b, sums) };
         }
         if isa() >= Isa::Avx2 {
             // SAFETY: the processor has AVX2 and FMA, and likewise.
-            return unsafe { x86::by_steps(a, b, sums) };
+            return unsafe { x86::by_steps::<TURNED>(a, b, sums) };
         }
     }
     for first in (0..a.count).step_by(STEP[0]) {
-        let count = STEP[0].min(a.count - first);
-        let a = Rows { at: &a.at[first * a.stride..], count, ..a };
-        let sums = &mut sums[first..];
+        let rest = from::<TURNED>(a, first);
         for column in (0..WIDTH).step_by(STEP[1]) {
-            match count {
-                6 => portable::<6>(a, b, column, sums),
-                _ => (0..count).for_each(|i| {
-                    let a = Rows { at: &a.at[i * a.stride..], count: 1, ..a };
-                    portable::<1>(a, b, column, &mut sums[i..]);
+            match rest.count {
+                6.. => portable::<TURNED, 6>(rest, b, column, &mut sums[first..]),
+                _ => (0..rest.count).for_each(|i| {
+                    portable::<TURNED, 1>(from::<TURNED>(rest, i), b, column, &mut sums[first + i..])
                 }),
             }
         }
     }
 }
 
-fn portable<const N: usize>(a: Rows, b: &[[f32; WIDTH]], column: usize, sums: &mut [[f32; WIDTH]]) {
+/// The rows from `first` on.
+fn from<const TURNED: bool>(a: Rows, first: usize) -> Rows {
+    let at = if TURNED { first } else { first * a.stride };
+    Rows { at: &a.at[at..], count: a.count - first, ..a }
+}
+
+fn portable<const TURNED: bool, const N: usize>(
+    a: Rows,
+    b: &[[f32; WIDTH]],
+    column: usize,
+    sums: &mut [[f32; WIDTH]],
+) {
     const FMA: bool = cfg!(target_arch = "aarch64");
-    let a: [&[f32]; N] = std::array::from_fn(|i| &a.at[i * a.stride..][..b.len()]);
     let mut y: [[f32; STEP[1]]; N] = std::array::from_fn(|i| std::array::from_fn(|j| sums[i][column + j]));
     for (k, b) in b.iter().enumerate() {
         let b = &b[column..column + STEP[1]];
         for i in 0..N {
+            let x = if TURNED { a.at[k * a.stride + i] } else { a.at[i * a.stride + k] };
             for j in 0..STEP[1] {
-                y[i][j] = fma::<FMA>(a[i][k], b[j], y[i][j]);
+                y[i][j] = fma::<FMA>(x, b[j], y[i][j]);
             }
         }
     }
@@ -68,16 +89,16 @@ fn portable<const N: usize>(a: Rows, b: &[[f32; WIDTH]], column: usize, sums: &m
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{HEIGHT, Rows, STEP, WIDTH};
+    use super::{HEIGHT, Rows, STEP, WIDTH, from};
     use std::arch::x86_64::*;
 
-    /// All rows at once. The processor must have AVX-512 F, and memory what [`super::tile`] asserts.
+    /// All rows at once. The processor must have AVX-512 F, and memory what [`super::run`] asserts.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn by_height(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
+    pub unsafe fn by_height<const TURNED: bool>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
         macro_rules! heights {
             ($($n:literal)*) => {
                 // SAFETY: as the caller says.
-                unsafe { match a.count { $($n => avx512::<$n>(a, b, sums),)* _ => {} } }
+                unsafe { match a.count { $($n => avx512::<TURNED, $n>(a, b, sums),)* _ => {} } }
             };
         }
         heights!(1 2 3 4 5 6 7 8 9 10 11 12);
@@ -86,7 +107,11 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn avx512<const N: usize>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
+    unsafe fn avx512<const TURNED: bool, const N: usize>(
+        a: Rows,
+        b: &[[f32; WIDTH]],
+        sums: &mut [[f32; WIDTH]],
+    ) {
         // SAFETY: rows, panel and sums are as long as the caller says.
         unsafe {
             let mut y = [[_mm512_setzero_ps(); 2]; HEIGHT];
@@ -97,29 +122,34 @@ mod x86 {
             // Every third row has a pointer, and those between are reached by it and one or two strides: addresses that
             // an instruction computes by itself. Sums of strides would take the ports that multiply.
             let stride = a.stride;
-            let mut at: [*const f32; 4] = std::array::from_fn(|i| a.at.as_ptr().wrapping_add(3 * i * stride));
+            let mut at: [*const f32; 4] = std::array::from_fn(|i| match TURNED {
+                true => a.at.as_ptr().wrapping_add(i * stride),
+                false => a.at.as_ptr().wrapping_add(3 * i * stride),
+            });
             // Spelt out, as the compiler does not unroll so much by itself.
             macro_rules! step {
+                ($b:expr, $k:literal) => { step!($b, $k: 0 1 2 3 4 5 6 7 8 9 10 11) };
                 ($b:expr, $k:literal: $($i:literal)*) => {
                     let b: *const f32 = $b;
                     let b = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
                     $(if $i < N {
-                        let x = _mm512_set1_ps(*at[$i / 3].add($i % 3 * stride + $k));
+                        let x = if TURNED { at[$k].add($i) } else { at[$i / 3].add($i % 3 * stride + $k) };
+                        let x = _mm512_set1_ps(*x);
                         y[$i] = [_mm512_fmadd_ps(x, b[0], y[$i][0]), _mm512_fmadd_ps(x, b[1], y[$i][1])];
                     })*
                 };
             }
             let (fours, rest) = b.as_chunks::<4>();
             for b in fours {
-                step!(b[0].as_ptr(), 0: 0 1 2 3 4 5 6 7 8 9 10 11);
-                step!(b[1].as_ptr(), 1: 0 1 2 3 4 5 6 7 8 9 10 11);
-                step!(b[2].as_ptr(), 2: 0 1 2 3 4 5 6 7 8 9 10 11);
-                step!(b[3].as_ptr(), 3: 0 1 2 3 4 5 6 7 8 9 10 11);
-                at = at.map(|at| at.wrapping_add(4));
+                step!(b[0].as_ptr(), 0);
+                step!(b[1].as_ptr(), 1);
+                step!(b[2].as_ptr(), 2);
+                step!(b[3].as_ptr(), 3);
+                at = at.map(|at| at.wrapping_add(if TURNED { 4 * stride } else { 4 }));
             }
             for b in rest {
-                step!(b.as_ptr(), 0: 0 1 2 3 4 5 6 7 8 9 10 11);
-                at = at.map(|at| at.wrapping_add(1));
+                step!(b.as_ptr(), 0);
+                at = at.map(|at| at.wrapping_add(if TURNED { stride } else { 1 }));
             }
             for i in 0..N {
                 let sums = sums[i].as_mut_ptr();
@@ -129,22 +159,22 @@ mod x86 {
         }
     }
 
-    /// Six rows by half a strip at a time. The processor must have AVX2 and FMA, and memory what [`super::tile`] asserts.
+    /// Six rows by half a strip at a time. The processor must have AVX2 and FMA, and memory what [`super::run`] asserts.
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn by_steps(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
+    pub unsafe fn by_steps<const TURNED: bool>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
         for first in (0..a.count).step_by(STEP[0]) {
-            let rest = Rows { at: &a.at[first * a.stride..], ..a };
+            let rest = from::<TURNED>(a, first);
             let sums = &mut sums[first..];
             for column in (0..WIDTH).step_by(STEP[1]) {
                 // SAFETY: as the caller says.
                 unsafe {
-                    match a.count - first {
-                        1 => avx2::<1>(rest, b, column, sums),
-                        2 => avx2::<2>(rest, b, column, sums),
-                        3 => avx2::<3>(rest, b, column, sums),
-                        4 => avx2::<4>(rest, b, column, sums),
-                        5 => avx2::<5>(rest, b, column, sums),
-                        _ => avx2::<6>(rest, b, column, sums),
+                    match rest.count {
+                        1 => avx2::<TURNED, 1>(rest, b, column, sums),
+                        2 => avx2::<TURNED, 2>(rest, b, column, sums),
+                        3 => avx2::<TURNED, 3>(rest, b, column, sums),
+                        4 => avx2::<TURNED, 4>(rest, b, column, sums),
+                        5 => avx2::<TURNED, 5>(rest, b, column, sums),
+                        _ => avx2::<TURNED, 6>(rest, b, column, sums),
                     }
                 }
             }
@@ -153,7 +183,12 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const N: usize>(a: Rows, b: &[[f32; WIDTH]], column: usize, sums: &mut [[f32; WIDTH]]) {
+    unsafe fn avx2<const TURNED: bool, const N: usize>(
+        a: Rows,
+        b: &[[f32; WIDTH]],
+        column: usize,
+        sums: &mut [[f32; WIDTH]],
+    ) {
         // SAFETY: rows, panel and sums are as long as the caller says.
         unsafe {
             let (mut at, stride) = (a.at.as_ptr(), a.stride);
@@ -166,10 +201,10 @@ mod x86 {
                 let b = b.as_ptr().add(column);
                 let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
                 for i in 0..N {
-                    let x = _mm256_set1_ps(*at.add(i * stride));
+                    let x = _mm256_set1_ps(*at.add(if TURNED { i } else { i * stride }));
                     y[i] = [_mm256_fmadd_ps(x, b[0], y[i][0]), _mm256_fmadd_ps(x, b[1], y[i][1])];
                 }
-                at = at.add(1);
+                at = at.wrapping_add(if TURNED { stride } else { 1 });
             }
             for i in 0..N {
                 let sums = sums[i].as_mut_ptr().add(column);
