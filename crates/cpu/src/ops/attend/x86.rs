@@ -252,6 +252,23 @@ impl Lanes for One {
         unsafe { _mm512_reduce_add_ps(self.0) }
     }
     #[inline(always)]
+    unsafe fn exp2(self) -> Self {
+        // 2^r for |r| <= 1/2, interpolated at the Chebyshev points, the highest power first
+        const POWERS: [f32; 6] =
+            [0.001_339_086_3, 0.009_676_032, 0.055_503_57, 0.240_221_07, 0.693_147_2, 1.000_000_1];
+        unsafe {
+            // What is no number stays none, as the second operand counts then.
+            let x = _mm512_max_ps(_mm512_set1_ps(-150.0), self.0);
+            let n = _mm512_roundscale_ps::<8>(x);
+            let r = _mm512_sub_ps(x, n);
+            let mut p = _mm512_set1_ps(POWERS[0]);
+            for c in &POWERS[1..] {
+                p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
+            }
+            One(_mm512_scalef_ps(p, n))
+        }
+    }
+    #[inline(always)]
     unsafe fn exp(self) -> Self {
         unsafe {
             let x = self.0;

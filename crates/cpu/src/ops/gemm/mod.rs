@@ -182,15 +182,15 @@ impl Gemm {
     }
 }
 
-/// Asks for memory that will be read.
+/// Asks for memory that will be read: `len` elements from `from` on, which may lie beyond the end.
 #[inline(always)]
-fn prefetch(bytes: &[u8], from: usize, len: usize) {
+pub fn prefetch<T>(x: &[T], from: usize, len: usize) {
     #[cfg(target_arch = "x86_64")]
-    for at in (from..from + len).step_by(64) {
+    for at in (from..from + len).step_by((64 / size_of::<T>()).max(1)) {
         use std::arch::x86_64::*;
         // SAFETY: every x86-64 processor has it, and it reads nothing, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, from, len);
+    let _ = (x, from, len);
 }
