@@ -68,7 +68,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
     match node.op {
         Op::Attend(_) => attend::scratch(cpu, graph, node),
         Op::CrossAttend(how) => attend::cross::scratch(cpu, graph, node, how),
-        Op::Conv2d(_) => conv2d::scratch(cpu, graph, node),
+        Op::Conv2d(window) => conv2d::scratch(cpu, graph, node, window),
         Op::Experts(_) => experts::scratch(cpu, graph, node),
         Op::Linear => linear::scratch(cpu, graph, id),
         Op::MatMul => matmul::scratch(cpu, graph, node),

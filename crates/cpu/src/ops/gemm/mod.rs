@@ -42,6 +42,18 @@ impl<'a> Left<'a> {
         self.dtype.bytes(n).expect("panels and rows are whole blocks")
     }
 
+    /// `n` numbers from `first` on, where they lie or decoded to `room`.
+    pub fn numbers<'r>(self, first: usize, n: usize, room: &'r mut [f32]) -> &'r [f32]
+    where
+        'a: 'r,
+    {
+        if self.dtype == DType::F32 {
+            return &self.rows(0, 1, 0, first..first + n, room).at[..n];
+        }
+        decode(self.dtype, &self.bytes[self.bytes_of(first)..][..self.bytes_of(n)], &mut room[..n]);
+        &room[..n]
+    }
+
     /// Rows `row..row + count` of `depth` numbers, of which `deep` are wanted: where they lie, or decoded to `room`.
     fn rows<'r>(
         self,

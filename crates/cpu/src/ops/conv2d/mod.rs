@@ -1,10 +1,13 @@
 //! Convolution of images as a product of the kernels `(O, C·k·k)` and the patches `(C·k·k, H'·W')`, of which only a
-//! panel exists at a time.
+//! panel exists at a time; or, where it pays, by minimal filtering ([`winograd`]).
+
+mod winograd;
 
 use crate::exec::{Call, Cpu};
 use crate::ops::gemm::{Gemm, Left, WIDTH};
 use hob_graph::{Graph, Node, Shape, Window};
 use std::ops::Range;
+use winograd::Winograd;
 
 /// Columns of a task.
 const TASK: usize = 4 * WIDTH;
@@ -15,7 +18,10 @@ fn gemm(y: Shape, kernel: Shape) -> Gemm {
 }
 
 /// Bytes of working memory.
-pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
+pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node, window: Window) -> usize {
+    if let Some(w) = Winograd::of(&cpu.pool, graph.node(node.inputs[0]).shape, node.shape, window) {
+        return w.scratch(&cpu.pool);
+    }
     gemm(node.shape, graph.node(node.inputs[1]).shape).scratch(&cpu.pool)
 }
 
@@ -23,6 +29,10 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
 pub fn run(c: &mut Call, window: Window) {
     let (x, kernel) = (c.x(0), c.x(1));
     let bias = (c.arity() == 3).then(|| c.x(2).f32s());
+    let left = Left { dtype: kernel.dtype, bytes: kernel.bytes };
+    if let Some(w) = Winograd::of(&c.cpu.pool, x.shape, c.node.shape, window) {
+        return w.run(&c.cpu.pool, x.f32s(), left, bias, c.out, c.scratch);
+    }
     let g = gemm(c.node.shape, kernel.shape);
     let image = x.shape[1] * x.shape[2] * x.shape[3];
     let patches =
@@ -35,15 +45,7 @@ pub fn run(c: &mut Call, window: Window) {
     let fill = |batch: usize, rows: Range<usize>, columns: Range<usize>, panel: &mut [f32]| {
         patches.fill(batch, rows, columns.start..columns.end.min(g.columns), panel);
     };
-    g.run(
-        &c.cpu.pool,
-        x.shape[0],
-        c.out,
-        c.scratch,
-        |_| Left { dtype: kernel.dtype, bytes: kernel.bytes },
-        fill,
-        finish,
-    );
+    g.run(&c.cpu.pool, x.shape[0], c.out, c.scratch, |_| left, fill, finish);
 }
 
 /// The patches of images `(N, C, H, W)`.
