@@ -259,5 +259,5 @@ def digest(seen):
     for x in seen.values():
         x = x.flatten()
         at = torch.arange(SAMPLES) * (x.numel() - 1) // (SAMPLES - 1)
-        rows.append(torch.cat([x.abs().max()[None], x.double().sum().float()[None], x[at]]))
+        rows.append(torch.cat([x.abs().max()[None], x.double().sum()[None].to(x.dtype), x[at]]))
     return torch.stack(rows)

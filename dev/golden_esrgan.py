@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import golden_common as g
 
-FEATURES, GROWTH, BLOCKS = 4, 2, 2
+FEATURES, GROWTH = 4, 2
 
 
 def conv(i, o):
@@ -63,11 +63,11 @@ class Block(nn.Module):
 class New(nn.Module):
     """basicsr's names; two doublings after what the unshuffling makes smaller."""
 
-    def __init__(self, scale):
+    def __init__(self, scale, blocks):
         super().__init__()
         self.unshuffle = 4 // scale
         self.conv_first = conv(3 * self.unshuffle**2, FEATURES)
-        self.body = nn.Sequential(*[Block(False) for _ in range(BLOCKS)])
+        self.body = nn.Sequential(*[Block(False) for _ in range(blocks)])
         self.conv_body = conv(FEATURES, FEATURES)
         self.conv_up1 = conv(FEATURES, FEATURES)
         self.conv_up2 = conv(FEATURES, FEATURES)
@@ -94,11 +94,11 @@ class Shortcut(nn.Module):
 class Old(nn.Module):
     """The names of the first ESRGAN: one nested sequence; as many doublings as the scale asks for."""
 
-    def __init__(self, doublings):
+    def __init__(self, doublings, blocks):
         super().__init__()
         act = lambda: nn.LeakyReLU(0.2)
         up = [m for _ in range(doublings) for m in (nn.Upsample(scale_factor=2), conv(FEATURES, FEATURES), act())]
-        body = Shortcut(nn.Sequential(*[Block(True) for _ in range(BLOCKS)], conv(FEATURES, FEATURES)))
+        body = Shortcut(nn.Sequential(*[Block(True) for _ in range(blocks)], conv(FEATURES, FEATURES)))
         end = (conv(FEATURES, FEATURES), act(), conv(FEATURES, 3))
         self.model = nn.Sequential(conv(3, FEATURES), body, *up, *end)
 
@@ -111,7 +111,7 @@ class Compact(nn.Module):
         super().__init__()
         self.scale = scale
         layers = [conv(3, FEATURES), nn.PReLU(FEATURES)]
-        for _ in range(BLOCKS):
+        for _ in range(2):
             layers += [conv(FEATURES, FEATURES), nn.PReLU(FEATURES)]
         self.body = nn.Sequential(*layers, conv(FEATURES, 3 * scale**2))
 
@@ -121,11 +121,11 @@ class Compact(nn.Module):
 
 
 MODELS = {
-    "x4": New(4),
-    "x2": New(2),
-    "x1": New(1),
-    "old-x4": Old(2),
-    "old-x1": Old(0),
+    "x4": New(4, 1),
+    "x2": New(2, 1),
+    "x1": New(1, 1),
+    "old-x4": Old(2, 2),
+    "old-x1": Old(0, 1),
     "compact-x4": Compact(4),
 }
 
@@ -137,12 +137,12 @@ with torch.no_grad():
         folder.mkdir(parents=True)
         for _, p in sorted(model.named_parameters()):
             noise = torch.randn(p.shape, generator=gen)
-            p.copy_(0.3 * noise if p.dim() == 1 else noise * (2.5 / p[0].numel()) ** 0.5)
+            p.copy_(0.3 * noise if p.dim() == 1 else noise * (1.7 / p[0].numel()) ** 0.5)
         save_file(model.state_dict(), folder / "model.safetensors")
         image = torch.rand(1, 3, 8, 12, generator=gen)
         seen, _ = g.trace(model)
-        out = model(image)
+        out = model.double()(image.double())
         print(name, tuple(out.shape), f"std {out.std():.3f} max {out.abs().max():.3f}")
         arrays = {"image": image, "out": out, "layers": g.digest(seen)}
-        facts = {"source": "the networks as golden_esrgan.py writes them, in torch in float32", "versions": g.versions()}
+        facts = {"source": "the networks as golden_esrgan.py writes them, in torch in float64", "versions": g.versions()}
         g.save(f"esrgan/{name}", facts | {"layers": list(seen)}, arrays)
