@@ -72,10 +72,11 @@ impl Golden {
     /// The graph with the results of all layers of the golden that are in it as outputs more, each under its name.
     pub fn traced(&self, graph: Graph, rename: impl Fn(&str) -> String) -> Graph {
         let layers = self.layers();
-        let found: Vec<_> = layers.iter().filter_map(|l| Some((l, layer(&graph, &rename(l))?))).collect();
+        let node = |l: &String| Some((l.clone(), layer(&graph, &rename(&format!("{l}.weight")))?));
+        let found: Vec<_> = layers.iter().filter_map(node).collect();
         let g = Builder::over(graph);
         for (name, id) in found {
-            g.output(name, g.at(id));
+            g.output(&name, g.at(id));
         }
         g.finish().unwrap()
     }
@@ -113,9 +114,9 @@ impl Golden {
     }
 }
 
-/// The node that a layer of the checkpoint is: that which the weight is an operand of.
-fn layer(graph: &Graph, name: &str) -> Option<NodeId> {
-    let weight = graph.weight(&format!("{name}.weight"))?;
+/// The node that a layer of the checkpoint is: that which its weight is an operand of.
+fn layer(graph: &Graph, weight: &str) -> Option<NodeId> {
+    let weight = graph.weight(weight)?;
     let is_weight = |id: &NodeId| graph.node(*id).op == Op::Weight(weight);
     let at = graph.nodes.iter().position(|n| n.inputs.get(1).is_some_and(is_weight))?;
     Some(NodeId(at as u32))
