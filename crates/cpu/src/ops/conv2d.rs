@@ -2,13 +2,16 @@
 //! panel exists at a time.
 
 use crate::exec::{Call, Cpu};
-use crate::ops::gemm::{Gemm, WIDTH};
+use crate::ops::gemm::{Gemm, Left, WIDTH};
 use hob_graph::{Graph, Node, Shape, Window};
 use std::ops::Range;
 
+/// Columns of a task.
+const TASK: usize = 4 * WIDTH;
+
 fn gemm(y: Shape, kernel: Shape) -> Gemm {
     let [rows, depth, columns] = [y[1], kernel[1] * kernel[2] * kernel[3], y[2] * y[3]];
-    Gemm { rows, depth, columns, task: (8 * WIDTH).min(columns.next_multiple_of(WIDTH)) }
+    Gemm { rows, depth, columns, task: TASK.min(columns.next_multiple_of(WIDTH)) }
 }
 
 /// Bytes of working memory.
@@ -24,7 +27,7 @@ pub fn run(c: &mut Call, window: Window) {
     let image = x.shape[1] * x.shape[2] * x.shape[3];
     let patches =
         Patches { x: x.f32s(), image, size: [x.shape[2], x.shape[3]], columns: c.node.shape[3], window };
-    let finish = |row: usize, y: &mut [f32]| {
+    let finish = |row: usize, _, y: &mut [f32]| {
         if let Some(bias) = bias {
             y.iter_mut().for_each(|y| *y += bias[row]);
         }
@@ -32,7 +35,15 @@ pub fn run(c: &mut Call, window: Window) {
     let fill = |batch: usize, rows: Range<usize>, columns: Range<usize>, panel: &mut [f32]| {
         patches.fill(batch, rows, columns.start..columns.end.min(g.columns), panel);
     };
-    g.run(&c.cpu.pool, x.shape[0], c.out, c.scratch, |_| kernel.f32s(), fill, finish);
+    g.run(
+        &c.cpu.pool,
+        x.shape[0],
+        c.out,
+        c.scratch,
+        |_| Left { dtype: kernel.dtype, bytes: kernel.bytes },
+        fill,
+        finish,
+    );
 }
 
 /// The patches of images `(N, C, H, W)`.
@@ -47,49 +58,72 @@ struct Patches<'a> {
     window: Window,
 }
 
+/// Positions of the window side by side in one line of the result and one strip of a panel.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    /// of the padded image: the line and the column under the corner of the first window
+    corner: [usize; 2],
+    strip: usize,
+    /// within the strip
+    at: usize,
+    len: usize,
+}
+
 impl Patches<'_> {
     /// Writes rows (places within a patch) of some columns (positions of the window) into a panel.
     fn fill(&self, image: usize, rows: Range<usize>, columns: Range<usize>, panel: &mut [f32]) {
+        let (mut runs, mut count) = ([Run::default(); TASK], 0);
+        let stride = self.window.stride as usize;
+        let mut at = columns.start;
+        while at < columns.end {
+            let (line, column, place) = (at / self.columns, at % self.columns, at - columns.start);
+            let len = (self.columns - column).min(columns.end - at).min(WIDTH - place % WIDTH);
+            let corner = [line * stride, column * stride];
+            runs[count] = Run { corner, strip: place / WIDTH, at: place % WIDTH, len };
+            (at, count) = (at + len, count + 1);
+        }
         let (k, deep) = (self.window.kernel as usize, rows.len());
         let plane = self.size[0] * self.size[1];
+        let panel = panel.as_chunks_mut::<WIDTH>().0;
         for (i, row) in rows.enumerate() {
-            let x = &self.x[image * self.image + row / (k * k) * plane..][..plane];
-            // Positions of one line of the result at a time, of which a run lies within the image.
-            let mut at = columns.start;
-            while at < columns.end {
-                let (line, from) = (at / self.columns, at % self.columns);
-                let to = (from + columns.end - at).min(self.columns);
-                let line = self.line(x, line, row / k % k);
-                let mut column = from;
-                while column < to {
-                    // Up to the end of a strip.
-                    let place = at - columns.start + column - from;
-                    let n = (WIDTH - place % WIDTH).min(to - column);
-                    let y = &mut panel[(place / WIDTH * deep + i) * WIDTH + place % WIDTH..][..n];
-                    self.run(line, column, row % k, y);
-                    column += n;
-                }
-                at += to - from;
+            let (channel, dy, dx) = (row / (k * k), row / k % k, row % k);
+            let x = &self.x[image * self.image + channel * plane..][..plane];
+            for run in &runs[..count] {
+                let strip = &mut panel[run.strip * deep + i];
+                self.run(self.line(x, run.corner[0] + dy), run.corner[1] + dx, run, strip);
             }
         }
     }
 
-    /// The line of x under line `dy` of windows in line `step`; empty in the padding.
-    fn line<'x>(&self, x: &'x [f32], step: usize, dy: usize) -> &'x [f32] {
+    /// A line of the padded image; empty in the padding.
+    fn line<'x>(&self, x: &'x [f32], line: usize) -> &'x [f32] {
         let [height, width] = self.size;
-        let line = (step * self.window.stride as usize + dy).checked_sub(self.window.padding as usize);
-        match line {
+        match line.checked_sub(self.window.padding as usize) {
             Some(line) if line < height => &x[line * width..][..width],
             _ => &[],
         }
     }
 
-    /// What windows at `column` and after have at `dx`, zeros in the padding.
-    fn run(&self, line: &[f32], column: usize, dx: usize, y: &mut [f32]) {
+    /// What the windows of a run have of a line, from column `at` of the padded image on; zeros in the padding.
+    #[inline(always)]
+    fn run(&self, line: &[f32], at: usize, run: &Run, strip: &mut [f32; WIDTH]) {
         let (stride, padding) = (self.window.stride as usize, self.window.padding as usize);
-        let at = column * stride + dx; // in the padded line
-        if stride == 1 && at >= padding && at - padding + y.len() <= line.len() {
-            return y.copy_from_slice(&line[at - padding..][..y.len()]);
+        if let Some(whole) = at.checked_sub(padding).and_then(|at| line.get(at..at + WIDTH))
+            && stride == 1
+            && run.len == WIDTH
+        {
+            *strip = *whole.as_array().expect("so many are taken");
+            return;
+        }
+        let y = &mut strip[run.at..][..run.len];
+        if stride == 1 {
+            let first = padding.saturating_sub(at).min(y.len());
+            let last = (line.len() + padding).saturating_sub(at).clamp(first, y.len());
+            y[..first].fill(0.0);
+            if first < last {
+                y[first..last].copy_from_slice(&line[at + first - padding..][..last - first]);
+            }
+            return y[last..].fill(0.0);
         }
         for (i, y) in y.iter_mut().enumerate() {
             let x = (at + i * stride).checked_sub(padding).and_then(|at| line.get(at));

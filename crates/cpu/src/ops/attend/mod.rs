@@ -4,6 +4,7 @@
 //! Over paged keys and values: with few rows the cache is read as it is kept, each number converted once for all of them;
 //! with many a page is decoded first. Over a run's own keys and values ([`flat`]): they are laid out once for all tasks.
 
+pub mod cross;
 mod flat;
 mod panel;
 mod weigh;

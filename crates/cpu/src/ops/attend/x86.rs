@@ -1,5 +1,6 @@
 //! Vectors of AVX2 and AVX-512 for [`super::panel`].
 
+use super::cross::columns_of;
 use super::panel::{Bytes, Floats, Halves, LANES, Lanes, Nibbles, Panel, blocks};
 use super::weigh::{Known, rows_of};
 use hob_graph::DType;
@@ -49,6 +50,32 @@ pub unsafe fn weigh_avx2(scores: &mut [f32], known: Known) {
 pub unsafe fn weigh_avx512(scores: &mut [f32], known: Known) {
     // SAFETY: as the caller promises, and the function is compiled for it.
     unsafe { rows_of::<One>(scores, known) }
+}
+
+/// # Safety
+/// As of [`columns_of`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn weigh_columns_avx2(
+    scores: &mut [[f32; 32]],
+    largest: &mut [f32; 32],
+    weight: &mut [f32; 32],
+    keep: &mut [f32; 32],
+) {
+    // SAFETY: as the caller promises, and the function is compiled for it.
+    unsafe { columns_of::<Two>(scores, largest, weight, keep) }
+}
+
+/// # Safety
+/// As of [`columns_of`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub unsafe fn weigh_columns_avx512(
+    scores: &mut [[f32; 32]],
+    largest: &mut [f32; 32],
+    weight: &mut [f32; 32],
+    keep: &mut [f32; 32],
+) {
+    // SAFETY: as the caller promises, and the function is compiled for it.
+    unsafe { columns_of::<One>(scores, largest, weight, keep) }
 }
 
 /// What e^x is made of, as [`crate::math::exp`] has it: adding `ROUND` leaves the nearest whole number in the low bits.
