@@ -231,3 +231,33 @@ def nll(rows, targets):
     """Negative log likelihood of each target under its row of logits, accumulated in float64."""
     rows = rows.double()
     return torch.logsumexp(rows, -1) - rows.gather(-1, torch.as_tensor(targets)[:, None])[:, 0]
+
+
+# ---- every layer of a forward, in few numbers ----
+
+SAMPLES = 16  # of each layer
+
+
+def trace(model):
+    """The outputs of all layers with weights, filled in by the next forward."""
+    seen = {}
+
+    def hook(name):
+        return lambda _, __, out: seen.__setitem__(name, out.detach().clone())
+
+    handles = [
+        m.register_forward_hook(hook(n))
+        for n, m in model.named_modules()
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear, torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.PReLU))
+    ]
+    return seen, handles
+
+
+def digest(seen):
+    """Of each layer the largest, the sum, and SAMPLES numbers from first to last."""
+    rows = []
+    for x in seen.values():
+        x = x.flatten()
+        at = torch.arange(SAMPLES) * (x.numel() - 1) // (SAMPLES - 1)
+        rows.append(torch.cat([x.abs().max()[None], x.double().sum()[None].to(x.dtype), x[at]]))
+    return torch.stack(rows)

@@ -6,10 +6,14 @@ mod adapter;
 mod converted;
 #[path = "models/encoder.rs"]
 mod encoder;
+#[path = "models/esrgan.rs"]
+mod esrgan;
 #[path = "common/golden.rs"]
 mod golden;
 #[path = "common/models.rs"]
 mod models;
+#[path = "common/pictures.rs"]
+mod pictures;
 #[path = "models/plans.rs"]
 mod plans;
 #[path = "models/real.rs"]
@@ -22,3 +26,5 @@ mod tae;
 mod tiny;
 #[path = "models/tune.rs"]
 mod tune;
+#[path = "models/unet.rs"]
+mod unet;

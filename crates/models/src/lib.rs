@@ -4,6 +4,9 @@
 //! devices, caches, adapters, training. Adding an architecture is its file, one row here and one golden.
 
 pub mod bert;
+pub mod blocks;
+pub mod controlnet;
+pub mod esrgan;
 pub mod gemma3;
 pub mod llama;
 pub mod mixtral;
@@ -12,6 +15,8 @@ pub mod qwen3;
 pub mod rope;
 pub mod tae;
 pub mod time;
+pub mod unet;
+pub mod vae;
 
 use hob_graph::{Builder, Graph, GraphError, X};
 use serde_json::Value;

@@ -1,10 +1,11 @@
 //! A tiny autoencoder in TAESD's layout: pictures to latents and back, for previews.
 //! After diffusers' `autoencoder_tiny.py` (Ollin Boer Bohan's TAESD).
 
+use crate::blocks::{CONV, HALVE, POINT, only};
 use crate::{check_sizes, read};
-use hob_graph::{Builder, DType, Graph, GraphError, Path, Window, X};
+use hob_graph::{Builder, DType, Graph, GraphError, Path, X};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// config.json of an `AutoencoderTiny`.
 #[derive(Clone, Debug, Deserialize)]
@@ -19,17 +20,11 @@ pub struct Config {
     pub num_decoder_blocks: Vec<usize>,
     #[serde(default = "two")]
     pub upsampling_scaling_factor: usize,
-    #[serde(default)]
-    pub act_fn: Option<String>,
 }
 
 fn two() -> usize {
     2
 }
-
-const CONV: Window = Window { kernel: 3, stride: 1, padding: 1 };
-const HALVE: Window = Window { kernel: 3, stride: 2, padding: 1 };
-const POINT: Window = Window { kernel: 1, stride: 1, padding: 0 };
 
 impl Config {
     /// Reads and checks a configuration.
@@ -50,10 +45,8 @@ impl Config {
         {
             return Err("the stages of blocks and channels do not match".into());
         }
-        match c.act_fn.as_deref() {
-            None | Some("relu") => Ok(c),
-            Some(other) => Err(format!("act_fn {other} is not supported")),
-        }
+        only(config, &[("act_fn", json!("relu")), ("upsample_fn", json!("nearest"))])?;
+        Ok(c)
     }
 
     /// From `pixels` `(N, 3, H, W)` in -1..1 to `latents` `(N, L, H/8, W/8)`, for the usual four stages.
