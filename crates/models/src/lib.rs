@@ -4,6 +4,7 @@
 //! devices, caches, adapters, training. Adding an architecture is its file, one row here and one golden.
 
 pub mod bert;
+pub mod flux;
 pub mod gemma3;
 pub mod llama;
 pub mod mixtral;
