@@ -1,10 +1,10 @@
 //! The table: every op with parameters and shapes.
 
 use crate::harness::{Row, row};
-use hob_graph::op::{Act, Attend, Binary, Op, RopeStyle, Unary, Window};
+use hob_graph::op::{Act, Attend, Binary, Cross, Op, RopeStyle, Unary, Window};
 use hob_graph::{Builder, DType, X};
 
-const ACTS: [Act; 3] = [Act::Silu, Act::GeluTanh, Act::Gelu];
+const ACTS: [Act; 4] = [Act::Silu, Act::GeluTanh, Act::Gelu, Act::GeluQuick];
 const WINDOWS: [Window; 5] =
     [window(3, 1, 1), window(1, 1, 0), window(2, 2, 0), window(3, 2, 1), window(4, 3, 2)];
 /// Shapes of rows: the first are small enough for finite differences, the last large enough for several threads.
@@ -21,10 +21,21 @@ fn x<'g>(g: &'g Builder, dims: &[usize]) -> X<'g> {
 
 /// Every row.
 pub fn table() -> Vec<Row> {
-    [elementwise(), axes(), moves(), products(), experts(), norms(), positions(), attention(), images()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        elementwise(),
+        axes(),
+        moves(),
+        products(),
+        experts(),
+        norms(),
+        positions(),
+        attention(),
+        cross(),
+        images(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn elementwise() -> Vec<Row> {
@@ -249,6 +260,8 @@ fn norms() -> Vec<Row> {
             }));
         }
         // Of two numbers, or one, what is left after a layer norm hardly depends on them.
+        rows.push(row(format!("rms_norm {dims:?}, plain"), move |g| x(g, &dims).rms_norm_plain(1e-2)));
+        rows.push(row(format!("layer_norm {dims:?}, plain"), move |g| x(g, &dims).layer_norm_plain(1e-1)));
         let r = row(format!("layer_norm {dims:?}"), move |g| x(g, &dims).layer_norm(g.path("n"), 1e-1));
         rows.push(r);
     }
@@ -289,6 +302,11 @@ fn positions() -> Vec<Row> {
                 .seqs(&[(0, 3), (9, 2)]),
             );
         }
+        rows.push(row(format!("rope {style:?} at positions of its own"), move |g| {
+            let f = g.constant(vec![1.0, 0.5, 0.25]);
+            let at = g.constant((0..15).map(|i| (i * 7 % 11) as f32).collect()).reshape(&[5, 3]);
+            x(g, &[5, 2, 8]).rope_at(at, f, style, 1.0)
+        }));
         rows.push(
             row(format!("rope {style:?}, large"), move |g| {
                 let f = g.constant((0..32).map(|i| 1e-4f32.powf(i as f32 / 32.0)).collect());
@@ -328,6 +346,37 @@ fn attention() -> Vec<Row> {
                 });
                 rows.push(r.seqs(seqs));
             }
+        }
+    }
+    rows
+}
+
+fn cross() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let sizes = [
+        // parts, queries and keys of each, heads, key heads, D
+        (1, 1, 1, 1, 1, 1),
+        (1, 3, 2, 2, 1, 3),
+        (2, 2, 3, 4, 2, 2),
+        (1, 70, 77, 3, 3, 20),
+        (3, 33, 130, 2, 1, 40),
+        (2, 200, 200, 2, 2, 64),
+        (1, 130, 300, 1, 1, 160),
+    ];
+    for (n, t, s, heads, kv, d) in sizes {
+        for (causal, bias) in [(false, false), (true, false), (false, true)] {
+            if causal && t != s {
+                continue;
+            }
+            let how = Cross { scale: 0.4, parts: n as u32, causal };
+            let name = format!(
+                "cross_attend {n} × {t} of {s}, {heads} heads of {kv}, {d}, causal {causal}, bias {bias}"
+            );
+            rows.push(row(name, move |g| {
+                let (k, v) = (g.weight("k", &[n * s, kv, d]), g.weight("v", &[n * s, kv, d]));
+                let bias = bias.then(|| g.weight("bias", &[heads, t + s - 1]));
+                g.weight("q", &[n * t, heads, d]).cross_attend(k, v, how, bias)
+            }));
         }
     }
     rows
@@ -394,10 +443,11 @@ pub fn kind(op: &Op) -> usize {
         Op::Upsample(_) => 33,
         Op::TopK(_) => 34,
         Op::Experts(_) => 35,
+        Op::CrossAttend(_) => 36,
     }
 }
 
-pub const KINDS: usize = 36;
+pub const KINDS: usize = 37;
 
 /// The graphs of `linear`, `matmul` and `gather` on a stored weight `w`, for `t` rows, `k` in and `n` out.
 pub fn on_stored(op: &str, t: usize, k: usize, n: usize) -> (hob_graph::Graph, [usize; 2]) {

@@ -60,6 +60,7 @@ pub fn run(c: &mut Call) {
         Op::GroupNorm { groups, eps } => image::group_norm(c, groups as usize, eps as f64),
         Op::Rope { style, mscale } => rope(c, style, mscale as f64),
         Op::Attend(how) => attend::attend(c, how),
+        Op::CrossAttend(how) => attend::cross(c, how),
         Op::Act(act) => map(c, |x| activation(act, x)),
         Op::Glu(act) => glu(c, act),
         Op::Experts(act) => experts::experts(c, act),
@@ -160,6 +161,7 @@ fn activation(act: Act, x: f64) -> f64 {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
         }
+        Act::GeluQuick => x * sigmoid(1.702 * x),
         Act::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
     }
 }
@@ -230,22 +232,23 @@ fn cross_entropy(c: &mut Call) {
 }
 
 fn rms_norm(c: &mut Call, eps: f64, offset: f64) {
-    let (x, w) = (c.x(0), c.x(1).f32s());
+    let (x, w) = (c.x(0), (c.arity() > 1).then(|| c.x(1).f32s()));
     let n = x.shape.last();
     for (i, y) in c.out.chunks_exact_mut(n).enumerate() {
         let x = row(&x, i);
         let scale = 1.0 / (dot(&x, &x) / n as f64 + eps).sqrt();
         for j in 0..n {
-            y[j] = (x[j] * scale * (w[j] as f64 + offset)) as f32;
+            y[j] = (x[j] * scale * w.map_or(1.0, |w| w[j] as f64 + offset)) as f32;
         }
     }
 }
 
 fn layer_norm(c: &mut Call, eps: f64) {
-    let (x, w, b) = (c.x(0), c.x(1).f32s(), c.x(2).f32s());
+    let x = c.x(0);
+    let affine = (c.arity() > 1).then(|| (c.x(1).f32s(), c.x(2).f32s()));
     for (i, y) in c.out.chunks_exact_mut(x.shape.last()).enumerate() {
         for (j, x) in normal(&row(&x, i), eps).iter().enumerate() {
-            y[j] = (x * w[j] as f64 + b[j] as f64) as f32;
+            y[j] = affine.map_or(*x, |(w, b)| x * w[j] as f64 + b[j] as f64) as f32;
         }
     }
 }
@@ -372,11 +375,13 @@ fn positions(c: &mut Call) {
 fn rope(c: &mut Call, style: RopeStyle, mscale: f64) {
     let (x, positions, inv_freq) = (c.x(0), c.x(1).f32s(), c.x(2).f32s());
     let (heads, d, half) = (x.shape[1], x.shape[2], inv_freq.len());
+    let each = c.x(1).shape.len() == 2; // each pair has a position of its own
     c.out.copy_from_slice(x.f32s()); // what is beyond the frequencies stays
     for (i, y) in c.out.chunks_exact_mut(d).enumerate() {
         for (j, &f) in inv_freq.iter().enumerate() {
             // Rounded to f32 as in every implementation: at position 100,000 the angle's own rounding is what counts.
-            let angle = (positions[i / heads] * f) as f64;
+            let at = if each { i / heads * half + j } else { i / heads };
+            let angle = (positions[at] * f) as f64;
             let (sin, cos) = (angle.sin() * mscale, angle.cos() * mscale);
             let (a, b) = match style {
                 RopeStyle::Halves => (j, j + half),

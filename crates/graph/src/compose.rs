@@ -12,11 +12,13 @@ use crate::x::X;
 pub fn define<'g>(op: &Op, x: &[X<'g>]) -> Option<X<'g>> {
     Some(match *op {
         Op::Linear => linear(x),
-        Op::RmsNorm { eps, offset } => rms_norm(x[0], x[1], eps, offset),
+        Op::RmsNorm { eps, offset } => rms_norm(x, eps, offset),
+        Op::LayerNorm { eps } if x.len() == 1 => layer_norm(x[0], eps),
         Op::LayerNorm { eps } => layer_norm(x[0], eps) * x[1] + x[2],
         Op::GroupNorm { groups, eps } => group_norm(x, groups as usize, eps),
         Op::Rope { style, mscale } => rope(x[0], x[1], x[2], style, mscale),
         Op::Attend(how) => attend(x[0], x[1], x[2], how),
+        Op::CrossAttend(how) => cross_attend(x, how),
         Op::Act(act) => activation(x[0], act),
         Op::Glu(act) => activation(x[0], act) * x[1],
         Op::Experts(act) => experts(x, act),
@@ -36,10 +38,14 @@ fn linear<'g>(x: &[X<'g>]) -> X<'g> {
     y.reshape(&x[0].shape().with(x[0].shape().len() - 1, n))
 }
 
-fn rms_norm<'g>(x: X<'g>, w: X<'g>, eps: f32, offset: f32) -> X<'g> {
-    let last = x.shape().len() - 1;
-    let w = if offset == 0.0 { w } else { w + offset };
-    x * ((x * x).mean(last) + eps).sqrt().recip() * w
+fn rms_norm<'g>(x: &[X<'g>], eps: f32, offset: f32) -> X<'g> {
+    let last = x[0].shape().len() - 1;
+    let y = x[0] * ((x[0] * x[0]).mean(last) + eps).sqrt().recip();
+    match x.get(1) {
+        None => y,
+        Some(&w) if offset == 0.0 => y * w,
+        Some(&w) => y * (w + offset),
+    }
 }
 
 fn layer_norm(x: X<'_>, eps: f32) -> X<'_> {
@@ -57,7 +63,8 @@ fn group_norm<'g>(x: &[X<'g>], groups: usize, eps: f32) -> X<'g> {
 fn rope<'g>(x: X<'g>, positions: X<'g>, inv_freq: X<'g>, style: RopeStyle, mscale: f32) -> X<'g> {
     let s = x.shape(); // (T, H, D)
     let (t, h, d, half) = (s[0], s[1], s[2], inv_freq.dim(0));
-    let angle = positions.reshape(&[t, 1]) * inv_freq.reshape(&[1, half]); // (T, half)
+    let each = positions.shape().count() / t.max(1);
+    let angle = positions.reshape(&[t, each]) * inv_freq.reshape(&[1, half]); // (T, half)
     let cos = angle.unary(Unary::Cos).reshape(&[t, 1, half]) * mscale;
     let sin = angle.unary(Unary::Sin).reshape(&[t, 1, half]) * mscale;
     let (a, b) = match style {
@@ -94,6 +101,29 @@ fn attend<'g>(q: X<'g>, k: X<'g>, v: X<'g>, how: Attend) -> X<'g> {
     out.reshape(&[kv, g, t, d]).permute(&[2, 0, 1, 3]).reshape(&[t, h, d])
 }
 
+fn cross_attend<'g>(x: &[X<'g>], how: Cross) -> X<'g> {
+    let (s, k, n) = (x[0].shape(), x[1].shape(), how.parts as usize);
+    let (t, keys, heads, kv, d) = (s[0] / n, k[0] / n, s[1], k[1], s[2]);
+    let group = heads / kv;
+    let q = x[0].reshape(&[n, t, heads, d]).permute(&[0, 2, 1, 3]).reshape(&[n * kv, group * t, d]);
+    let by_head = |x: X<'g>| x.reshape(&[n, keys, kv, d]).permute(&[0, 2, 1, 3]).reshape(&[n * kv, keys, d]);
+    let scores = q.matmul(by_head(x[1]).transpose()) * how.scale;
+    let mut scores = scores.reshape(&[n, heads, t, keys]);
+    if let Some(bias) = x.get(3) {
+        // Rows one longer than what they repeat, read as rows of its own length: each begins one earlier than the last.
+        let long = t + keys - 1;
+        let rows = bias.reshape(&[heads, 1, long]).expand(&[heads, t, long]).pad(2, 0, 1);
+        let shifted = rows.reshape(&[heads, t * (long + 1)]).slice(1, 0, t * long).reshape(&[heads, t, long]);
+        scores = scores + shifted.slice(2, t - 1, keys);
+    }
+    if how.causal {
+        let mask = |i: usize| if i % keys > i / keys { f32::NEG_INFINITY } else { 0.0 };
+        scores = scores + scores.builder().constant((0..t * keys).map(mask).collect()).reshape(&[t, keys]);
+    }
+    let out = softmax(scores).reshape(&[n * kv, group * t, keys]).matmul(by_head(x[2])); // (N·K, G·T, D)
+    out.reshape(&[n, heads, t, d]).permute(&[0, 2, 1, 3]).reshape(&s)
+}
+
 /// Every expert on every token; what is not chosen has the share 0.
 fn experts<'g>(x: &[X<'g>], act: Act) -> X<'g> {
     let (tokens, shares, w) = (x[0], x[1], &x[2..]);
@@ -120,6 +150,7 @@ fn activation(x: X<'_>, act: Act) -> X<'_> {
             let inner = (x + x * x * x * 0.044715) * (2.0 / std::f32::consts::PI).sqrt();
             x * 0.5 * (inner.tanh() + 1.0)
         }
+        Act::GeluQuick => x * (x * 1.702).unary(Unary::Sigmoid),
         Act::Gelu => x * 0.5 * ((x * std::f32::consts::FRAC_1_SQRT_2).unary(Unary::Erf) + 1.0),
     }
 }
@@ -195,6 +226,11 @@ mod tests {
             x.rope(g.constant(vec![1.0, 0.1]), RopeStyle::Pairs, 1.0),
             x.rope(g.constant(vec![1.0, 0.1, 0.2]), RopeStyle::Halves, 1.0),
             x.attend(kv, kv, how),
+            x.cross_attend(kv, kv, Cross { scale: 0.3, parts: 5, causal: true }, None),
+            x.cross_attend(kv, kv, Cross { scale: 0.3, parts: 1, causal: false }, Some(p.weight(&[4, 9]))),
+            x.layer_norm_plain(1e-5),
+            x.rms_norm_plain(1e-5),
+            x.rope_at(flat.slice(1, 0, 3), g.constant(vec![1.0, 0.1, 0.2]), RopeStyle::Pairs, 1.0),
             x.act(Act::Gelu),
             flat.glu(Act::Silu, flat),
             flat.softmax(),

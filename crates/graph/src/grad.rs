@@ -145,6 +145,7 @@ fn rule<'g>(op: &Op, k: usize, x: &[X<'g>], y: X<'g>, dy: X<'g>) -> Option<X<'g>
         | Op::GroupNorm { .. }
         | Op::Rope { .. }
         | Op::Attend(_)
+        | Op::CrossAttend(_)
         | Op::Act(_)
         | Op::Glu(_)
         | Op::Experts(_)

@@ -230,16 +230,20 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
             x[0].shape.with(x[0].shape.len() - 1, n)
         }
         Op::RmsNorm { .. } => {
-            arity(2)?;
-            f32s(0..2)?;
-            vector(1, x[0].shape.last(), "the weight")?;
+            f32s(0..x.len())?;
+            if x.len() != 1 {
+                arity(2)?;
+                vector(1, x[0].shape.last(), "the weight")?;
+            }
             x[0].shape
         }
         Op::LayerNorm { .. } => {
-            arity(3)?;
-            f32s(0..3)?;
-            vector(1, x[0].shape.last(), "the weight")?;
-            vector(2, x[0].shape.last(), "the bias")?;
+            f32s(0..x.len())?;
+            if x.len() != 1 {
+                arity(3)?;
+                vector(1, x[0].shape.last(), "the weight")?;
+                vector(2, x[0].shape.last(), "the bias")?;
+            }
             x[0].shape
         }
         Op::GroupNorm { groups, .. } => {
@@ -258,8 +262,10 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
             arity(3)?;
             f32s(0..3)?;
             rank(0, 3)?;
-            vector(1, x[0].shape[0], "positions")?;
             rank(2, 1)?;
+            if x[1].shape[..] != [x[0].shape[0], x[2].shape[0]] {
+                vector(1, x[0].shape[0], "positions")?;
+            }
             if x[2].shape[0] * 2 > x[0].shape[2] {
                 return Err(format!("{} frequencies for heads of {}", x[2].shape[0], x[0].shape[2]));
             }
@@ -277,6 +283,27 @@ pub fn infer(op: &Op, x: &[Operand], wanted: Option<Shape>) -> Result<(Shape, DT
                 || !q[1].is_multiple_of(k[1])
             {
                 return Err(format!("q {q}, k {k}, v {v}"));
+            }
+            q
+        }
+        Op::CrossAttend(how) => {
+            if x.len() != 4 {
+                arity(3)?;
+            }
+            f32s(0..x.len())?;
+            let (q, k, v, n) = (x[0].shape, x[1].shape, x[2].shape, how.parts as usize);
+            let fine = q.len() == 3 && k.len() == 3 && k == v && q[2] == k[2];
+            if !fine || k[1] == 0 || !q[1].is_multiple_of(k[1]) {
+                return Err(format!("q {q}, k {k}, v {v}"));
+            }
+            if n == 0 || !q[0].is_multiple_of(n) || !k[0].is_multiple_of(n) || k[0] == 0 {
+                return Err(format!("{} queries and {} keys in {n} parts", q[0], k[0]));
+            }
+            if how.causal && q[0] != k[0] {
+                return Err(format!("{} causal queries of {} keys", q[0], k[0]));
+            }
+            if x.len() == 4 && x[3].shape[..] != [q[1], ((q[0] + k[0]) / n).saturating_sub(1)] {
+                return Err(format!("q {q} and k {k} in {n} parts with a bias of {}", x[3].shape));
             }
             q
         }

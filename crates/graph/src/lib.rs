@@ -22,7 +22,7 @@ pub use build::{Builder, Path};
 pub use grad::grad;
 pub use graph::{Graph, GraphError, Node, NodeId};
 pub use hob_dtype::DType;
-pub use op::{Act, Attend, Axes, Binary, Op, RopeStyle, StateId, Unary, WeightId, Window};
+pub use op::{Act, Attend, Axes, Binary, Cross, Op, RopeStyle, StateId, Unary, WeightId, Window};
 pub use plan::{Place, Plan, Scratch};
 pub use shape::Shape;
 pub use x::X;

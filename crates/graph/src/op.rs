@@ -74,6 +74,8 @@ pub enum Act {
     GeluTanh,
     /// x · Φ(x), by the error function
     Gelu,
+    /// x · sigmoid(1.702 x) (Hendrycks & Gimpel 2016): CLIP's `quick_gelu`
+    GeluQuick,
 }
 
 /// Which elements rotary embedding pairs up.
@@ -98,6 +100,18 @@ pub struct Attend {
     pub causal: bool,
     /// keys and values of earlier runs; `None` where a run holds whole sequences (training, encoders)
     pub cache: Option<StateId>,
+}
+
+/// Attention whose keys may come from elsewhere, over parts known when the graph is built: of pictures, and of what
+/// describes them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cross {
+    /// factor on q·k before the softmax
+    pub scale: f32,
+    /// queries and keys are so many equal parts, each of which sees its own alone
+    pub parts: u32,
+    /// whether a query sees only as many keys as it has queries before it, and its own
+    pub causal: bool,
 }
 
 /// An operation of the graph. Shapes: T tokens, C channels, H heads, D per head, V vocabulary, N batch.
@@ -163,21 +177,24 @@ pub enum Op {
     // ── compositions ──
     /// `x (T, K), w (N, K) [, b (N)] → (T, N)`: x · wᵀ + b; w as stored.
     Linear,
-    /// `x / sqrt(mean(x²) + eps) · (w + offset)` over the last axis (Zhang & Sennrich 2019).
+    /// `x / sqrt(mean(x²) + eps) · (w + offset)` over the last axis (Zhang & Sennrich 2019); without w where x is alone.
     #[allow(missing_docs)]
     RmsNorm { eps: f32, offset: f32 },
-    /// `(x - mean) / sqrt(var + eps) · w + b` over the last axis (Ba et al. 2016).
+    /// `(x - mean) / sqrt(var + eps) · w + b` over the last axis (Ba et al. 2016); without w and b where x is alone.
     #[allow(missing_docs)]
     LayerNorm { eps: f32 },
     /// The same over groups of channels of `(N, C, H, W)` (Wu & He 2018).
     #[allow(missing_docs)]
     GroupNorm { groups: u32, eps: f32 },
-    /// Rotary positions on `(T, H, D)`, given positions `(T)` and inverse frequencies `(D/2)` (Su et al. 2021);
-    /// sine and cosine are multiplied by `mscale`, which only YaRN sets apart from 1.
+    /// Rotary positions on `(T, H, D)`, given positions `(T)`, or `(T, D/2)` where each pair has its own, and inverse
+    /// frequencies `(D/2)` (Su et al. 2021); sine and cosine are multiplied by `mscale`, which only YaRN sets apart from 1.
     #[allow(missing_docs)]
     Rope { style: RopeStyle, mscale: f32 },
     /// `q (T, H, D), k (T, K, D), v (T, K, D) → (T, H, D)`: softmax(q·kᵀ) · v, H/K query heads a key head.
     Attend(Attend),
+    /// `q (N·T, H, D), k (N·S, K, D), v (N·S, K, D) [, bias (H, T + S - 1)] → (N·T, H, D)`: softmax(q·kᵀ) · v in N parts,
+    /// H/K query heads a key head. The bias is added to scores by distance: key j has column `j - i + T - 1` of query i.
+    CrossAttend(Cross),
     /// An activation.
     Act(Act),
     /// `gate, up → act(gate) · up` (Shazeer 2020).
@@ -225,6 +242,7 @@ impl Op {
             | GroupNorm { .. }
             | Rope { .. }
             | Attend(_)
+            | CrossAttend(_)
             | Act(_)
             | Glu(_)
             | Experts(_)
@@ -309,10 +327,12 @@ impl Op {
             GroupNorm { .. } => "group_norm",
             Rope { .. } => "rope",
             Attend(_) => "attend",
+            CrossAttend(_) => "cross_attend",
             Act(a) => match a {
                 self::Act::Silu => "silu",
                 self::Act::GeluTanh => "gelu_tanh",
                 self::Act::Gelu => "gelu",
+                self::Act::GeluQuick => "gelu_quick",
             },
             Glu(_) => "glu",
             Experts(_) => "experts",

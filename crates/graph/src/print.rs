@@ -48,6 +48,14 @@ impl Graph {
                 };
                 s + if a.causal { ")" } else { ", both ways)" }
             }
+            Op::CrossAttend(a) => {
+                format!(
+                    "cross_attend(scale {}, parts {}{})",
+                    a.scale,
+                    a.parts,
+                    if a.causal { "" } else { ", both ways" }
+                )
+            }
             Op::Glu(act) | Op::Experts(act) => format!("{name}({act:?})"),
             Op::TopK(k) => format!("top_k({k})"),
             Op::Upsample(n) => format!("upsample({n})"),

@@ -261,6 +261,18 @@ impl<'g> X<'g> {
         self.with(Op::RmsNorm { eps, offset }, &[w])
     }
 
+    /// RMS norm over the last axis by nothing.
+    #[track_caller]
+    pub fn rms_norm_plain(self, eps: f32) -> X<'g> {
+        self.with(Op::RmsNorm { eps, offset: 0.0 }, &[])
+    }
+
+    /// Layer norm over the last axis by nothing.
+    #[track_caller]
+    pub fn layer_norm_plain(self, eps: f32) -> X<'g> {
+        self.with(Op::LayerNorm { eps }, &[])
+    }
+
     /// Layer norm over the last axis by `p.weight` and `p.bias`.
     #[track_caller]
     pub fn layer_norm(self, p: Path<'g>, eps: f32) -> X<'g> {
@@ -281,6 +293,21 @@ impl<'g> X<'g> {
     pub fn rope(self, inv_freq: X<'g>, style: RopeStyle, mscale: f32) -> X<'g> {
         let positions = self.g.positions();
         self.with(Op::Rope { style, mscale }, &[positions, inv_freq])
+    }
+
+    /// Rotary positions on `(T, H, D)` with inverse frequencies `(D/2)`, at positions `(T)` or `(T, D/2)`.
+    #[track_caller]
+    pub fn rope_at(self, positions: X<'g>, inv_freq: X<'g>, style: RopeStyle, mscale: f32) -> X<'g> {
+        self.with(Op::Rope { style, mscale }, &[positions, inv_freq])
+    }
+
+    /// Attention of queries `(N·T, H, D)` over `k` and `v` `(N·S, K, D)` in N parts, with a bias `(H, T + S - 1)` by distance.
+    #[track_caller]
+    pub fn cross_attend(self, k: X<'g>, v: X<'g>, how: Cross, bias: Option<X<'g>>) -> X<'g> {
+        match bias {
+            Some(bias) => self.with(Op::CrossAttend(how), &[k, v, bias]),
+            None => self.with(Op::CrossAttend(how), &[k, v]),
+        }
     }
 
     /// Attention of queries `(T, H, D)` over `k` and `v` `(T, K, D)` and, unless the graph is stateless, over those

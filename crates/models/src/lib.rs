@@ -12,6 +12,7 @@ pub mod qwen2;
 pub mod qwen3;
 pub mod rope;
 pub mod tae;
+pub mod time;
 
 use hob_graph::{Builder, Graph, GraphError, X};
 use serde_json::Value;

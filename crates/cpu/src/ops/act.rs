@@ -16,6 +16,7 @@ pub fn run(c: &mut Call, act: Act) {
         Act::Silu => silus,
         Act::GeluTanh => gelus_tanh,
         Act::Gelu => gelus,
+        Act::GeluQuick => gelus_quick,
     };
     by_rows(&c.cpu.pool, c.out, 1, COST, |first, y, _| kernel(&x[first..][..y.len()], y));
 }
@@ -39,6 +40,12 @@ pub fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
+/// x · sigmoid(1.702 x)
+#[inline(always)]
+pub fn gelu_quick(x: f32) -> f32 {
+    x * math::sigmoid(1.702 * x)
+}
+
 for_each_isa! {
     fn silus(x: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = silu(*x));
@@ -54,5 +61,11 @@ for_each_isa! {
 for_each_isa! {
     fn gelus(x: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = gelu(*x));
+    }
+}
+
+for_each_isa! {
+    fn gelus_quick(x: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = gelu_quick(*x));
     }
 }

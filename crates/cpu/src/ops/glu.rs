@@ -2,7 +2,7 @@
 
 use crate::exec::Call;
 use crate::isa::for_each_isa;
-use crate::ops::act::{COST, gelu, gelu_tanh, silu};
+use crate::ops::act::{COST, gelu, gelu_quick, gelu_tanh, silu};
 use crate::ops::rows::by_rows;
 use hob_graph::Act;
 
@@ -19,6 +19,7 @@ pub fn kernel(act: Act) -> fn(&[f32], &[f32], &mut [f32]) {
         Act::Silu => by_silu,
         Act::GeluTanh => by_gelu_tanh,
         Act::Gelu => by_gelu,
+        Act::GeluQuick => by_gelu_quick,
     }
 }
 
@@ -37,5 +38,11 @@ for_each_isa! {
 for_each_isa! {
     fn by_gelu(gate: &[f32], up: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(gate).zip(up).for_each(|((y, gate), up)| *y = gelu(*gate) * up);
+    }
+}
+
+for_each_isa! {
+    fn by_gelu_quick(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(gate).zip(up).for_each(|((y, gate), up)| *y = gelu_quick(*gate) * up);
     }
 }

@@ -6,12 +6,15 @@ use crate::ops::rows::by_rows;
 
 /// Runs the node of `c`.
 pub fn run(c: &mut Call, eps: f32) {
-    let (x, w, b) = (c.x(0).f32s(), c.x(1).f32s(), c.x(2).f32s());
-    let n = w.len();
+    let (n, x) = (c.node.shape.last(), c.x(0).f32s());
+    let affine = (c.arity() > 1).then(|| (c.x(1).f32s(), c.x(2).f32s()));
     by_rows(&c.cpu.pool, c.out, n, n, |first, y, _| {
         for (x, y) in x[first * n..].chunks_exact(n).zip(y.chunks_exact_mut(n)) {
             let (mean, scale) = statistics(x, eps);
-            normal(x, mean, scale, w, b, y);
+            match affine {
+                Some((w, b)) => normal(x, mean, scale, w, b, y),
+                None => plain(x, mean, scale, y),
+            }
         }
     });
 }
@@ -52,5 +55,12 @@ for_each_isa! {
         for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(b) {
             *y = fma::<FMA>((x - mean) * scale, *w, *b);
         }
+    }
+}
+
+for_each_isa! {
+    fn plain(x: &[f32], mean: f32, scale: f32, y: &mut [f32]) {
+        let _ = FMA;
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * scale);
     }
 }

@@ -6,12 +6,15 @@ use crate::ops::rows::by_rows;
 
 /// Runs the node of `c`.
 pub fn run(c: &mut Call, eps: f32, offset: f32) {
-    let (x, w) = (c.x(0).f32s(), c.x(1).f32s());
-    let n = w.len();
+    let (n, x) = (c.node.shape.last(), c.x(0).f32s());
+    let w = (c.arity() > 1).then(|| c.x(1).f32s());
     by_rows(&c.cpu.pool, c.out, n, n, |first, y, _| {
         for (x, y) in x[first * n..].chunks_exact(n).zip(y.chunks_exact_mut(n)) {
             let scale = 1.0 / (sum_of_squares(x) / n as f32 + eps).sqrt();
-            scaled(x, w, scale, offset, y);
+            match w {
+                Some(w) => scaled(x, w, scale, offset, y),
+                None => y.iter_mut().zip(x).for_each(|(y, x)| *y = x * scale),
+            }
         }
     });
 }

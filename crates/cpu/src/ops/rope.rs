@@ -16,6 +16,7 @@ pub fn run(c: &mut Call, style: RopeStyle, mscale: f32) {
     let (x, positions, inv_freq) = (c.x(0), c.x(1).f32s(), c.x(2).f32s());
     let (width, d, half) = (x.shape[1] * x.shape[2], x.shape[2], inv_freq.len());
     let x = x.f32s();
+    let each = c.x(1).shape.len() == 2; // each pair has a position of its own
     // SAFETY: any bits are an f32, and what is not aligned is left out; the plan's scratch is aligned.
     let scratch = unsafe { c.scratch.align_to_mut::<f32>().1 };
     assert!(scratch.len() >= c.cpu.pool.threads() * 2 * half, "scratch as planned");
@@ -25,7 +26,10 @@ pub fn run(c: &mut Call, style: RopeStyle, mscale: f32) {
         let table = unsafe { tables.slice(thread * 2 * half, 2 * half) };
         let (sin, cos) = table.split_at_mut(half);
         for (i, y) in y.chunks_exact_mut(width).enumerate() {
-            angles(positions[first + i], inv_freq, mscale, sin, cos);
+            match each {
+                true => angles_each(&positions[(first + i) * half..], inv_freq, mscale, sin, cos),
+                false => angles(positions[first + i], inv_freq, mscale, sin, cos),
+            }
             let x = &x[(first + i) * width..][..width];
             for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
                 match style {
@@ -41,6 +45,15 @@ pub fn run(c: &mut Call, style: RopeStyle, mscale: f32) {
 for_each_isa! {
     fn angles(position: f32, inv_freq: &[f32], mscale: f32, sin: &mut [f32], cos: &mut [f32]) {
         for ((f, sin), cos) in inv_freq.iter().zip(sin).zip(cos) {
+            let (s, c) = math::sin_cos(position * f);
+            (*sin, *cos) = (s * mscale, c * mscale);
+        }
+    }
+}
+
+for_each_isa! {
+    fn angles_each(positions: &[f32], inv_freq: &[f32], mscale: f32, sin: &mut [f32], cos: &mut [f32]) {
+        for (((f, position), sin), cos) in inv_freq.iter().zip(positions).zip(sin).zip(cos) {
             let (s, c) = math::sin_cos(position * f);
             (*sin, *cos) = (s * mscale, c * mscale);
         }

@@ -3,7 +3,7 @@
 use super::{dot, probabilities};
 use crate::exec::Call;
 use crate::kv::{Kv, PAGE, Side};
-use hob_graph::{Attend, Seq, StateId};
+use hob_graph::{Attend, Cross, Seq, StateId};
 
 /// Whether the token at position `query` may see that at `key` of the same sequence. A window reaches as far ahead
 /// as back where attention goes both ways.
@@ -49,6 +49,30 @@ pub(super) fn attend(c: &mut Call, how: Attend) {
                     c.out[at + d] = sum as f32;
                 }
             }
+        }
+    }
+}
+
+pub(super) fn cross(c: &mut Call, how: Cross) {
+    let (q, k, v) = (c.x(0), c.x(1), c.x(2));
+    let bias = (c.arity() == 4).then(|| c.x(3).f32s());
+    let (heads, dim, kv, n) = (q.shape[1], q.shape[2], k.shape[1], how.parts as usize);
+    let (queries, keys) = (q.shape[0] / n, k.shape[0] / n);
+    let row = |x: &[f32], i: usize| -> Vec<f64> { x[i * dim..][..dim].iter().map(|&x| x as f64).collect() };
+    for i in 0..q.shape[0] * heads {
+        let (t, head) = (i / heads, i % heads);
+        let (part, at) = (t / queries, t % queries);
+        let query = row(q.f32s(), i);
+        let of = |j: usize| (part * keys + j) * kv + head / (heads / kv);
+        let seen = if how.causal { at + 1 } else { keys };
+        let score = |j: usize| {
+            let bias = bias.map_or(0.0, |b| b[head * (queries + keys - 1) + j + queries - 1 - at] as f64);
+            dot(&query, &row(k.f32s(), of(j))) * how.scale as f64 + bias
+        };
+        let p = probabilities(&(0..seen).map(score).collect::<Vec<f64>>());
+        for d in 0..dim {
+            c.out[i * dim + d] =
+                p.iter().enumerate().map(|(j, p)| p * v.f32s()[of(j) * dim + d] as f64).sum::<f64>() as f32;
         }
     }
 }
