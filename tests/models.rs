@@ -6,6 +6,8 @@ mod adapter;
 mod converted;
 #[path = "models/encoder.rs"]
 mod encoder;
+#[path = "models/flux.rs"]
+mod flux;
 #[path = "common/golden.rs"]
 mod golden;
 #[path = "common/models.rs"]

@@ -169,7 +169,10 @@ impl Config {
     fn positions<'g>(&self, g: &'g Builder, size: Size) -> [X<'g>; 2] {
         let axes = &self.axes_dims_rope;
         let pairs = |f: &dyn Fn(usize, usize) -> f32| {
-            axes.iter().enumerate().flat_map(|(a, dim)| (0..dim / 2).map(move |i| f(a, i))).collect::<Vec<f32>>()
+            axes.iter()
+                .enumerate()
+                .flat_map(|(a, dim)| (0..dim / 2).map(move |i| f(a, i)))
+                .collect::<Vec<f32>>()
         };
         let mut rows = vec![0.0; size.text * self.attention_head_dim / 2];
         for y in 0..size.height {
@@ -205,7 +208,9 @@ impl<'g> Block<'_, 'g> {
         let x = self.modulated(image, image_mod[0], image_mod[1]);
         let y = self.modulated(text, text_mod[0], text_mod[1]);
         let of = |text: [&str; 2], image: [&str; 2]| {
-            let head = |x, [linear, norm]: [&str; 2]| self.heads(x, a / linear, (!norm.is_empty()).then(|| a / norm));
+            let head = |x, [linear, norm]: [&str; 2]| {
+                self.heads(x, a / linear, (!norm.is_empty()).then(|| a / norm))
+            };
             self.join(head(y, text), head(x, image))
         };
         let q = of(["add_q_proj", "norm_added_q"], ["to_q", "norm_q"]);
@@ -215,7 +220,8 @@ impl<'g> Block<'_, 'g> {
         let rest = |skip: X<'g>, y: X<'g>, out: Path<'g>, m: [X<'g>; 6], ff: Path<'g>| {
             let [_, _, gate, shift, scale, gate_mlp] = m;
             let x = skip + self.gated(y.linear_bias(out, self.c.channels()), gate);
-            let y = self.modulated(x, shift, scale).linear_bias(ff / "net" / 0 / "proj", 4 * self.c.channels());
+            let y =
+                self.modulated(x, shift, scale).linear_bias(ff / "net" / 0 / "proj", 4 * self.c.channels());
             let y = y.act(Act::GeluTanh).linear_bias(ff / "net" / 2, self.c.channels());
             x + self.gated(y, gate_mlp)
         };

@@ -112,12 +112,14 @@ impl Names {
     }
 }
 
-/// Other names of a module of CLIP's text encoder: without the model's own, and as older versions of diffusers call its
-/// projections.
+/// Other names of a module of CLIP's text encoder: without the text model's own, which transformers 5 leaves out, and as older
+/// versions of diffusers call its projections.
 fn text(module: &str) -> Vec<String> {
     let mut names = Vec::new();
-    let bare = module.strip_prefix("text_model.");
-    names.extend(bare.map(str::to_owned));
+    names.push(match module.strip_prefix("text_model.") {
+        Some(bare) => bare.to_string(),
+        None => format!("text_model.{module}"),
+    });
     for (own, old) in [("q_proj", "to_q"), ("k_proj", "to_k"), ("v_proj", "to_v"), ("out_proj", "to_out")] {
         if let Some(path) = module.strip_suffix(own).filter(|path| path.ends_with("self_attn.")) {
             names.push(format!("{path}{old}"));
