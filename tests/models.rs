@@ -12,6 +12,8 @@ mod flux;
 mod golden;
 #[path = "common/models.rs"]
 mod models;
+#[path = "models/picture_lora.rs"]
+mod picture_lora;
 #[path = "models/plans.rs"]
 mod plans;
 #[path = "models/real.rs"]

@@ -11,16 +11,17 @@ use std::sync::Arc;
 
 const NAMES: [&str; 2] = ["schnell", "dev"];
 
-struct Tiny {
-    config: Config,
-    checkpoint: Checkpoint,
-    weights: Weights,
-    arrays: Arrays,
+/// One of the tiny models, with its golden.
+pub struct Tiny {
+    pub config: Config,
+    pub checkpoint: Checkpoint,
+    pub weights: Weights,
+    pub arrays: Arrays,
     facts: Value,
 }
 
 impl Tiny {
-    fn open(name: &str) -> Tiny {
+    pub fn open(name: &str) -> Tiny {
         let name = format!("flux/{name}");
         let checkpoint =
             Checkpoint::open(&folder(&name).join("diffusion_pytorch_model.safetensors")).unwrap();
@@ -39,7 +40,7 @@ impl Tiny {
         }
     }
 
-    fn size(&self) -> Size {
+    pub fn size(&self) -> Size {
         let [batch, text, height, width] =
             ["batch", "text", "height", "width"].map(|key| self.facts[key].as_u64().unwrap() as usize);
         Size { batch, text, height, width }
@@ -51,7 +52,7 @@ impl Tiny {
     }
 
     /// What `graph` gives for the golden's pictures from `from` on, by the outputs' names.
-    fn run(&self, graph: Graph, weights: &Weights, from: usize, outputs: &[String]) -> Vec<Vec<f32>> {
+    pub fn run(&self, graph: Graph, weights: &Weights, from: usize, outputs: &[String]) -> Vec<Vec<f32>> {
         let mut cpu = Cpu::new(2, Precision::Exact);
         cpu.check = true;
         let names = [
@@ -94,7 +95,7 @@ fn raw(name: &str) -> Value {
 }
 
 /// The largest difference, as a part of the largest value.
-fn off(ours: &[f32], theirs: &[f32]) -> f32 {
+pub fn off(ours: &[f32], theirs: &[f32]) -> f32 {
     largest_difference(ours, theirs) / theirs.iter().fold(0.0, |m, x| x.abs().max(m))
 }
 

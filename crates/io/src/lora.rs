@@ -69,11 +69,13 @@ pub struct Factor {
 }
 
 impl Factor {
-    fn new(dtype: DType, dims: Vec<usize>, bytes: Vec<u8>) -> Factor {
+    /// Of bytes as they are stored.
+    pub fn new(dtype: DType, dims: Vec<usize>, bytes: Vec<u8>) -> Factor {
         Factor { dtype, dims, range: 0..bytes.len(), owner: Arc::new(bytes) }
     }
 
-    fn from_f32(dims: Vec<usize>, values: &[f32]) -> Factor {
+    /// Of numbers, in F32.
+    pub fn from_f32(dims: Vec<usize>, values: &[f32]) -> Factor {
         Factor::new(DType::F32, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
