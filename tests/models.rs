@@ -8,12 +8,16 @@ mod converted;
 mod encoder;
 #[path = "models/esrgan.rs"]
 mod esrgan;
+#[path = "models/flux.rs"]
+mod flux;
 #[path = "common/golden.rs"]
 mod golden;
 #[path = "common/models.rs"]
 mod models;
 #[path = "common/pictures.rs"]
 mod pictures;
+#[path = "models/picture_lora.rs"]
+mod picture_lora;
 #[path = "models/plans.rs"]
 mod plans;
 #[path = "models/real.rs"]

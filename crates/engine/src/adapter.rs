@@ -2,7 +2,7 @@
 
 use crate::{Error, Outline, Result};
 use hob_cpu::{Tensor, Weights};
-use hob_graph::lora::names;
+use hob_graph::lora::{self, names};
 use hob_graph::{DType, Graph, Op};
 use hob_io::Adapter;
 use hob_io::adapter::Part;
@@ -75,8 +75,8 @@ impl Adapted {
     }
 
     /// Rank and scale of the update of a module.
-    pub fn part(&self, module: &str) -> Option<(usize, f32)> {
-        self.layers.get(module).map(|layer| (layer.rank, layer.scale))
+    pub fn part(&self, module: &str) -> Option<lora::Part> {
+        self.layers.get(module).map(|layer| lora::Part { rank: Some(layer.rank), scale: layer.scale })
     }
 
     /// Format and dimensions of one of its weights.

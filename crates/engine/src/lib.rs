@@ -8,6 +8,7 @@ mod cost;
 pub mod embed;
 mod error;
 mod group;
+pub mod lora;
 pub mod memory;
 mod model;
 mod outline;

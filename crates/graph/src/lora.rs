@@ -1,8 +1,9 @@
-//! LoRA as a rewrite: `x · wᵀ` becomes `x · wᵀ + scale · (x · aᵀ) · bᵀ` (Hu et al. 2021).
+//! LoRA as a rewrite: `x · wᵀ` becomes `x · wᵀ + scale · (x · aᵀ) · bᵀ` (Hu et al. 2021). Of a convolution, A is one with the
+//! same window, and B one of single pixels (LyCORIS' LoCon).
 
 use crate::build::Builder;
-use crate::graph::{Graph, GraphError, NodeId};
-use crate::op::Op;
+use crate::graph::{Graph, GraphError, Node, NodeId};
+use crate::op::{Op, Window};
 use crate::x::X;
 
 /// Which linear layers are adapted, and how.
@@ -16,7 +17,17 @@ pub struct Lora<'a> {
     pub targets: &'a [&'a str],
 }
 
-/// The names of the adapter's weights for the layer at `module`, as peft has them: A `(r, in)` and B `(out, r)`.
+/// The update of one layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Part {
+    /// inner dimension r; `None` where A, `(out, in)`, is all of it and there is no B
+    pub rank: Option<usize>,
+    /// what it is multiplied by
+    pub scale: f32,
+}
+
+/// The names of the adapter's weights for the layer at `module`, as peft has them: A `(r, in)` and B `(out, r)`; of a
+/// convolution A `(r, in, k, k)` and B `(out, r, 1, 1)`.
 pub fn names(module: &str) -> [String; 2] {
     [format!("{module}.lora_A.weight"), format!("{module}.lora_B.weight")]
 }
@@ -24,9 +35,10 @@ pub fn names(module: &str) -> [String; 2] {
 /// `graph` with adapters on every targeted linear layer, and the names of the new weights. The order of nodes and
 /// the lines they come from stay; errors when no layer matches.
 pub fn lora(graph: &Graph, how: &Lora) -> Result<(Graph, Vec<String>), GraphError> {
-    let part = (how.rank, how.alpha / how.rank as f32);
-    let (graph, added) =
-        adapt(graph, |module| how.targets.contains(&module.rsplit('.').next()?).then_some(part))?;
+    let part = Part { rank: Some(how.rank), scale: how.alpha / how.rank as f32 };
+    let is_linear = |n: &Node| n.op == Op::Linear;
+    let targeted = |module: &str| how.targets.contains(&module.rsplit('.').next()?).then_some(part);
+    let (graph, added) = adapt_where(graph, is_linear, targeted)?;
     if added.is_empty() {
         let message = format!("no linear layer is called {}", how.targets.join(" or "));
         return Err(GraphError { message, at: None });
@@ -34,11 +46,16 @@ pub fn lora(graph: &Graph, how: &Lora) -> Result<(Graph, Vec<String>), GraphErro
     Ok((graph, added))
 }
 
-/// The same with a rank and a scale for each linear layer, as `part` says by the name of its module; those for which it
+/// The same with a part for each linear layer and convolution, as `part` says by the name of its module; those for which it
 /// says nothing stay as they are.
-pub fn adapt(
+pub fn adapt(graph: &Graph, part: impl Fn(&str) -> Option<Part>) -> Result<(Graph, Vec<String>), GraphError> {
+    adapt_where(graph, |node| matches!(node.op, Op::Linear | Op::Conv2d(_)), part)
+}
+
+fn adapt_where(
     graph: &Graph,
-    part: impl Fn(&str) -> Option<(usize, f32)>,
+    is_layer: impl Fn(&Node) -> bool,
+    part: impl Fn(&str) -> Option<Part>,
 ) -> Result<(Graph, Vec<String>), GraphError> {
     let g = Builder::over(graph.emptied());
     let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
@@ -47,19 +64,34 @@ pub fn adapt(
         let x: Vec<X> = node.inputs.iter().map(|i| g.at(map[i.index()])).collect();
         g.say_lines_of(node);
         let mut y = g.repeat(node, &x);
-        let module = match node.op {
-            Op::Linear => graph.as_weight(node.inputs[1]).and_then(|w| {
-                let module = graph.weights[w.0 as usize].name.strip_suffix(".weight")?;
-                Some((module, part(module)?))
-            }),
-            _ => None,
-        };
-        if let Some((module, (rank, scale))) = module {
+        let weight = if is_layer(node) { graph.as_weight(node.inputs[1]) } else { None };
+        let module = weight.and_then(|w| {
+            let module = graph.weights[w.0 as usize].name.strip_suffix(".weight")?;
+            Some((module, part(module)?))
+        });
+        if let Some((module, part)) = module {
             let [a, b] = names(module);
-            let down = x[0].linear_by(g.weight(&a, &[rank, x[1].dim(1)])); // (T, r)
-            let up = down.linear_by(g.weight(&b, &[x[1].dim(0), rank])); // (T, out)
-            y = y + up * scale;
-            added.extend([a, b]);
+            let by = |x: X<'_>, window: Option<Window>, w| match window {
+                Some(window) => x.conv2d_by(w, window),
+                None => x.linear_by(w),
+            };
+            let (window, point) = match node.op {
+                Op::Conv2d(window) => (Some(window), Some(Window { kernel: 1, stride: 1, padding: 0 })),
+                _ => (None, None),
+            };
+            let dims = x[1].shape();
+            let down = g.weight(&a, &dims.with(0, part.rank.unwrap_or(dims[0])));
+            let down = by(x[0], window, down) * part.scale; // (T, r), or (N, r, H, W)
+            added.push(a);
+            y = y + match part.rank {
+                None => down,
+                Some(rank) => {
+                    let ones = if window.is_some() { &[1, 1][..] } else { &[] };
+                    let up = g.weight(&b, &[&[dims[0], rank], ones].concat());
+                    added.push(b);
+                    by(down, point, up)
+                }
+            };
         }
         let Some(id) = y.id() else { break };
         map.push(id);

@@ -381,6 +381,12 @@ impl<'g> X<'g> {
         self.with(Op::Conv2d(window), &[w])
     }
 
+    /// Convolution by a weight `(O, C, k, k)` that is a node.
+    #[track_caller]
+    pub fn conv2d_by(self, w: X<'g>, window: Window) -> X<'g> {
+        self.with(Op::Conv2d(window), &[w])
+    }
+
     /// Each pixel repeated `n × n`.
     #[track_caller]
     pub fn upsample(self, n: usize) -> X<'g> {

@@ -41,7 +41,7 @@ pub struct Part {
 
 /// What Hob needs of adapter_config.json.
 #[derive(Deserialize)]
-struct Config {
+pub(crate) struct Config {
     peft_type: Option<String>,
     r: Option<usize>,
     lora_alpha: Option<f32>,
@@ -129,7 +129,8 @@ fn weights_of(path: &Path) -> PathBuf {
 }
 
 impl Config {
-    fn check(&self, path: &Path) -> Result<()> {
+    /// Refuses what Hob does not run.
+    pub(crate) fn check(&self, path: &Path) -> Result<()> {
         let kind = self.peft_type.as_deref().unwrap_or("LORA");
         let saved = |v: &Value| v.as_array().is_some_and(|list| !list.is_empty());
         let what = match () {
@@ -149,7 +150,7 @@ impl Config {
     }
 
     /// What the update of `module` is multiplied by.
-    fn scale(&self, module: &str, rank: usize) -> Result<f32, String> {
+    pub(crate) fn scale(&self, module: &str, rank: usize) -> Result<f32, String> {
         let r = self.r.unwrap_or(rank);
         if rank != r && self.rank_pattern.as_ref().is_none_or(Map::is_empty) {
             return Err(format!("it says r = {r}, and the weights of {module} have the rank {rank}"));

@@ -7,6 +7,7 @@ pub mod bert;
 pub mod blocks;
 pub mod controlnet;
 pub mod esrgan;
+pub mod flux;
 pub mod gemma3;
 pub mod llama;
 pub mod mixtral;
