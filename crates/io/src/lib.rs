@@ -13,15 +13,18 @@ pub mod gguf;
 mod map;
 pub mod modelfile;
 pub mod names;
+pub mod pipeline;
 pub mod safetensors;
 mod tensor;
 pub mod tokenizer;
+mod weights;
 
 pub use adapter::Adapter;
 pub use chat::Chat;
 pub use checkpoint::{Checkpoint, model_among};
 pub use error::{Error, Result};
 pub use gguf::Gguf;
+pub use pipeline::Pipeline;
 pub use safetensors::Safetensors;
 pub use tensor::Tensor;
 pub use tokenizer::Tokenizer;
