@@ -67,11 +67,6 @@ impl Found {
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|t| &t.shape[..])
     }
-
-    /// Whether a name begins so.
-    pub fn any(&self, prefix: &str) -> bool {
-        any(&self.tensors, prefix)
-    }
 }
 
 fn any(tensors: &BTreeMap<String, Tensor>, prefix: &str) -> bool {

@@ -134,6 +134,10 @@ fn unet(t: &Shapes) -> Option<Value> {
     config.insert("_class_name".into(), "UNet2DConditionModel".into());
     config.insert("up_block_types".into(), types.into());
     config.insert("out_channels".into(), t.dim("conv_out.weight", 0)?.into());
+    // Models distilled to be told the guidance, as LCM's.
+    if let Some(guidance) = t.dim("time_embedding.cond_proj.weight", 1) {
+        config.insert("time_cond_proj_dim".into(), guidance.into());
+    }
     Some(config.into())
 }
 
