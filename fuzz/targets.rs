@@ -1,6 +1,10 @@
 //! What the fuzz targets do with bytes; `cargo test` runs the same over the seeds.
 
-use hob_io::{Checkpoint, Error, Gguf, Safetensors, modelfile, safetensors::Header};
+use hob_io::{
+    Checkpoint, Error, Gguf, Pipeline, Safetensors, modelfile,
+    picture::{self, Picture, Recipe},
+    safetensors::Header,
+};
 use std::path::Path;
 
 /// Opens the bytes as a GGUF file and looks at everything in it.
@@ -76,5 +80,36 @@ pub fn modelfile(data: &[u8]) {
             assert!(all.iter().map(|i| i.value.len()).sum::<usize>() <= text.len());
             assert!(all.windows(2).all(|w| w[0].line < w[1].line));
         }
+    }
+}
+
+/// Opens the bytes as a picture model in one file: each part's tensors lie within it, and its configuration is at hand.
+pub fn pipeline(data: &[u8]) {
+    let (len, path) = (data.len() as u64, Path::new("fuzz"));
+    let gguf = Gguf::parse_header(data, len, path).and_then(Pipeline::from_gguf);
+    let weights = Header::parse(data, len, path).and_then(|h| Safetensors::from_headers(vec![h], None));
+    for pipeline in [gguf, weights.and_then(|w| Pipeline::from_safetensors(w, path))].into_iter().flatten() {
+        let _ = (pipeline.check().map_err(|e| e.to_string()), pipeline.latent_channels());
+        for part in pipeline.parts() {
+            assert!(part.config.is_object() && !part.has_data());
+            let _ = (part.size_bytes(), part.parameters(), part.copied_bytes());
+            for tensor in part.tensors.values().filter(|t| t.file == 0) {
+                assert!(tensor.offset.checked_add(tensor.len as u64).is_some_and(|end| end <= len));
+                assert_eq!(tensor.dtype.bytes(tensor.elements()), Some(tensor.len));
+            }
+        }
+    }
+}
+
+/// Reads the bytes as a picture, and what is said in it of how it was made.
+pub fn picture(data: &[u8]) {
+    let path = Path::new("fuzz");
+    if let Ok(p) = Picture::read(data, path) {
+        assert_eq!(p.rgb.len(), 3 * p.width * p.height);
+        assert!(p.alpha.is_none_or(|a| a.len() == p.width * p.height));
+    }
+    let _ = picture::texts(data, path);
+    if let Ok(Some(recipe)) = Recipe::read(data, path) {
+        let _ = recipe.text();
     }
 }

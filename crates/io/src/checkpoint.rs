@@ -5,14 +5,13 @@ use crate::{
     map::{parse_json, read_small},
     names,
     safetensors::Safetensors,
+    weights::{PICKLE, Weights},
 };
 use hob_dtype::DType;
 use memmap2::Mmap;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -38,12 +37,6 @@ pub struct Checkpoint {
     eos: Vec<u32>,
 }
 
-#[derive(Debug)]
-enum Weights {
-    Gguf(Gguf),
-    Safetensors(Safetensors),
-}
-
 impl Checkpoint {
     /// Opens a model: a GGUF file, a safetensors file or index, or a folder with one model of either kind.
     ///
@@ -51,9 +44,9 @@ impl Checkpoint {
     /// be read, is damaged or incomplete, or a number format is unknown.
     pub fn open(path: &Path) -> Result<Checkpoint> {
         let file = if path.is_dir() { model_in(path)? } else { path.to_owned() };
-        let checkpoint = match kind(&file)? {
-            Kind::Gguf => Checkpoint::from_gguf(Gguf::open(&file)?)?,
-            Kind::Safetensors => Checkpoint::from_safetensors(Safetensors::open(&file)?, &file, |name| {
+        let checkpoint = match Weights::open(&file)? {
+            Weights::Gguf(gguf) => Checkpoint::from_gguf(gguf)?,
+            Weights::Safetensors(weights) => Checkpoint::from_safetensors(weights, &file, |name| {
                 read_small(&file.with_file_name(name), MAX_COMPANION)
             })?,
         };
@@ -148,10 +141,7 @@ impl Checkpoint {
     ///
     /// Panics when `tensor` belongs to another checkpoint, or only headers were read: see [`Checkpoint::has_data`].
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
-        match &self.weights {
-            Weights::Gguf(gguf) => gguf.bytes(tensor),
-            Weights::Safetensors(weights) => weights.bytes(tensor),
-        }
+        self.weights.bytes(tensor)
     }
 
     /// Whether the tensors' bytes are at hand: not when the checkpoint was made of headers alone, by
@@ -169,26 +159,22 @@ impl Checkpoint {
     /// Tells the system that a part of a tensor's bytes is not needed soon: it leaves the process's memory, and is read
     /// again when it is asked for.
     pub fn forget(&self, tensor: &Tensor, part: std::ops::Range<usize>) {
-        let bytes = &self.bytes(tensor)[part];
-        crate::map::forget(bytes);
+        self.weights.forget(tensor, part);
     }
 
     /// Tells the system that a tensor's bytes are needed soon: it reads them from the disk while other work goes on.
     pub fn fetch(&self, tensor: &Tensor) {
-        crate::map::fetch(self.bytes(tensor));
+        self.weights.fetch(tensor);
     }
 
     /// The GGUF model beneath, when it is one.
     pub fn gguf(&self) -> Option<&Gguf> {
-        if let Weights::Gguf(gguf) = &self.weights { Some(gguf) } else { None }
+        self.weights.gguf()
     }
 
     /// The files that hold the tensors; [`Tensor::file`] counts them.
     pub fn files(&self) -> Vec<&Path> {
-        match &self.weights {
-            Weights::Gguf(gguf) => gguf.paths().collect(),
-            Weights::Safetensors(weights) => weights.paths().iter().map(PathBuf::as_path).collect(),
-        }
+        self.weights.files()
     }
 
     /// The path of a file beside the weights, such as `tokenizer.json`, when it exists. Nothing is beside headers alone.
@@ -202,10 +188,7 @@ impl Checkpoint {
 
     /// The mappings of the files, in order, for advice to the system about paging; none when only a header was read.
     pub fn maps(&self) -> Vec<&Mmap> {
-        match &self.weights {
-            Weights::Gguf(gguf) => gguf.maps().collect(),
-            Weights::Safetensors(weights) => weights.maps().iter().collect(),
-        }
+        self.weights.maps()
     }
 
     /// `model_type` of the configuration, for example `llama` or `gemma3_text`.
@@ -215,18 +198,12 @@ impl Checkpoint {
 
     /// Bytes of all files that hold tensors.
     pub fn size_bytes(&self) -> u64 {
-        match &self.weights {
-            Weights::Gguf(gguf) => gguf.size_bytes(),
-            Weights::Safetensors(weights) => weights.size_bytes(),
-        }
+        self.weights.size_bytes()
     }
 
     /// Bytes of the files that are not tensors' data: what is read to open the model.
     pub fn header_bytes(&self) -> u64 {
-        match &self.weights {
-            Weights::Gguf(gguf) => gguf.header_bytes(),
-            Weights::Safetensors(weights) => weights.header_bytes(),
-        }
+        self.weights.header_bytes()
     }
 
     /// Number of values of all tensors; an embedding shared by both ends of the model counts once.
@@ -284,30 +261,6 @@ fn by_name(
     Ok(by_name)
 }
 
-enum Kind {
-    Gguf,
-    Safetensors,
-}
-
-/// By content, as blobs in other programs' stores have no endings; an index of safetensors by its name.
-fn kind(path: &Path) -> Result<Kind> {
-    if path.to_string_lossy().ends_with(".safetensors.index.json") {
-        return Ok(Kind::Safetensors);
-    }
-    let mut head = Vec::new();
-    let file = File::open(path).map_err(|e| Error::read(path, e))?;
-    file.take(9).read_to_end(&mut head).map_err(|e| Error::read(path, e))?;
-    if head.starts_with(b"GGUF") {
-        Ok(Kind::Gguf)
-    } else if head.get(8) == Some(&b'{') || path.extension().is_some_and(|e| e == "safetensors") {
-        Ok(Kind::Safetensors)
-    } else if path.extension().is_some_and(|e| e == "gguf") {
-        Err(Error::damaged(path, "it does not begin as a GGUF file"))
-    } else {
-        Err(Error::unsupported(path, "it is neither a GGUF nor a safetensors file; give the path of one"))
-    }
-}
-
 /// The file by which the model in a folder is opened.
 fn model_in(folder: &Path) -> Result<PathBuf> {
     let entries = std::fs::read_dir(folder).map_err(|e| Error::read(folder, e))?;
@@ -344,9 +297,7 @@ pub fn model_among(folder: &Path, mut names: Vec<String>) -> Result<PathBuf> {
     match found.as_slice() {
         [name] => Ok(folder.join(name)),
         [] if names.iter().any(|n| n.ends_with(".bin") || n.ends_with(".pt") || n.ends_with(".pth")) => {
-            let what =
-                "it holds PyTorch pickles, which can run code and are not read; get the model as safetensors";
-            Err(Error::unsupported(folder, what))
+            Err(Error::unsupported(folder, PICKLE.replace("it is a PyTorch pickle", "it holds PyTorch pickles")))
         }
         [] => Err(Error::unsupported(
             folder,

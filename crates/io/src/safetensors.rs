@@ -31,6 +31,7 @@ pub struct Safetensors {
     maps: Vec<Mmap>,
     size_bytes: u64,
     tensors: Vec<Tensor>,
+    metadata: BTreeMap<String, String>,
     header_bytes: u64,
 }
 
@@ -139,14 +140,16 @@ impl Safetensors {
 
     fn join(headers: Vec<Header>) -> Result<Safetensors> {
         let (mut paths, mut tensors, mut size_bytes, mut header_bytes) = (Vec::new(), Vec::new(), 0u64, 0);
+        let mut metadata = BTreeMap::new();
         for (file, mut header) in headers.into_iter().enumerate() {
             header.tensors.iter_mut().for_each(|t| t.file = file);
             tensors.append(&mut header.tensors);
+            metadata.append(&mut header.metadata);
             header_bytes += header.len as u64;
             size_bytes = size_bytes.saturating_add(header.file_len);
             paths.push(header.path);
         }
-        let model = Safetensors { paths, maps: Vec::new(), size_bytes, tensors, header_bytes };
+        let model = Safetensors { paths, maps: Vec::new(), size_bytes, tensors, metadata, header_bytes };
         let mut names: Vec<(&str, usize)> =
             model.tensors.iter().map(|t| (t.stored_name.as_str(), t.file)).collect();
         names.sort_unstable();
@@ -162,6 +165,11 @@ impl Safetensors {
     /// All tensors.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
+    }
+
+    /// The free text of the files' `__metadata__`; of one key in several files, the last.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// The stored bytes of one of this model's tensors.
