@@ -9,6 +9,7 @@ use super::{
     pre::Pre,
     special::Matcher,
     spm::{Order, SPACE, Spm},
+    unigram,
     vocab::{Kind, Vocab},
     wordpiece,
 };
@@ -41,9 +42,11 @@ impl Tokenizer {
     /// contradicts itself.
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
         let spec = Spec::from_gguf(gguf)?;
-        if !matches!(spec.model, "gpt2" | "llama" | "bert") {
-            let what =
-                format!("its tokenizer is of the kind {:?}, and Hob knows gpt2, llama and bert", spec.model);
+        if !matches!(spec.model, "gpt2" | "llama" | "t5" | "bert") {
+            let what = format!(
+                "its tokenizer is of the kind {:?}, and Hob knows gpt2, llama, t5 and bert",
+                spec.model
+            );
             return Err(Error::unsupported(gguf.path(), what));
         }
         Tokenizer::from_spec(spec).map_err(|what| Error::damaged(gguf.path(), what))
@@ -53,13 +56,14 @@ impl Tokenizer {
     pub fn from_spec(mut spec: Spec) -> Result<Tokenizer, String> {
         let form = match spec.model {
             "gpt2" => Form::Bytes,
-            "llama" => Form::Spaced,
+            "llama" | "t5" => Form::Spaced,
             "bert" => Form::Words,
             other => return Err(format!("its tokenizer is of the unknown kind {other:?}")),
         };
         let mut warnings = Vec::new();
         let Loaded { mut vocab, byte_ids, repeated } = load(&mut spec, form)?;
         let spm = form == Form::Spaced;
+        let unigram = spec.model == "t5";
         if repeated > 0 {
             warnings.push(format!("{repeated} of its tokens repeat the text of an earlier one"));
         }
@@ -71,10 +75,10 @@ impl Tokenizer {
             Some(id) => Ok(Some(id as u32)),
             None => Ok(default.filter(|&id| id < count).map(|id| id as u32)),
         };
-        let bos = id("bos", spec.bos, spm.then_some(1))?;
-        let eos = id("eos", spec.eos, spm.then_some(2))?;
-        let unk = id("unknown", spec.unknown, spm.then_some(0))?;
-        let pad = id("padding", spec.padding, None)?;
+        let bos = id("bos", spec.bos, (spm && !unigram).then_some(1))?;
+        let eos = id("eos", spec.eos, spm.then_some(if unigram { 1 } else { 2 }))?;
+        let unk = id("unknown", spec.unknown, spm.then_some(if unigram { 2 } else { 0 }))?;
+        let pad = id("padding", spec.padding, unigram.then_some(0))?;
         if form == Form::Words {
             let known = |name: &str| wordpiece::control(&vocab, name);
             let cls = bos.or_else(|| known("[CLS]")).ok_or("it has no token that begins a text")?;
@@ -101,7 +105,10 @@ impl Tokenizer {
         let ends = [eos, id("eot", spec.eot, None)?, id("eom", spec.eom, None)?];
 
         let (model, add_bos, space_prefix);
-        if spm {
+        if unigram {
+            model = unigram::of_spec(&vocab, byte_ids, &mut spec, unk)?;
+            (add_bos, space_prefix) = (false, spec.add_space_prefix.unwrap_or(true));
+        } else if spm {
             let scores = spec.scores.take().ok_or("its vocabulary has no scores")?;
             model = Model::Spm(Box::new(Spm::new(&vocab, Order::of_scores(&vocab, scores)?, byte_ids, unk)));
             (add_bos, space_prefix) = (true, spec.add_space_prefix.unwrap_or(true));
@@ -115,7 +122,7 @@ impl Tokenizer {
         let eos = end_ids(&mut vocab, ends.into_iter().flatten());
         let (specials, user) = matchers(&vocab);
         let add_bos = spec.add_bos.unwrap_or(add_bos) && bos.is_some();
-        let add_eos = spec.add_eos.unwrap_or(false);
+        let add_eos = spec.add_eos.unwrap_or(unigram);
         let frame = Frame::plain(bos.filter(|_| add_bos), eos.first().copied().filter(|_| add_eos));
         Ok(Tokenizer {
             vocab,

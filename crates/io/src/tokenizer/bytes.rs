@@ -25,6 +25,11 @@ pub(super) fn byte_of(c: char) -> Option<u8> {
     BYTES.get(c as usize).and_then(|&b| u8::try_from(b).ok())
 }
 
+/// The characters, in order.
+pub(super) fn alphabet() -> impl Iterator<Item = char> {
+    (0..0x144).filter_map(char::from_u32).filter(|&c| byte_of(c).is_some())
+}
+
 /// Appends the bytes that `text` stands for; false, and nothing appended, when it is not in the alphabet.
 pub(super) fn decode(text: &[u8], out: &mut Vec<u8>) -> bool {
     let start = out.len();
@@ -46,6 +51,20 @@ pub(super) fn decode(text: &[u8], out: &mut Vec<u8>) -> bool {
         }
     }
     true
+}
+
+/// [`decode`], where `suffix`, unless it is empty, marks the end of a word: a space in its stead.
+pub(super) fn decode_marked(text: &[u8], suffix: &str, out: &mut Vec<u8>) -> bool {
+    match text.strip_suffix(suffix.as_bytes()).filter(|_| !suffix.is_empty()) {
+        None => decode(text, out),
+        Some(word) => {
+            let spelled = decode(word, out);
+            if spelled {
+                out.push(b' ');
+            }
+            spelled
+        }
+    }
 }
 
 #[cfg(test)]

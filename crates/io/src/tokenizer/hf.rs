@@ -3,7 +3,7 @@
 use super::{
     Frame, Model, Tokenizer, build,
     json::{Json, Made, vocabulary},
-    wordpiece,
+    unigram, wordpiece,
 };
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -22,9 +22,9 @@ pub(super) struct Hf {
 const MAX_FILE: u64 = 256 << 20;
 
 impl Tokenizer {
-    /// The tokenizer of a Hugging Face folder: `tokenizer.json`, or else BERT's `vocab.txt`, with `tokenizer_config.json`,
-    /// `config.json` and `generation_config.json` naming the special tokens. Fails when there is neither, or it cannot be
-    /// used.
+    /// The tokenizer of a Hugging Face folder: `tokenizer.json`, or else CLIP's `vocab.json` and `merges.txt`, T5's
+    /// `spiece.model` or BERT's `vocab.txt`, with `tokenizer_config.json`, `config.json` and `generation_config.json`
+    /// naming the special tokens. Fails when there is none of them, or it cannot be used.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer> {
         let beside = |name: &str| -> Result<Value> {
             let path = dir.join(name);
@@ -37,13 +37,28 @@ impl Tokenizer {
             let others = [beside("generation_config.json")?, beside("config.json")?];
             return Tokenizer::from_json(&json, &config, &others).map_err(|what| Error::damaged(&path, what));
         }
+        let [vocab, merges] = ["vocab.json", "merges.txt"].map(|name| dir.join(name));
+        if let (Some(vocab), Some(merges)) = (read(&vocab)?, read(&merges)?) {
+            let map = beside("special_tokens_map.json")?;
+            return Tokenizer::from_clip_files(&vocab, &merges, &config, &map)
+                .map_err(|what| Error::unsupported(dir, what));
+        }
+        let path = dir.join("spiece.model");
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.len() <= MAX_FILE => {
+                let bytes = std::fs::read(&path).map_err(|e| Error::read(&path, e))?;
+                return Tokenizer::from_spiece(&bytes).map_err(|what| Error::damaged(&path, what));
+            }
+            _ => {}
+        }
         let path = dir.join("vocab.txt");
         if let Some(lines) = read(&path)? {
             return Tokenizer::from_lines(&lines, &config).map_err(|what| Error::damaged(&path, what));
         }
         Err(Error::unsupported(
             dir,
-            "it has no tokenizer.json; fetch that file too, or save the tokenizer as one",
+            "it has no tokenizer.json, nor what stands for it (vocab.json and merges.txt, spiece.model, vocab.txt); fetch \
+             that too, or save the tokenizer as tokenizer.json",
         ))
     }
 
@@ -79,12 +94,19 @@ impl Tokenizer {
     pub fn from_json(json: &str, config: &Value, others: &[Value]) -> Result<Tokenizer, String> {
         let own = serde_json::from_str::<Json>(json).ok().and_then(|own| own.make());
         let own = own.or_else(|| serde_json::from_str::<wordpiece::Json>(json).ok()?.make());
+        let own = own.or_else(|| serde_json::from_str::<unigram::Json>(json).ok()?.make());
         let made = own.map_or_else(|| library(json), Ok)?;
         let rest: Rest = serde_json::from_str(json).map_err(|e| format!("it is no JSON ({e})"))?;
+        Ok(Tokenizer::assembled(made, rest, config, others))
+    }
+
+    /// What the files beside a vocabulary add to it.
+    pub(super) fn assembled(made: Made, rest: Rest, config: &Value, others: &[Value]) -> Tokenizer {
         let Made { mut vocab, model, space_prefix, unk } = made;
         let by_name =
             |name: &str| rest.added_tokens.iter().find(|token| token.content == name).map(|token| token.id);
-        let named = |key: &str| by_name(config[key].as_str().or_else(|| config[key]["content"].as_str())?);
+        let name = |key: &str| config[key].as_str().or_else(|| config[key]["content"].as_str());
+        let named = |key: &str| by_name(name(key)?);
         let listed = |key: &str| -> Vec<u32> {
             let ids = |value: &Value| match value {
                 Value::Array(list) => list.iter().filter_map(Value::as_u64).collect(),
@@ -97,7 +119,9 @@ impl Tokenizer {
         let (before, after) = around(&rest.post_processor);
         // An encoder has other names for what begins and ends a text.
         let bos = first("bos_token").or_else(|| named("cls_token"));
-        let (unk, pad) = (first("unk_token").or(unk), first("pad_token"));
+        let unk = first("unk_token").or(unk);
+        // OpenCLIP fills up with a token that is no other than `!`.
+        let pad = first("pad_token").or_else(|| vocab.find(name("pad_token")?.as_bytes()));
         let mut ends: Vec<u32> = named("eos_token").into_iter().chain(listed("eos_token_id")).collect();
         if ends.is_empty() {
             ends.extend(named("sep_token"));
@@ -111,7 +135,7 @@ impl Tokenizer {
             _ => Frame::plain(bos.filter(|_| add_bos), eos.first().copied().filter(|_| add_eos)),
         });
         let (specials, user) = build::matchers(&vocab);
-        Ok(Tokenizer {
+        Tokenizer {
             vocab,
             model,
             specials,
@@ -125,23 +149,23 @@ impl Tokenizer {
             add_eos,
             frame,
             warning: None,
-        })
+        }
     }
 }
 
 /// What else of the file matters.
 #[derive(Deserialize)]
-struct Rest {
+pub(super) struct Rest {
     #[serde(default)]
-    added_tokens: Vec<Added>,
+    pub added_tokens: Vec<Added>,
     #[serde(default)]
-    post_processor: Value,
+    pub post_processor: Value,
 }
 
 #[derive(Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
+pub(super) struct Added {
+    pub id: u32,
+    pub content: String,
 }
 
 /// The tokens that the file puts before and after a text.
@@ -174,7 +198,8 @@ fn library(json: &str) -> Result<Made, String> {
     inner
         .encode_fast("\u{10fffd}", false)
         .map_err(|e| format!("it has no token for what it cannot spell ({e})"))?;
-    let byte_level = definition["decoder"].to_string().contains("\"ByteLevel\"");
+    let suffix = definition["model"]["end_of_word_suffix"].as_str().unwrap_or_default();
+    let byte_level = definition["decoder"].to_string().contains("\"ByteLevel\"").then_some(suffix);
     let byte_fallback = definition["model"]["byte_fallback"] == true;
     let added = inner.get_added_tokens_decoder().iter().map(|(&id, token)| (id, token.special)).collect();
     let tokens = inner.get_vocab(true);

@@ -4,7 +4,7 @@
 use super::{
     Model,
     bpe::Bpe,
-    build, bytes,
+    build, bytes, clip,
     merge::NONE,
     merges::{Merges, halves},
     pre::Pre,
@@ -80,17 +80,26 @@ impl Json<'_> {
     pub(super) fn make(&self) -> Option<Made> {
         let model = &self.model;
         let empty = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+        // What CLIP's files have normalized is in lower case anyway.
+        let clip = Pre::is_clip(&self.normalizer, &self.pre_tokenizer);
         let plain = model.dropout.unwrap_or(0.0) == 0.0
             && empty(&model.continuing_subword_prefix)
-            && empty(&model.end_of_word_suffix)
+            && empty(&model.end_of_word_suffix) != clip
             && self
                 .added_tokens
                 .iter()
-                .all(|token| (!token.normalized || self.normalizer.is_null()) && token.is_alone());
-        if !plain {
-            return None;
+                .all(|token| (!token.normalized || clip || self.normalizer.is_null()) && token.is_alone());
+        match model.byte_fallback {
+            _ if !plain => None,
+            false if clip => {
+                let merges = model.merges.iter().map(Pair::bytes);
+                let added = self.added_tokens.iter().map(|token| (&*token.content, token.id, token.special));
+                let suffix = model.end_of_word_suffix.as_deref()?;
+                clip::make(&model.vocab, merges, added, suffix, self.unk()).ok()
+            }
+            false => self.byte_level(),
+            true => (!clip).then(|| self.sentence_piece())?,
         }
-        if model.byte_fallback { self.sentence_piece() } else { self.byte_level() }
     }
 
     fn byte_level(&self) -> Option<Made> {
@@ -101,7 +110,7 @@ impl Json<'_> {
             _ => return None,
         };
         let pre = Pre::from_json(&self.pre_tokenizer, nfc, self.model.ignore_merges)?;
-        let (vocab, _) = self.vocab(true)?;
+        let (vocab, _) = self.vocab(Some(""))?;
         let merges = self.model.merges.iter().map(Pair::bytes);
         let model = Model::Bpe(Box::new(Bpe::new(&vocab, pre, merges).ok()?));
         Some(Made { vocab, model, space_prefix: false, unk: self.unk() })
@@ -125,7 +134,7 @@ impl Json<'_> {
         if !cut.is_null() && (cut["type"] != "Split" || cut["pattern"] != json!({"String": " "})) {
             return None;
         }
-        let (vocab, byte_ids) = self.vocab(false)?;
+        let (vocab, byte_ids) = self.vocab(None)?;
         let merges = self.model.merges.iter().map(Pair::bytes);
         let merges = Merges::new(&vocab, merges, |half, out| {
             build::spaced(half, out);
@@ -141,7 +150,7 @@ impl Json<'_> {
         self.model.vocab.0.iter().find(|(text, _)| text == name).map(|&(_, id)| id)
     }
 
-    fn vocab(&self, byte_level: bool) -> Option<(Vocab, Box<[u32; 256]>)> {
+    fn vocab(&self, byte_level: Option<&str>) -> Option<(Vocab, Box<[u32; 256]>)> {
         let added: HashMap<u32, bool> =
             self.added_tokens.iter().map(|token| (token.id, token.special)).collect();
         let ids = self.model.vocab.0.iter().map(|(text, id)| (&**text, *id));
@@ -153,11 +162,11 @@ impl Json<'_> {
 }
 
 /// Tokens by id, of which `added` are not made by merging (true for a control token), with the bytes that they decode
-/// to; and the tokens of single bytes.
+/// to; and the tokens of single bytes. Byte-level ones may have a suffix where a word ends.
 pub(super) fn vocabulary<'a>(
     tokens: impl Iterator<Item = (&'a str, u32)> + Clone,
     added: &HashMap<u32, bool>,
-    byte_level: bool,
+    byte_level: Option<&str>,
     byte_fallback: bool,
 ) -> Result<(Vocab, Box<[u32; 256]>), String> {
     let count = check_ids(tokens.clone())?;
@@ -177,23 +186,29 @@ pub(super) fn vocabulary<'a>(
             continue;
         }
         vocab.push(|out| {
-            if !byte_level {
+            let Some(suffix) = byte_level else {
                 build::spaced(text, out);
-            } else if added.is_some() || !bytes::decode(text, out) {
+                return kind(text, added);
+            };
+            if added.is_some() || !bytes::decode_marked(text, suffix, out) {
                 out.extend_from_slice(text);
                 if added.is_none() {
                     return Kind::Unused;
                 }
             }
-            match added {
-                Some(true) => Kind::Control,
-                Some(false) => Kind::User,
-                None if text.is_empty() => Kind::Unused,
-                None => Kind::Normal,
-            }
+            kind(text, added)
         })?;
     }
     Ok((vocab, byte_ids))
+}
+
+fn kind(text: &[u8], added: Option<&bool>) -> Kind {
+    match added {
+        Some(true) => Kind::Control,
+        Some(false) => Kind::User,
+        None if text.is_empty() => Kind::Unused,
+        None => Kind::Normal,
+    }
 }
 
 /// How many ids tokens have: not far more than there are tokens, or a file would cost memory for nothing.
@@ -214,7 +229,7 @@ pub(super) struct Ids<'a>(pub Vec<(Cow<'a, str>, u32)>);
 
 /// A text, borrowed from the file unless it is written with escapes.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Ids<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Ids<'a>, D::Error> {

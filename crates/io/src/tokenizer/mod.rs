@@ -1,13 +1,16 @@
 //! Tokenizers: text to token ids and back.
 //!
 //! [`Tokenizer::from_gguf`] reads what a GGUF file carries: byte-level BPE (`gpt2`), SentencePiece BPE (`llama`) and
-//! WordPiece (`bert`), all Hob's own, because a vocabulary of a quarter million tokens must be ready within milliseconds.
-//! [`Tokenizer::from_dir`] reads a Hugging Face folder's `tokenizer.json`: the same kinds likewise, all others through the
-//! `tokenizers` library; or BERT's `vocab.txt`.
+//! Unigram (`t5`), and WordPiece (`bert`), all Hob's own, because a vocabulary of a quarter million tokens must be ready
+//! within milliseconds. [`Tokenizer::from_dir`] reads a Hugging Face folder's `tokenizer.json`: the same kinds likewise,
+//! all others through the `tokenizers` library; or the files that CLIP, T5 and BERT had before. [`Tokenizer::clip`] and
+//! [`Tokenizer::t5`] need no file, for checkpoints of pictures that bring none.
 
 mod bpe;
 mod build;
 mod bytes;
+mod charsmap;
+mod clip;
 mod decode;
 mod frame;
 mod hf;
@@ -18,9 +21,11 @@ mod pre;
 mod shield;
 mod spec;
 mod special;
+mod spiece;
 mod split;
 mod spm;
 mod unicode;
+mod unigram;
 mod vocab;
 mod wordpiece;
 
@@ -34,6 +39,7 @@ use hf::Hf;
 use special::Matcher;
 use spm::Spm;
 use std::{borrow::Cow, ops::Range};
+use unigram::Unigram;
 use vocab::{Kind, Vocab};
 use wordpiece::WordPiece;
 
@@ -59,6 +65,7 @@ pub struct Tokenizer {
 enum Model {
     Bpe(Box<Bpe>),
     Spm(Box<Spm>),
+    Unigram(Box<Unigram>),
     WordPiece(Box<WordPiece>),
     Hf(Box<Hf>),
 }
@@ -123,6 +130,7 @@ impl Tokenizer {
             Model::Bpe(bpe) => bpe.encode(&self.vocab, text, out),
             Model::Spm(spm) if prefix => spm.encode(&self.vocab, &format!(" {text}"), out),
             Model::Spm(spm) => spm.encode(&self.vocab, text, out),
+            Model::Unigram(unigram) => unigram.encode(&self.vocab, text, prefix, out),
             Model::WordPiece(words) => words.encode(&self.vocab, text, out),
             Model::Hf(hf) => hf.encode(text, false, self.unk, out),
         }
@@ -273,6 +281,7 @@ impl Tokenizer {
         let model = match &self.model {
             Model::Bpe(bpe) => size_of::<Bpe>() + bpe.heap_bytes(),
             Model::Spm(spm) => size_of::<Spm>() + spm.heap_bytes(),
+            Model::Unigram(unigram) => size_of::<Unigram>() + unigram.heap_bytes(),
             Model::WordPiece(_) => size_of::<WordPiece>(),
             Model::Hf(hf) => size_of::<Hf>() + hf.heap_bytes(),
         };
@@ -285,6 +294,7 @@ impl std::fmt::Debug for Tokenizer {
         let model = match &self.model {
             Model::Bpe(_) => "byte-level BPE",
             Model::Spm(_) => "SentencePiece",
+            Model::Unigram(_) => "Unigram",
             Model::WordPiece(_) => "WordPiece",
             Model::Hf(_) => "tokenizer.json",
         };

@@ -5,7 +5,7 @@
 
 use super::split::{self, Cursor, NextWord};
 use fancy_regex::Regex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The way one family cuts its text.
 pub(super) struct Pre {
@@ -14,6 +14,10 @@ pub(super) struct Pre {
     bytes: Option<CutBytes>,
     /// Unicode normalization form C comes first.
     pub nfc: bool,
+    /// Then each character is made lower-case.
+    pub lowercase: bool,
+    /// White space parts words and is none.
+    drop_space: bool,
     /// A word that is a token is that token, whatever the merges would make.
     pub ignore_merges: bool,
     /// The text begins with the token that begins texts, unless the file says otherwise.
@@ -41,7 +45,7 @@ const DEEPSEEK3_WORDS: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]
 impl Pre {
     /// The pre-tokenizer of that name; `None` when Hob does not know it.
     pub(super) fn named(name: &str) -> Option<Pre> {
-        let plain = |steps| Pre { steps, bytes: None, nfc: false, ignore_merges: false, add_bos: false };
+        let plain = Pre::of;
         let words = |next: NextWord| plain(vec![Step::Words(next)]);
         let nfc = |next: NextWord| Pre { nfc: true, ..words(next) };
         let isolate = |patterns: &[&str]| plain(patterns.iter().map(|p| Step::isolate(p)).collect());
@@ -93,6 +97,46 @@ impl Pre {
         })
     }
 
+    fn of(steps: Vec<Step>) -> Pre {
+        Pre {
+            steps,
+            bytes: None,
+            nfc: false,
+            lowercase: false,
+            drop_space: false,
+            ignore_merges: false,
+            add_bos: false,
+        }
+    }
+
+    /// CLIP's: text in lower case, cut at spaces, punctuation and digits, and then as GPT-2, which matters to the names
+    /// of control tokens alone (transformers' `tokenization_clip.py`).
+    pub(super) fn clip() -> Pre {
+        let steps = vec![Step::Words(split::clip), Step::Words(split::gpt2)];
+        Pre { nfc: true, lowercase: true, drop_space: true, ..Pre::of(steps) }
+    }
+
+    /// Whether `tokenizer.json` normalizes and cuts text as [`Pre::clip`].
+    pub(super) fn is_clip(normalizer: &Value, definition: &Value) -> bool {
+        let normal = json!([
+            {"type": "NFC"},
+            {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+            {"type": "Lowercase"},
+        ]);
+        let (cut, last) = (&definition["pretokenizers"][0], &definition["pretokenizers"][1]);
+        let pattern = cut["pattern"]["Regex"].as_str().unwrap_or_default();
+        normalizer["normalizers"] == normal
+            && cut["type"] == "Split"
+            && cut["behavior"] == "Removed"
+            && cut["invert"] == true
+            // Files of before transformers 5 do not name the control tokens.
+            && (pattern == split::CLIP || split::CLIP.strip_prefix(split::CLIP_NAMES) == Some(pattern))
+            && last["type"] == "ByteLevel"
+            && last["add_prefix_space"] == false
+            && last["use_regex"] != false
+            && definition["pretokenizers"].as_array().is_some_and(|parts| parts.len() == 2)
+    }
+
     /// The pre-tokenizer that `tokenizer.json` defines for byte-level BPE; `None` when it does otherwise than cut at
     /// expressions and digits.
     pub(super) fn from_json(definition: &Value, nfc: bool, ignore_merges: bool) -> Option<Pre> {
@@ -124,7 +168,7 @@ impl Pre {
                 _ => steps.push(Step::Words(split::gpt2)),
             }
         }
-        Some(Pre { steps, bytes: None, nfc, ignore_merges, add_bos: false })
+        Some(Pre { nfc, ignore_merges, ..Pre::of(steps) })
     }
 
     /// Bytes on the heap, about: a compiled expression takes some 128 KiB, the table of characters' classes 64.
@@ -136,6 +180,11 @@ impl Pre {
     /// Cuts `text` into words, in order.
     pub(super) fn split<'a>(&self, text: &'a str, emit: &mut dyn FnMut(&'a [u8])) {
         match self.bytes {
+            None if self.drop_space => split_by(&self.steps, text, &mut |word| {
+                if !word.trim().is_empty() {
+                    emit(word.as_bytes());
+                }
+            }),
             None => split_by(&self.steps, text, &mut |word| emit(word.as_bytes())),
             Some(cut) => split_by(&self.steps, text, &mut |word| cut(word.as_bytes(), emit)),
         }

@@ -10,7 +10,7 @@ pub type List<'a, T> = Box<dyn ExactSizeIterator<Item = T> + 'a>;
 
 /// A tokenizer as GGUF's `tokenizer.ggml.*` keys describe it; the fields are named after the keys.
 pub struct Spec<'a> {
-    /// The algorithm: `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) or `bert` (WordPiece).
+    /// The algorithm: `gpt2` (byte-level BPE), `llama` (SentencePiece BPE), `t5` (Unigram) or `bert` (WordPiece).
     pub model: &'a str,
     /// The pre-tokenizer's name.
     pub pre: Option<&'a str>,
@@ -42,6 +42,10 @@ pub struct Spec<'a> {
     pub add_eos: Option<bool>,
     /// Whether a space goes before a text (SentencePiece).
     pub add_space_prefix: Option<bool>,
+    /// Whether runs of spaces become one (Unigram).
+    pub remove_extra_whitespaces: Option<bool>,
+    /// SentencePiece's rules of normalization (Unigram).
+    pub precompiled_charsmap: Option<Vec<u8>>,
 }
 
 impl<'a> Spec<'a> {
@@ -64,6 +68,8 @@ impl<'a> Spec<'a> {
             add_bos: None,
             add_eos: None,
             add_space_prefix: None,
+            remove_extra_whitespaces: None,
+            precompiled_charsmap: None,
         }
     }
 
@@ -102,6 +108,11 @@ impl<'a> Spec<'a> {
         let types = |array: Array<'a>| -> Result<List<'a, i64>> {
             Ok(Box::new(array.ints().ok_or_else(|| wrong("token_type"))?))
         };
+        let bytes = |array: Array<'a>| -> Result<Vec<u8>> {
+            // Signed bytes in some files.
+            let ints = array.ints().ok_or_else(|| wrong("precompiled_charsmap"))?;
+            Ok(ints.map(|byte| byte as u8).collect())
+        };
         Ok(Spec {
             model: text("model")?.ok_or_else(|| missing("model"))?,
             pre: text("pre")?,
@@ -120,6 +131,8 @@ impl<'a> Spec<'a> {
             add_bos: flag("add_bos_token")?,
             add_eos: flag("add_eos_token")?,
             add_space_prefix: flag("add_space_prefix")?,
+            remove_extra_whitespaces: flag("remove_extra_whitespaces")?,
+            precompiled_charsmap: list("precompiled_charsmap")?.map(bytes).transpose()?,
         })
     }
 }

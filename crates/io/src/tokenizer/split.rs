@@ -101,6 +101,29 @@ pub(super) const EXPRESSIONS: [(&str, NextWord); 6] = [
     (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+", tekken),
 ];
 
+/// CLIP's expression, which passes over white space, and its beginning, the names of the control tokens.
+pub(super) const CLIP: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+pub(super) const CLIP_NAMES: &str = r"<\|startoftext\|>|<\|endoftext\|>|";
+
+/// [`CLIP`], and runs of white space.
+pub(super) fn clip(text: &Cursor, from: usize) -> usize {
+    let rest = &text.text[from..];
+    if let Some(name) = ["<|startoftext|>", "<|endoftext|>"].into_iter().find(|name| rest.starts_with(name)) {
+        return from + name.len();
+    }
+    if let Some(end) = text.contraction(from, false) {
+        return end;
+    }
+    let (_, class, next) = text.at(from);
+    match class {
+        _ if class & L != 0 => text.run(from, L, usize::MAX),
+        _ if class & N != 0 => next,
+        _ if class & WS != 0 => text.run(from, WS, usize::MAX),
+        _ => text.run_without(from, WS | L | N),
+    }
+}
+
 /// GPT-2: `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 pub(super) fn gpt2(text: &Cursor, from: usize) -> usize {
     gpt2_words::<false>(text, from)
@@ -251,6 +274,11 @@ mod tests {
         words
     }
 
+    fn by_clip(text: &str) -> Vec<&str> {
+        static REGEX: LazyLock<Regex> = LazyLock::new(|| Regex::new(CLIP).unwrap());
+        REGEX.find_iter(text).map(|m| m.unwrap().as_str()).collect()
+    }
+
     fn by_digits(text: &str) -> Vec<&str> {
         let mut pieces = Vec::new();
         let mut start = 0;
@@ -271,6 +299,9 @@ mod tests {
             assert_eq!(by_hand(*next, text), by_regex(regex, text), "{}", regex.as_str());
         }
         assert_eq!(by_hand(digits_gpt2, text), by_digits(text), "digits, then GPT-2");
+        let mut words = by_hand(clip, text);
+        words.retain(|word| !word.trim().is_empty());
+        assert_eq!(words, by_clip(text), "CLIP");
     }
 
     #[test]
@@ -285,6 +316,11 @@ mod tests {
         fn as_the_expressions_on_short_mixtures(
             text in "[ \\t\\r\\n'sStTrReEvVlLmMdDſ1٣½aAöÖǅʰ中ぁ\u{301}\u{200d}\u{a0}/.!_👍]{0,24}"
         ) {
+            check(&text);
+        }
+
+        #[test]
+        fn as_the_expressions_on_control_tokens(text in "(<\\|startoftext\\|>|<\\|endoftext\\|>|[ '!<|>as1]{0,3}){0,6}") {
             check(&text);
         }
 
