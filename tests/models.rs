@@ -14,10 +14,10 @@ mod flux;
 mod golden;
 #[path = "common/models.rs"]
 mod models;
-#[path = "common/pictures.rs"]
-mod pictures;
 #[path = "models/picture_lora.rs"]
 mod picture_lora;
+#[path = "common/pictures.rs"]
+mod pictures;
 #[path = "models/plans.rs"]
 mod plans;
 #[path = "models/real.rs"]

@@ -50,7 +50,9 @@ pub fn texts(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, String>> {
             decoder.decode_headers().map_err(|e| damaged(path, e))?;
             decoder.exif().cloned()
         }
-        Kind::WebP => image_webp::WebPDecoder::new(Cursor::new(bytes)).and_then(|mut d| d.exif_metadata()).map_err(|e| damaged(path, e))?,
+        Kind::WebP => image_webp::WebPDecoder::new(Cursor::new(bytes))
+            .and_then(|mut d| d.exif_metadata())
+            .map_err(|e| damaged(path, e))?,
     };
     let comment = exif.and_then(|exif| Exif::read(&exif).comment);
     Ok(comment.map(|text| ("parameters".to_owned(), text)).into_iter().collect())
@@ -70,7 +72,8 @@ type Decoded = (Picture, Option<Vec<u8>>);
 fn picture(data: &[u8], channels: usize, width: usize, height: usize) -> Picture {
     let colour = |p: &[u8]| if channels < 3 { [p[0]; 3] } else { [p[0], p[1], p[2]] };
     let rgb = data.chunks_exact(channels).flat_map(colour).collect();
-    let alpha = channels.is_multiple_of(2).then(|| data.chunks_exact(channels).map(|p| p[channels - 1]).collect());
+    let alpha =
+        channels.is_multiple_of(2).then(|| data.chunks_exact(channels).map(|p| p[channels - 1]).collect());
     Picture { width, height, rgb, alpha }
 }
 
@@ -175,8 +178,10 @@ fn turned(picture: Picture, orientation: u16) -> Picture {
         return picture;
     }
     let places = || (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).map(|(x, y)| source(x, y));
-    let rgb = places().flat_map(|(x, y)| <[u8; 3]>::try_from(&picture.rgb[3 * (y * w + x)..][..3])).flatten().collect();
+    let rgb = places()
+        .flat_map(|(x, y)| <[u8; 3]>::try_from(&picture.rgb[3 * (y * w + x)..][..3]))
+        .flatten()
+        .collect();
     let alpha = picture.alpha.as_ref().map(|a| places().map(|(x, y)| a[y * w + x]).collect());
     Picture { width, height, rgb, alpha }
 }
-

@@ -91,8 +91,14 @@ impl Family {
         if !self.roles().contains(&role) {
             return None;
         }
-        let states =
-            TextUse { skipped: 0, normed: true, attended: true, pooled: false, projected: false, max_tokens: 77 };
+        let states = TextUse {
+            skipped: 0,
+            normed: true,
+            attended: true,
+            pooled: false,
+            projected: false,
+            max_tokens: 77,
+        };
         Some(match (role, self) {
             // Of SD 2's encoder the layer that is never used is not there: `names::open_clip`.
             (Role::TextEncoder, Family::Sd1 | Family::Sd2) => states,
@@ -158,9 +164,13 @@ impl Family {
             return if c["guidance_embeds"] == true { Family::FluxDev } else { Family::FluxSchnell };
         }
         match c["addition_embed_type"].as_str() {
-            Some("text_time") if refiner || denoiser.size("cross_attention_dim") == Some(1280) => Family::SdxlRefiner,
+            Some("text_time") if refiner || denoiser.size("cross_attention_dim") == Some(1280) => {
+                Family::SdxlRefiner
+            }
             Some("text_time") => Family::Sdxl,
-            _ if c["use_linear_projection"] == true || denoiser.size("cross_attention_dim") == Some(1024) => Family::Sd2,
+            _ if c["use_linear_projection"] == true || denoiser.size("cross_attention_dim") == Some(1024) => {
+                Family::Sd2
+            }
             _ => Family::Sd1,
         }
     }
@@ -189,9 +199,9 @@ impl Family {
         });
         match other.filter(|_| vae.role == Role::Vae && !vae.inferred) {
             None => Ok(()),
-            Some(other) => {
-                Err(format!("it is the VAE of another family: its configuration is that of a {other}, and this is a {self}"))
-            }
+            Some(other) => Err(format!(
+                "it is the VAE of another family: its configuration is that of a {other}, and this is a {self}"
+            )),
         }
     }
 
@@ -214,7 +224,11 @@ impl Family {
                 (4 * (2 * latents + 64), Purpose::Inpaint),
                 (8 * latents, Purpose::Control),
             ],
-            false => [(latents, Purpose::Create), (2 * latents + 1, Purpose::Inpaint), (2 * latents, Purpose::Edit)],
+            false => [
+                (latents, Purpose::Create),
+                (2 * latents + 1, Purpose::Inpaint),
+                (2 * latents, Purpose::Edit),
+            ],
         };
         let way = ways.iter().find(|(n, _)| *n == channels).map(|(_, purpose)| *purpose);
         way.ok_or_else(|| {

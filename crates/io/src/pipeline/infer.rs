@@ -23,7 +23,8 @@ impl Shapes<'_> {
     /// How many numbers from 0 follow a prefix.
     fn count(&self, prefix: &str) -> usize {
         let after = self.0.range(prefix.to_owned()..).map_while(|(name, _)| name.strip_prefix(prefix));
-        let numbers: BTreeSet<usize> = after.filter_map(|rest| rest.split('.').next()?.parse().ok()).collect();
+        let numbers: BTreeSet<usize> =
+            after.filter_map(|rest| rest.split('.').next()?.parse().ok()).collect();
         numbers.iter().zip(0..).take_while(|(n, i)| *n == i).count()
     }
 }
@@ -75,7 +76,8 @@ fn half(t: &Shapes) -> Option<Map<String, Value>> {
     let channels: Vec<usize> = (0..levels)
         .map(|i| t.dim(&format!("{}resnets.0.conv1.weight", level(i)), 0))
         .collect::<Option<_>>()?;
-    let per_block: Vec<Value> = (0..levels).map(|i| t.count(&format!("{}resnets.", level(i))).into()).collect();
+    let per_block: Vec<Value> =
+        (0..levels).map(|i| t.count(&format!("{}resnets.", level(i))).into()).collect();
     let mid = depth(t, "mid_block.");
     let depths: Vec<Value> = (0..levels)
         .map(|i| {
@@ -87,7 +89,8 @@ fn half(t: &Shapes) -> Option<Map<String, Value>> {
     let types: Vec<&str> = (0..levels)
         .map(|i| if depth(t, &level(i)).is_some() { "CrossAttnDownBlock2D" } else { "DownBlock2D" })
         .collect();
-    let named = |end: &str| t.0.iter().find(|(name, _)| name.ends_with(end)).map(|(_, tensor)| &tensor.shape[..]);
+    let named =
+        |end: &str| t.0.iter().find(|(name, _)| name.ends_with(end)).map(|(_, tensor)| &tensor.shape[..]);
     let text = named("attn2.to_k.weight").and_then(|s| s.get(1).copied());
     let linear = named("proj_in.weight").is_some_and(|s| s.len() == 2);
     // Heads of 64 where the projections around attention are linear, as in SD 2 and XL; 8 heads before.
