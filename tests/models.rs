@@ -14,6 +14,8 @@ mod models;
 mod plans;
 #[path = "models/real.rs"]
 mod real;
+#[path = "models/samplers.rs"]
+mod samplers;
 #[path = "models/serving.rs"]
 mod serving;
 #[path = "models/tae.rs"]
