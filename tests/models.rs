@@ -22,6 +22,8 @@ mod pictures;
 mod plans;
 #[path = "models/real.rs"]
 mod real;
+#[path = "models/samplers.rs"]
+mod samplers;
 #[path = "models/serving.rs"]
 mod serving;
 #[path = "models/tae.rs"]

@@ -5,12 +5,14 @@
 mod adapter;
 pub mod cache;
 mod cost;
+pub mod diffuse;
 pub mod embed;
 mod error;
 mod group;
 pub mod lora;
 pub mod memory;
 mod model;
+pub mod near;
 mod outline;
 mod pages;
 pub mod rates;

@@ -14,7 +14,6 @@ mod interrupt;
 mod machine;
 mod model;
 mod naming;
-mod near;
 mod net;
 mod places;
 mod preset;
@@ -29,7 +28,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 
 use commands::{Cli, Command};
-use hob_engine::isa;
+use hob_engine::{isa, near};
 
 fn main() -> ExitCode {
     install_panic_hook();
