@@ -18,6 +18,8 @@ mod real;
 mod serving;
 #[path = "models/tae.rs"]
 mod tae;
+#[path = "models/text.rs"]
+mod text;
 #[path = "models/tiny.rs"]
 mod tiny;
 #[path = "models/tune.rs"]

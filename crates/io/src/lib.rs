@@ -13,6 +13,7 @@ pub mod gguf;
 mod map;
 pub mod modelfile;
 pub mod names;
+pub mod prompt;
 pub mod safetensors;
 mod tensor;
 pub mod tokenizer;

@@ -4,12 +4,14 @@
 //! devices, caches, adapters, training. Adding an architecture is its file, one row here and one golden.
 
 pub mod bert;
+pub mod clip;
 pub mod gemma3;
 pub mod llama;
 pub mod mixtral;
 pub mod qwen2;
 pub mod qwen3;
 pub mod rope;
+pub mod t5;
 pub mod tae;
 pub mod time;
 
