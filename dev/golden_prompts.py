@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """What prompts become: token ids of CLIP and T5, and the text encoders' outputs for tiny random models.
 
-usage: golden_prompts.py
-writes tests/golden/tokenizer/{clip,t5}.json, small tokenizers of both kinds under small/ with small_prompts.json, and
+usage: golden_prompts.py [WEBUI]
+With WEBUI, a checkout of A1111's web UI (only its modules/prompt_parser.py and modules/sd_hijack_clip.py are run), writes
+tests/golden/tokenizer/chunks.json; else writes tests/golden/tokenizer/{clip,t5}.json, small tokenizers of both kinds under small/ with small_prompts.json, and
 tests/golden/text/{clip,clip-projection,t5,umt5}; the layout: tests/golden/README.md. Reads the vocabularies in
 crates/io/data (dev/vocabularies.py) and tokenizer/corpus.json. Needs `sentencepiece` and `protobuf`.
 """
-import base64
 import io
 import json
+import random
 import shutil
 import struct
+import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import sentencepiece
 import torch
@@ -274,7 +277,48 @@ def t5_models():
                                 "ids": ids.tolist()}, {"hidden": hidden})
 
 
+def chunks(webui):
+    """Random prompts as the web UI cuts them: of each chunk its tokens without padding, and their weights. Weights that
+    break BREAK there (`(a BREAK b:1.2)`) are left out, and a name of three vectors is in some."""
+    sys.path.insert(0, str(webui))
+    embedding = SimpleNamespace(vectors=3, name="my-style")
+    vocab, merges = clip_vocabulary()
+    clip = CLIPTokenizer(vocab=vocab, merges=merges).backend_tokenizer
+    name = plain(clip, embedding.name)
+    find = lambda tokens, at: (embedding, len(name)) if tokens[at : at + len(name)] == name else (None, None)
+    for module in ("devices", "sd_hijack", "sd_emphasis", "shared"):
+        sys.modules[f"modules.{module}"] = SimpleNamespace()
+    sys.modules["modules.shared"].opts = SimpleNamespace(emphasis="Original", comma_padding_backtrack=20)
+    sys.modules["modules.sd_hijack"].StableDiffusionModelHijack = object
+    import importlib
+
+    package = importlib.import_module("modules")
+    for module in ("devices", "sd_hijack", "sd_emphasis"):
+        setattr(package, module, sys.modules[f"modules.{module}"])
+    base = importlib.import_module("modules.sd_hijack_clip").FrozenCLIPEmbedderWithCustomWordsBase
+    ui = base(SimpleNamespace(), SimpleNamespace(embedding_db=SimpleNamespace(find_embedding_at_position=find)))
+    ui.tokenize = lambda texts: [plain(clip, text) for text in texts]
+    ui.comma_token, ui.id_start, ui.id_end = vocab[",</w>"], 49406, 49407
+    words = ["cat", "a", "photorealistic", "8k", "masterpiece", ", ", ", ", ". ", "(red", ")", ":1.3)", "[", "]", "(", ": 0.7 )",
+             "it's", "é", "\\(", ":", "my-style", "trending on artstation"]
+    random.seed(9)
+    rows = []
+    for _ in range(60):
+        text = " ".join(random.choices(words, k=random.choice([3, 20, 60, 110, 200])))
+        if random.random() < 0.3:
+            text = text.replace("(", "").replace("[", "").replace("photorealistic", "BREAK")
+        out = []
+        for chunk in ui.tokenize_line(text)[0]:
+            length = chunk.tokens.index(49407, 1) - 1
+            out.append([chunk.tokens[1 : 1 + length], [round(w, 5) for w in chunk.multipliers[1 : 1 + length]]])
+        rows.append([text, out])
+    write(OUT / "chunks.json", rows)
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        chunks(Path(sys.argv[1]))
+        raise SystemExit
     real()
     write(OUT / "small_prompts.json", small_clip() + small_t5())
     clip_models()

@@ -28,6 +28,8 @@ mod samplers;
 mod serving;
 #[path = "models/tae.rs"]
 mod tae;
+#[path = "models/text.rs"]
+mod text;
 #[path = "models/tiny.rs"]
 mod tiny;
 #[path = "models/tune.rs"]

@@ -16,6 +16,7 @@ pub mod modelfile;
 pub mod names;
 pub mod picture;
 pub mod pipeline;
+pub mod prompt;
 pub mod safetensors;
 mod tensor;
 pub mod tokenizer;
