@@ -3,10 +3,11 @@
 use crate::golden::{Arrays, facts, folder, largest_difference};
 use hob_cpu::exec::Memory;
 use hob_cpu::{Cpu, Precision, Tensor, Weights};
-use hob_graph::{Batch, DType, Data, Graph};
+use hob_graph::{Batch, DType, Data, Graph, Plan};
 use hob_io::Checkpoint;
 use hob_models::flux::{Config, Size, pack, unpack};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const NAMES: [&str; 2] = ["schnell", "dev"];
@@ -158,6 +159,28 @@ fn latents_are_packed_as_diffusers_does() {
         assert_eq!(unpack(&packed, dims), latents);
         assert_eq!(unpack(&tiny.arrays.get("sample"), dims), tiny.arrays.get("unpacked"));
     }
+}
+
+#[test]
+fn the_real_model_is_planned_without_weights() {
+    let config = json!({
+        "patch_size": 1, "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128,
+        "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": true,
+    });
+    let config = Config::parse(&config).unwrap();
+    let size = Size { batch: 1, text: 512, height: 64, width: 64 };
+    let mut graph = config.graph(size).unwrap();
+    let numbers: usize = graph.weights.iter().map(|w| w.shape.count()).sum();
+    assert_eq!(numbers / 1_000_000, 11_901);
+    let shapes: BTreeMap<String, Vec<usize>> =
+        graph.weights.iter().map(|w| (w.name.clone(), w.shape.to_vec())).collect();
+    let format =
+        |dims: &[usize]| if dims.len() == 2 && dims[1] % 256 == 0 { DType::Q4_K } else { DType::F32 };
+    graph.bind(|name| shapes.get(name).map(|dims| (format(dims), dims.clone()))).unwrap();
+    let plan = Plan::new(&graph, &Cpu::new(2, Precision::Fast));
+    // The joined rows of text and picture, once: at most a block holds them, its attention and MLP, and both joined.
+    let rows = (512 + 64 * 64) * config.channels() * 4;
+    assert!(plan.arena >= 9 * rows && plan.arena <= 12 * rows, "{} of {rows}", plan.arena);
 }
 
 #[test]

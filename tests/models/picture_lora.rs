@@ -251,4 +251,6 @@ fn an_update_that_nothing_reads_is_an_error() {
     let e = Updates::sum(&[(&map, 1.0)]).merge(&cpu, &mut weights).unwrap_err().to_string();
     assert!(e.contains("and the weight has others"), "{e}");
     assert!(Updates::sum(&[(&map, 0.0)]).is_empty());
+    let zero = Update { a: Factor::from_f32(vec![OUT], &[0.0; OUT]), b: None, scale: 1.0 };
+    assert!(Updates::sum(&[(&Map::from([("line.bias".to_string(), zero)]), 1.0)]).is_empty());
 }

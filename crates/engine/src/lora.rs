@@ -18,7 +18,9 @@ impl Updates {
     pub fn sum(files: &[(&BTreeMap<String, Update>, f32)]) -> Updates {
         let mut all: BTreeMap<&String, Vec<Update>> = BTreeMap::new();
         for (updates, strength) in files.iter().filter(|(_, strength)| *strength != 0.0) {
-            for (name, update) in *updates {
+            // Trainers write updates of nothing, too, even of what is read by no layer.
+            let last = |u: &Update| u.b.as_ref().unwrap_or(&u.a).bytes().iter().any(|byte| *byte != 0);
+            for (name, update) in updates.iter().filter(|(_, update)| last(update)) {
                 let update = Update { scale: update.scale * strength, ..update.clone() };
                 all.entry(name).or_default().push(update);
             }

@@ -232,6 +232,10 @@ fn modules(file: &Safetensors, path: &Path) -> Result<BTreeMap<String, Form>> {
     let mut modules: BTreeMap<String, Form> = BTreeMap::new();
     for tensor in file.tensors() {
         let name = &tensor.stored_name;
+        if name.starts_with("bundle_emb.") {
+            modules.entry(name.clone()).or_default(); // a word's embedding that comes along, listed as of no module
+            continue;
+        }
         if let Some(what) = refused(name) {
             // What changes nothing is often saved along.
             if file.bytes(tensor).iter().all(|byte| *byte == 0) {
@@ -305,7 +309,6 @@ fn refused(key: &str) -> Option<&'static str> {
         _ if is(&[".oft_", ".boft_", ".oft_R"]) => "is of an OFT, which turns weights",
         _ if is(&[".on_input", "ia3_l"]) => "is of an IA3, which scales activations",
         _ if is(&[".glora_", ".vera_", ".a1.weight", ".b1.weight"]) => "is of a kind of adapter of its own",
-        _ if is(&["bundle_emb."]) => "is an embedding of a word that comes with the LoRA",
         _ if key.ends_with(".bias") || is(&[".diff_b", ".b_norm"]) => "changes a bias",
         _ if is(&[".w_norm", ".set_weight", "query_norm.scale", "key_norm.scale"]) => {
             "replaces a norm or a whole weight"

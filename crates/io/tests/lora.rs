@@ -174,8 +174,8 @@ fn what_hob_cannot_apply_is_named() {
         ),
         (keys(conv, &[("lora_down.weight", &[0, 4, 3, 3]), ("lora_up.weight", &[4, 0])]), "is for"),
         (
-            keys("lora_unet_output_blocks_3_1_proj_in", &pair),
-            "nothing it changes is in this model (lora_unet_output_blocks_3_1_proj_in); it was made for another kind of model",
+            keys("lora_unet_output_blocks_9_1_proj_in", &pair),
+            "nothing it changes is in this model (lora_unet_output_blocks_9_1_proj_in); it was made for another kind of model",
         ),
         (Vec::new(), "it holds no weights"),
     ] {

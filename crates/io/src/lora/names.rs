@@ -175,8 +175,8 @@ impl Unet {
             ["conv_out"] => "out.2".into(),
             ["time_embedding", "linear_1"] => "time_embed.0".into(),
             ["time_embedding", "linear_2"] => "time_embed.2".into(),
-            ["add_embedding", "linear_1"] => "label_emb.0.0".into(),
-            ["add_embedding", "linear_2"] => "label_emb.0.2".into(),
+            ["add_embedding" | "class_embedding", "linear_1"] => "label_emb.0.0".into(),
+            ["add_embedding" | "class_embedding", "linear_2"] => "label_emb.0.2".into(),
             ["down_blocks", i, "resnets", j, ref rest @ ..] => {
                 format!("input_blocks.{}.0.{}", count(i, j)? + 1, residual(rest)?)
             }
