@@ -103,8 +103,8 @@ def given(name, model, gen):
         height, width = 5, 24 // by if by > 2 else WIDTH
     arrays = dict(
         latents=normal(N, c.in_channels, height, width),
-        timesteps=torch.tensor([961.0, 37.5]),
-        context=normal(N, TOKENS, 10),
+        timestep=torch.tensor([961.0, 37.5]),
+        text=normal(N, TOKENS, 10),
     )
     if c.addition_embed_type:
         arrays["pooled"] = normal(N, 7)
@@ -148,7 +148,7 @@ def outputs(name, model, x):
         more["timestep_cond"] = w.to(x["latents"].dtype)
 
     def run(latents, *args, **how):
-        return model(latents, x["timesteps"], x["context"], *args, **how, **more)
+        return model(latents, x["timestep"], x["text"], *args, **how, **more)
 
     if isinstance(model, ControlNetModel):
         out = {}
@@ -168,13 +168,13 @@ def outputs(name, model, x):
             add("pool")
             model.register_to_config(global_pool_conditions=False)
         return out, seen
-    out = dict(prediction=run(x["latents"]).sample)
+    out = dict(sample=run(x["latents"]).sample)
     stop()
-    out["prediction.small"] = run(x["latents"][:, :, :6, :5].contiguous()).sample
+    out["sample.small"] = run(x["latents"][:, :, :6, :5].contiguous()).sample
     if "residual.mid" in x:
         residuals = [v for k, v in x.items() if k.startswith("residual.") and k != "residual.mid"]
         how = dict(down_block_additional_residuals=residuals, mid_block_additional_residual=x["residual.mid"])
-        out["prediction.controlled"] = run(x["latents"], **how).sample
+        out["sample.controlled"] = run(x["latents"], **how).sample
     return out, seen
 
 

@@ -1,11 +1,11 @@
 //! UNets, ControlNets and autoencoders against diffusers: every layer, odd sizes, several pictures at once.
 
 use crate::pictures::{Golden, near};
-use hob_models::unet::{Config, Sizes};
+use hob_models::unet::{Config, Size};
 use hob_models::{controlnet, vae};
 
 const UNETS: [&str; 5] = ["sd15", "sd21", "sdxl", "inpaint", "distilled"];
-const SIZES: Sizes = Sizes { batch: 2, height: 9, width: 7, tokens: 5, pooled: 7, residuals: false };
+const SIZE: Size = Size { batch: 2, height: 9, width: 7, text: 5, pooled: 7, residuals: false };
 
 fn open(name: &str) -> (Golden, Config) {
     let golden = Golden::diffusers(&format!("unet/{name}"));
@@ -20,17 +20,17 @@ fn inputs(name: &str) -> Vec<&'static str> {
         "distilled" => &["guidance"],
         _ => &[],
     };
-    [&["latents", "timesteps", "context"], more].concat()
+    [&["latents", "timestep", "text"], more].concat()
 }
 
 #[test]
 fn every_layer_of_a_unet_is_that_of_diffusers() {
     for name in UNETS {
         let (golden, config) = open(name);
-        let graph = golden.traced(config.graph(&SIZES).unwrap(), str::to_string);
+        let graph = golden.traced(config.graph(SIZE).unwrap(), str::to_string);
         let out = golden.run(graph, &golden.inputs(&inputs(name)));
         assert_eq!(golden.same_layers(&out), golden.layers().len(), "layers of {name}");
-        golden.same(&out["prediction"], "prediction");
+        golden.same(&out["sample"], "sample");
     }
 }
 
@@ -42,8 +42,8 @@ fn another_odd_size_is_that_of_diffusers() {
         let mut given = golden.inputs(&inputs(name));
         let rows = given[0].1.chunks(7).enumerate().filter(|(row, _)| row % 9 < 6);
         given[0].1 = rows.flat_map(|(_, row)| &row[..5]).copied().collect();
-        let graph = config.graph(&Sizes { height: 6, width: 5, ..SIZES }).unwrap();
-        golden.same(&golden.run(graph, &given)["prediction"], "prediction.small");
+        let graph = config.graph(Size { height: 6, width: 5, ..SIZE }).unwrap();
+        golden.same(&golden.run(graph, &given)["sample"], "sample.small");
     }
 }
 
@@ -51,11 +51,11 @@ fn another_odd_size_is_that_of_diffusers() {
 fn what_a_controlnet_says_is_added() {
     for name in ["sd15", "sd21", "sdxl", "distilled"] {
         let (golden, config) = open(name);
-        let graph = config.graph(&Sizes { residuals: true, ..SIZES }).unwrap();
+        let graph = config.graph(Size { residuals: true, ..SIZE }).unwrap();
         let names: Vec<String> = graph.inputs.iter().map(|i| i.name.clone()).collect();
         assert!(names.contains(&"residual.mid".into()) && names.contains(&"residual.5".into()));
         let given = golden.inputs(&names.iter().map(|n| n.as_str()).collect::<Vec<_>>());
-        golden.same(&golden.run(graph, &given)["prediction"], "prediction.controlled");
+        golden.same(&golden.run(graph, &given)["sample"], "sample.controlled");
     }
 }
 
@@ -63,16 +63,16 @@ fn what_a_controlnet_says_is_added() {
 fn pictures_at_once_are_those_alone() {
     for name in UNETS {
         let (golden, config) = open(name);
-        let together = golden.arrays.get("prediction");
+        let together = golden.arrays.get("sample");
         for i in 0..2 {
             let mut given = golden.inputs(&inputs(name));
             for (_, x) in &mut given {
                 *x = x[i * x.len() / 2..(i + 1) * x.len() / 2].to_vec();
             }
-            let graph = config.graph(&Sizes { batch: 1, ..SIZES }).unwrap();
+            let graph = config.graph(Size { batch: 1, ..SIZE }).unwrap();
             let half = together.len() / 2;
             let part = &together[i * half..(i + 1) * half];
-            near(&golden.run(graph, &given)["prediction"], part, &format!("picture {i} of {name}"));
+            near(&golden.run(graph, &given)["sample"], part, &format!("picture {i} of {name}"));
         }
     }
 }
@@ -83,7 +83,7 @@ fn controlnets_say_what_those_of_diffusers_say() {
         let golden = Golden::diffusers(&format!("unet/{name}"));
         let mut config = controlnet::Config::parse(&golden.config()).unwrap();
         let run = |config: &controlnet::Config, scales: Vec<f32>, trace| {
-            let mut graph = config.graph(&Sizes { height: 5, width, ..SIZES }).unwrap();
+            let mut graph = config.graph(Size { height: 5, width, ..SIZE }).unwrap();
             if trace {
                 graph = golden.traced(graph, str::to_string);
             }
@@ -138,4 +138,24 @@ fn autoencoders_are_those_of_diffusers() {
         let wanted = golden.arrays.get("decoded");
         near(&alone["pixels"], &wanted[wanted.len() / 2..], "the second alone");
     }
+}
+
+#[test]
+fn plans() {
+    use hob_cpu::{Cpu, Precision};
+    let cpu = Cpu::new(2, Precision::Exact);
+    let plan = |g: hob_graph::Graph| hob_graph::Plan::new(&g, &cpu);
+    let kl = serde_json::json!({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2});
+    let c = vae::Config::parse(&kl).unwrap();
+    for (n, p) in
+        [("dec512", plan(c.decoder(1, 64, 64).unwrap())), ("enc512", plan(c.encoder(1, 512, 512).unwrap()))]
+    {
+        println!("{n} arena {} MB scratch {:?}", p.arena >> 20, p.scratch >> 20);
+    }
+    let c = Config::parse(&serde_json::json!({"cross_attention_dim": 768})).unwrap();
+    let p = plan(c.graph(Size { height: 64, width: 64, text: 77, pooled: 0, ..SIZE }).unwrap());
+    println!("sd15 arena {} MB scratch {:?}", p.arena >> 20, p.scratch >> 20);
+    let kind = hob_models::esrgan::Kind::Dense { blocks: 23, growth: 32, unshuffle: 1, doublings: 2 };
+    let p = plan(hob_models::esrgan::Config { channels: 3, features: 64, kind }.graph(1, 128, 128).unwrap());
+    println!("esrgan 128->512 arena {} MB scratch {:?}", p.arena >> 20, p.scratch >> 20);
 }

@@ -2,7 +2,7 @@
 //! to be added to the whole UNet's skips. After diffusers' `controlnet.py`.
 
 use crate::blocks::{CONV, HALVE, POINT, only};
-use crate::unet::{self, Sizes};
+use crate::unet::{self, Size};
 use crate::{check_sizes, read};
 use hob_graph::{Act, Builder, DType, Graph, GraphError};
 use serde::Deserialize;
@@ -70,7 +70,7 @@ impl Config {
     /// What is added to a UNet: `residual.I` and `residual.mid`, as [`unet::Config::graph`] takes them. Inputs as there, and
     /// `image` `(N, 3, 8h, 8w)` in 0..1, and `scales` `(R)`, what each residual is multiplied by: the strength everywhere,
     /// or, where the prompt is to be guessed, the strength times powers of 10 from 1/10 to 1.
-    pub fn graph(&self, s: &Sizes) -> Result<Graph, GraphError> {
+    pub fn graph(&self, s: Size) -> Result<Graph, GraphError> {
         let g = Builder::stateless(0);
         let net = self.unet.net(&g, s)?;
         let (width, by) = (self.unet.block_out_channels[0], self.reduction());

@@ -78,15 +78,15 @@ impl Default for Config {
 
 /// What a graph is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
+pub struct Size {
     /// pictures at once, N; with guidance those with and without the prompt count both
     pub batch: usize,
     /// of the latents
     pub height: usize,
     /// of the latents
     pub width: usize,
-    /// of each picture's text
-    pub tokens: usize,
+    /// tokens of each picture's text
+    pub text: usize,
     /// channels of the pooled text that SDXL's take; others disregard it
     pub pooled: usize,
     /// whether ControlNets add to the skips
@@ -132,7 +132,7 @@ impl Config {
         if !c.attention_head_dim.fits(levels) || (0..levels).any(heads) {
             return Err(format!("attention_head_dim is {}", config["attention_head_dim"]));
         }
-        let same = |i| c.cross_attention_dim.at(i) == Some(&c.context());
+        let same = |i| c.cross_attention_dim.at(i) == Some(&c.text_channels());
         if !c.cross_attention_dim.fits(levels) || !(0..levels).all(same) {
             return Err(format!("cross_attention_dim {} is not supported", config["cross_attention_dim"]));
         }
@@ -141,7 +141,7 @@ impl Config {
         })?;
         check_sizes(&[
             ("in_channels", c.in_channels),
-            ("cross_attention_dim", c.context()),
+            ("cross_attention_dim", c.text_channels()),
             ("time_cond_proj_dim", c.time_cond_proj_dim.unwrap_or(1)),
         ])?;
         match c.addition_embed_type.as_deref() {
@@ -202,7 +202,7 @@ impl Config {
     }
 
     /// Channels of the text.
-    pub fn context(&self) -> usize {
+    pub fn text_channels(&self) -> usize {
         self.cross_attention_dim.at(0).copied().unwrap_or(0)
     }
 
@@ -217,12 +217,12 @@ impl Config {
         rest.is_multiple_of(dim).then_some(rest / dim)
     }
 
-    /// One step's prediction. Inputs, all f32: `latents` `(N, C, h, w)`, `timesteps` `(N)`, the text `context` `(N·S, Cx)`;
+    /// One step's prediction. Inputs, all f32: `latents` `(N, C, h, w)`, `timestep` `(N)`, `text` `(N·S, Cx)`;
     /// of SDXL `pooled` `(N, P)` and `time_ids` `(N, 6)`; of a model distilled for guidance `guidance` `(N)`, the scale as
     /// a person gives it; of ControlNets, where asked for, `residual.I` for each skip and `residual.mid`, as
-    /// [`crate::controlnet`] gives them. The output is `prediction` `(N, C, h, w)`: noise, velocity or the picture itself,
+    /// [`crate::controlnet`] gives them. The output is `sample` `(N, C, h, w)`: noise, velocity or the picture itself,
     /// as the scheduler's configuration says. The latents' sides may be any.
-    pub fn graph(&self, s: &Sizes) -> Result<Graph, GraphError> {
+    pub fn graph(&self, s: Size) -> Result<Graph, GraphError> {
         let g = Builder::stateless(0);
         let net = self.net(&g, s)?;
         let latents = g.input("latents", &[s.batch, self.in_channels, s.height, s.width], DType::F32);
@@ -238,12 +238,12 @@ impl Config {
         }
         x = net.up(x, skips);
         x = x.group_norm(g.path("conv_norm_out"), self.norm_num_groups, self.norm_eps).act(Act::Silu);
-        g.output("prediction", x.conv2d(g.path("conv_out"), self.out_channels, CONV, true));
+        g.output("sample", x.conv2d(g.path("conv_out"), self.out_channels, CONV, true));
         g.finish()
     }
 
     /// The blocks, with the inputs that all of them see.
-    pub(crate) fn net<'g>(&self, g: &'g Builder, s: &Sizes) -> Result<Net<'_, 'g>, GraphError> {
+    pub(crate) fn net<'g>(&self, g: &'g Builder, s: Size) -> Result<Net<'_, 'g>, GraphError> {
         let wrong = || GraphError {
             message: format!("pooled text of {} channels does not fit this model", s.pooled),
             at: None,
@@ -255,7 +255,7 @@ impl Config {
             let y = x.linear_bias(g.path(name) / "linear_1", 4 * width).act(Act::Silu);
             y.linear_bias(g.path(name) / "linear_2", 4 * width)
         };
-        let mut waves = embed(g.input("timesteps", &[n], DType::F32), width, flip, self.freq_shift);
+        let mut waves = embed(g.input("timestep", &[n], DType::F32), width, flip, self.freq_shift);
         if let Some(dim) = self.time_cond_proj_dim {
             // As in latent consistency models (Luo et al. 2023): no guidance is 0.
             let guidance = (g.input("guidance", &[n], DType::F32) - 1.0) * 1000.0;
@@ -272,8 +272,8 @@ impl Config {
             }
             time = time + mlp(added, "add_embedding");
         }
-        let context = g.input("context", &[n * s.tokens, self.context()], DType::F32);
-        Ok(Net { c: self, g, time: time.act(Act::Silu), context })
+        let text = g.input("text", &[n * s.text, self.text_channels()], DType::F32);
+        Ok(Net { c: self, g, time: time.act(Act::Silu), text })
     }
 }
 
@@ -297,7 +297,7 @@ pub(crate) struct Net<'c, 'g> {
     /// what is said of the time, `(N, 4C)`, behind its activation
     time: X<'g>,
     /// the text, `(N·S, Cx)`
-    context: X<'g>,
+    text: X<'g>,
 }
 
 impl<'g> Net<'_, 'g> {
@@ -388,7 +388,7 @@ impl<'g> Net<'_, 'g> {
             let p = p / "transformer_blocks" / i;
             let own = y.layer_norm(p / "norm1", 1e-5);
             y = y + attention(own, own, p / "attn1", heads, n, false);
-            y = y + attention(y.layer_norm(p / "norm2", 1e-5), self.context, p / "attn2", heads, n, false);
+            y = y + attention(y.layer_norm(p / "norm2", 1e-5), self.text, p / "attn2", heads, n, false);
             let (net, inner) = (p / "ff" / "net", 4 * c);
             let both = y.layer_norm(p / "norm3", 1e-5).linear_bias(net / 0 / "proj", 2 * inner);
             let mlp = both.slice(1, inner, inner).glu(Act::Gelu, both.slice(1, 0, inner));

@@ -2,7 +2,7 @@
 //! device), and configurations that ask for something else are refused.
 
 use hob_graph::Graph;
-use hob_models::unet::Sizes;
+use hob_models::unet::Size;
 use hob_models::{controlnet, esrgan, tae, unet, vae};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -59,8 +59,8 @@ fn size(graphs: &[Graph]) -> (usize, usize) {
     (weights.len(), weights.values().sum())
 }
 
-fn sizes(side: usize, pooled: usize) -> Sizes {
-    Sizes { batch: 2, height: side, width: side, tokens: 77, pooled, residuals: false }
+fn size_of(side: usize, pooled: usize) -> Size {
+    Size { batch: 2, height: side, width: side, text: 77, pooled, residuals: false }
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn denoisers_have_their_numbers() {
         (refiner(), 128, 1280, (1220, 2_259_526_660)),
     ] {
         let c = unet::Config::parse(&config).unwrap();
-        let graph = c.graph(&sizes(side, pooled)).unwrap();
+        let graph = c.graph(size_of(side, pooled)).unwrap();
         assert_eq!(size(&[graph]), wanted);
     }
 }
@@ -81,13 +81,13 @@ fn denoisers_have_their_numbers() {
 fn controlnets_have_their_numbers() {
     for (config, pooled, wanted) in [(sd15(), 0, (340, 361_279_120)), (sdxl(), 1280, (844, 1_251_014_160))] {
         let c = controlnet::Config::parse(&config).unwrap();
-        let graph = c.graph(&sizes(64, pooled)).unwrap();
+        let graph = c.graph(size_of(64, pooled)).unwrap();
         assert_eq!(graph.outputs.len(), c.residuals());
         assert_eq!(size(&[graph]), wanted);
         // What it gives is what the UNet takes.
         let whole = unet::Config::parse(&config).unwrap();
-        let whole = whole.graph(&Sizes { residuals: true, ..sizes(64, pooled) }).unwrap();
-        let c = c.graph(&sizes(64, pooled)).unwrap();
+        let whole = whole.graph(Size { residuals: true, ..size_of(64, pooled) }).unwrap();
+        let c = c.graph(size_of(64, pooled)).unwrap();
         for (name, id) in &c.outputs {
             let input = whole.inputs.iter().find(|i| i.name == *name).unwrap();
             assert_eq!(input.shape, c.node(*id).shape, "{name}");
@@ -129,7 +129,7 @@ fn pooled_text_that_does_not_fit_is_an_error() {
     assert_eq!((c.time_ids(1280), c.time_ids(768), c.time_ids(4096)), (Some(6), Some(8), None));
     assert_eq!(unet::Config::parse(&refiner()).unwrap().time_ids(1280), Some(5));
     assert_eq!(unet::Config::parse(&sd15()).unwrap().time_ids(0), Some(0));
-    let e = c.graph(&sizes(8, 1000)).unwrap_err();
+    let e = c.graph(size_of(8, 1000)).unwrap_err();
     assert!(e.message.contains("1000 channels does not fit"), "{e}");
 }
 
@@ -215,8 +215,8 @@ fn what_is_not_built_is_refused() {
 fn any_side_is_a_size() {
     let c = unet::Config::parse(&sd15()).unwrap();
     for (height, width) in [(1, 1), (1, 17), (23, 2), (64, 63)] {
-        let graph = c.graph(&Sizes { height, width, ..sizes(0, 0) }).unwrap();
-        let out = graph.output("prediction").unwrap();
+        let graph = c.graph(Size { height, width, ..size_of(0, 0) }).unwrap();
+        let out = graph.output("sample").unwrap();
         assert_eq!(graph.node(out).shape[..], [2, 4, height, width]);
     }
 }
