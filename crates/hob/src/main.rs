@@ -15,6 +15,7 @@ mod machine;
 mod model;
 mod naming;
 mod net;
+mod picture;
 mod places;
 mod preset;
 mod room;
@@ -83,6 +84,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
         Command::Create(args) => commands::create::run(args, global),
         Command::Rm(args) => commands::rm::run(args, global),
         Command::Embed(args) => commands::embed::run(args, global),
+        Command::Image(args) => commands::image::run(*args, global),
         Command::Bench(args) => commands::bench::run(args, global),
         Command::Fit(args) => commands::fit::run(args, global),
         Command::Doctor(args) => commands::doctor::run(args, global),

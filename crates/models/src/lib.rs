@@ -5,10 +5,10 @@
 
 pub mod bert;
 pub mod blocks;
+pub mod clip;
 pub mod controlnet;
 pub mod esrgan;
 pub mod flux;
-pub mod clip;
 pub mod gemma3;
 pub mod llama;
 pub mod mixtral;

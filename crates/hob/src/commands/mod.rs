@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod embed;
 pub mod fit;
 mod how;
+pub mod image;
 pub mod list;
 mod profile;
 pub mod ps;
@@ -88,6 +89,8 @@ pub enum Command {
     Fit(fit::FitArgs),
     /// Make vectors of texts, or tell how near they are
     Embed(embed::EmbedArgs),
+    /// Make a picture from words
+    Image(Box<image::ImageArgs>),
     /// Measure speed
     Bench(bench::BenchArgs),
     /// Measure this machine, and say what Hob will use of it

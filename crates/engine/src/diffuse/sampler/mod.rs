@@ -115,7 +115,12 @@ pub struct Walk<'a, E> {
 }
 
 /// Walks from `x`, as [`Steps::begin`] gives it, to the picture's latents.
-pub fn sample<E>(sampler: Sampler, how: &How, mut walk: Walk<'_, E>, x: Vec<f32>) -> Result<Vec<f32>, SampleError<E>> {
+pub fn sample<E>(
+    sampler: Sampler,
+    how: &How,
+    mut walk: Walk<'_, E>,
+    x: Vec<f32>,
+) -> Result<Vec<f32>, SampleError<E>> {
     use Sampler::*;
     if let Some(mask) = walk.mask {
         let parts = [("original", &mask.original), ("mask's noise", &mask.noise), ("mask", &mask.paint)];

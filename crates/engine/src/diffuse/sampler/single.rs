@@ -97,7 +97,9 @@ pub(super) fn dpm_2_ancestral<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) ->
             w.keep(&mut half, middle);
             let denoised = w.within(&half, i, middle)?;
             let along = a.down as f32 - s.sigma;
-            x.iter_mut().zip(half.iter().zip(&denoised)).for_each(|(x, (h, d))| *x += (h - d) / middle * along);
+            x.iter_mut()
+                .zip(half.iter().zip(&denoised))
+                .for_each(|(x, (h, d))| *x += (h - d) / middle * along);
             a.stir(w, &mut x, how)?;
         }
         w.end(&mut x, i);
@@ -154,7 +156,8 @@ pub(super) fn dpmpp_sde<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) -> Out<E
             let go = |w: &mut Walk<E>, denoised: &[f32], to: f64| {
                 let a = ancestral(Space::Diffusion, (-from).exp(), (-to).exp(), how.eta);
                 let ratio = a.down / (-from).exp();
-                let mut x = mix([(alpha(to) / alpha(from) * ratio, &x), (alpha(to) * (1.0 - ratio), denoised)]);
+                let mut x =
+                    mix([(alpha(to) / alpha(from) * ratio, &x), (alpha(to) * (1.0 - ratio), denoised)]);
                 w.stir(&mut x, alpha(to) * a.up * how.s_noise)?;
                 Ok(x)
             };

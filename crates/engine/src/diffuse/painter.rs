@@ -1,0 +1,581 @@
+//! Text becomes pictures: the text encoders, the denoiser and the autoencoder of a model, each opened, run and closed in
+//! turn, so that no two of them lie in memory at once.
+//!
+//! Which numbers go where is diffusers' (`pipelines/stable_diffusion`, `…_xl`, `flux`): the same seed gives the same picture
+//! there.
+
+use super::network::Network;
+use super::{
+    At, Guidance, How, Mask, Noise, Progress, SampleError, Sampler, Scheduler, Source, Steps, Walk, sample,
+};
+use crate::lora::Updates;
+use crate::{Error, Result};
+use hob_cpu::Cpu;
+use hob_graph::Data;
+use hob_io::Pipeline;
+use hob_io::pipeline::{Family, Purpose, Role};
+use hob_io::prompt::{Chunk, Embeddings, TOKENS, weigh};
+use hob_models::{clip, flux, t5, unet, vae};
+use serde_json::Value;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A prompt as one text encoder reads it.
+pub enum Words {
+    /// of CLIP's kind
+    Chunks(Vec<Chunk>),
+    /// of T5, filled up
+    Ids(Vec<u32>),
+}
+
+/// A prompt in tokens, for each encoder of the family.
+pub type Tokens = BTreeMap<Role, Words>;
+
+/// What a prompt says to the denoiser.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// `(T, C)`
+    pub states: Vec<f32>,
+    /// T
+    pub tokens: usize,
+    /// `(P)`; empty where the family has none
+    pub pooled: Vec<f32>,
+}
+
+/// A picture to begin with.
+pub struct Given {
+    /// `(3, H, W)` in -1..1
+    pub pixels: Vec<f32>,
+    /// how far it is taken back into noise: 1 leaves nothing of it
+    pub strength: f64,
+    /// `(H, W)`: 1 where the picture is painted anew, 0 where it is kept
+    pub mask: Option<Vec<f32>>,
+}
+
+/// What is asked for.
+pub struct Request<'a> {
+    /// pixels, a multiple of [`Painter::multiple`]
+    pub width: usize,
+    /// likewise
+    pub height: usize,
+    /// the prompt
+    pub prompt: &'a Said,
+    /// what the picture leads away from; needed where guidance is on
+    pub negative: &'a Said,
+    /// how much it does
+    pub guidance: Guidance,
+    /// what a Flux with guidance is told
+    pub told: f32,
+    /// how to walk
+    pub sampler: Sampler,
+    /// likewise
+    pub how: How,
+    /// the way, for a picture from nothing
+    pub steps: Steps,
+    /// where noise comes from
+    pub source: Source,
+    /// its beginning
+    pub seed: u64,
+    /// a picture to begin with
+    pub given: Option<&'a Given>,
+}
+
+/// What is told while a picture is made.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// the picture that was given is read
+    Encoding,
+    /// a step begins
+    Step {
+        /// from 0
+        step: usize,
+        /// how many there are
+        steps: usize,
+        /// latents `(C, h, w)` of the picture as it is seen now; none before the first
+        seen: Option<&'a [f32]>,
+    },
+    /// latents become pixels
+    Decoding,
+}
+
+/// Why no picture was made.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum PaintError {
+    #[error("stopped")]
+    Stopped,
+    #[error(transparent)]
+    Failed(#[from] Error),
+    #[error("{0}")]
+    NotFinite(String),
+}
+
+/// Bytes that the phases take: weights as stored, and memory to work in.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    /// what runs
+    pub role: Role,
+    /// of its weights
+    pub weights: usize,
+    /// to work in
+    pub work: usize,
+}
+
+enum Denoiser {
+    Unet(Box<unet::Config>),
+    Flux(Box<flux::Config>),
+}
+
+/// A picture model at hand.
+pub struct Painter {
+    pipeline: Arc<Pipeline>,
+    cpu: Cpu,
+    updates: BTreeMap<Role, Updates>,
+    denoiser: Denoiser,
+    vae: vae::Config,
+    /// how it was trained
+    pub scheduler: Scheduler,
+    /// the denoiser, kept from picture to picture
+    open: Option<Network>,
+}
+
+fn ask(e: impl std::fmt::Display) -> Error {
+    Error::Ask(e.to_string())
+}
+
+impl Painter {
+    /// Of a model whose parts are all there, with what LoRAs change of them.
+    ///
+    /// # Errors
+    /// A part is missing, or its configuration is none that Hob runs.
+    pub fn new(pipeline: Arc<Pipeline>, updates: BTreeMap<Role, Updates>, cpu: Cpu) -> Result<Painter> {
+        pipeline.check().map_err(ask)?;
+        let config = |role| -> Result<&Value> { Ok(&pipeline.need(role).map_err(ask)?.config) };
+        let named = |role: Role| {
+            let path = pipeline.part(role).map(|p| p.path().display().to_string()).unwrap_or_default();
+            move |e: String| Error::Ask(format!("{path} cannot be run: {e}"))
+        };
+        let denoiser = match pipeline.family.is_flux() {
+            true => Denoiser::Flux(Box::new(
+                flux::Config::parse(config(Role::Denoiser)?).map_err(named(Role::Denoiser))?,
+            )),
+            false => Denoiser::Unet(Box::new(
+                unet::Config::parse(config(Role::Denoiser)?).map_err(named(Role::Denoiser))?,
+            )),
+        };
+        let vae = vae::Config::parse(config(Role::Vae)?).map_err(named(Role::Vae))?;
+        let scheduler = Scheduler::parse(&pipeline.scheduler).map_err(Error::Ask)?;
+        Ok(Painter { pipeline, cpu, updates, denoiser, vae, scheduler, open: None })
+    }
+
+    /// The model.
+    pub fn pipeline(&self) -> &Arc<Pipeline> {
+        &self.pipeline
+    }
+
+    /// Sides of pictures are multiples of this.
+    pub fn multiple(&self) -> usize {
+        self.vae.reduction() * if self.pipeline.family.is_flux() { 2 } else { 1 }
+    }
+
+    /// Rows or columns of latents for so many pixels.
+    fn latent(&self, pixels: usize) -> usize {
+        pixels / self.vae.reduction()
+    }
+
+    /// Tokens of a picture, which flows shift their noise by.
+    pub fn tokens(&self, width: usize, height: usize) -> usize {
+        self.latent(width) * self.latent(height) / 4
+    }
+
+    fn network(&self, role: Role) -> Result<Network> {
+        let none = Updates::default();
+        Network::new(&self.pipeline, role, self.updates.get(&role).unwrap_or(&none), &self.cpu)
+    }
+
+    /// What a prompt says. `skip` is which layer of CLIP is taken, counted from its end; that of the family where it is not
+    /// given. `embeddings` are the vectors that chunks refer to.
+    ///
+    /// # Errors
+    /// A text encoder cannot be run, or memory.
+    pub fn said(
+        &self,
+        tokens: &[&Tokens],
+        skip: Option<usize>,
+        embeddings: &BTreeMap<Role, Embeddings>,
+    ) -> Result<Vec<Said>> {
+        let mut all = vec![Said::default(); tokens.len()];
+        for role in [Role::TextEncoder, Role::TextEncoder2] {
+            let Some(how) = self.pipeline.text(role) else { continue };
+            let config = &self.pipeline.need(role).map_err(ask)?.config;
+            let mut network = self.network(role)?;
+            for (said, tokens) in all.iter_mut().zip(tokens) {
+                let words =
+                    tokens.get(&role).ok_or_else(|| ask("the prompt lacks tokens for a text encoder"))?;
+                let (states, pooled) = match words {
+                    Words::Ids(ids) => {
+                        let c = t5::Config::parse(config).map_err(Error::Ask)?;
+                        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+                        let graph = || c.encoder(1, ids.len());
+                        let inputs = [("ids", Data::I32(&ids))];
+                        let [hidden] =
+                            network.run(&self.cpu, [1, ids.len(), 0, 0], graph, &inputs, ["hidden"])?;
+                        (hidden, Vec::new())
+                    }
+                    Words::Chunks(chunks) => {
+                        let c = clip::Config::parse(config).map_err(Error::Ask)?;
+                        let wanted = clip::Wanted {
+                            layer: skip.unwrap_or(1 + how.skipped),
+                            norm: how.normed,
+                            pooled: how.pooled,
+                            vectors: chunks.iter().any(|c| !c.vectors.is_empty()),
+                        };
+                        self.clip(&mut network, &c, chunks, wanted, embeddings.get(&role))?
+                    }
+                };
+                if how.attended {
+                    join(said, states, words);
+                }
+                if how.pooled {
+                    said.pooled = pooled;
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Runs chunks through an encoder of CLIP's kind: states of all, weighed, and the pooled vector of the first.
+    fn clip(
+        &self,
+        network: &mut Network,
+        c: &clip::Config,
+        chunks: &[Chunk],
+        wanted: clip::Wanted,
+        embeddings: Option<&Embeddings>,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let n = chunks.len();
+        let ids: Vec<i32> = chunks.iter().flat_map(|c| c.ids).map(|id| id as i32).collect();
+        let ends: Vec<i32> =
+            (chunks.iter().enumerate()).map(|(i, k)| (i * TOKENS + c.end(&k.ids)) as i32).collect();
+        let mut inputs = vec![("ids", Data::I32(&ids))];
+        if wanted.pooled {
+            inputs.push(("ends", Data::I32(&ends)));
+        }
+        let (mut keep, mut vectors) = (vec![1.0; n * TOKENS], vec![0.0; n * TOKENS * c.hidden_size]);
+        if let (true, Some(embeddings)) = (wanted.vectors, embeddings) {
+            let rows = keep.chunks_mut(TOKENS).zip(vectors.chunks_mut(TOKENS * c.hidden_size));
+            for (chunk, (keep, vectors)) in chunks.iter().zip(rows) {
+                chunk.place(embeddings, c.hidden_size, keep, vectors);
+            }
+        }
+        if wanted.vectors {
+            inputs.extend([("keep", Data::F32(&keep)), ("vectors", Data::F32(&vectors))]);
+        }
+        let key = [n, wanted.layer, wanted.pooled as usize, wanted.vectors as usize];
+        let graph = || c.encoder(n, TOKENS, wanted);
+        let [mut hidden, pooled] = network.run(&self.cpu, key, graph, &inputs, ["hidden", "pooled"])?;
+        for (states, chunk) in hidden.chunks_mut(TOKENS * c.hidden_size).zip(chunks) {
+            weigh(states, &chunk.weights);
+        }
+        let first = pooled.len() / n.max(1);
+        Ok((hidden, pooled[..first].to_vec()))
+    }
+
+    /// What a prompt says that says nothing, where the model was trained to be given zeros for it (SDXL).
+    pub fn nothing(&self, like: &Said) -> Option<Said> {
+        let zeros = self.pipeline.index["force_zeros_for_empty_prompt"].as_bool();
+        let sdxl = matches!(self.pipeline.family, Family::Sdxl);
+        (sdxl && zeros.unwrap_or(true)).then(|| Said {
+            states: vec![0.0; like.states.len()],
+            pooled: vec![0.0; like.pooled.len()],
+            ..like.clone()
+        })
+    }
+
+    /// What each phase takes, for pictures of a size with prompts of so many tokens.
+    ///
+    /// # Errors
+    /// A part's weights do not fit its configuration.
+    pub fn phases(&self, width: usize, height: usize, guided: bool, tokens: usize) -> Result<Vec<Phase>> {
+        let mut phases = Vec::new();
+        let mut add = |role: Role, graph| -> Result<()> {
+            let (weights, work) = self.network(role)?.plan(&self.cpu, graph)?;
+            phases.push(Phase { role, weights, work });
+            Ok(())
+        };
+        for role in [Role::TextEncoder, Role::TextEncoder2] {
+            let Some(how) = self.pipeline.text(role) else { continue };
+            let config = &self.pipeline.need(role).map_err(ask)?.config;
+            if self.pipeline.family.is_flux() && role == Role::TextEncoder2 {
+                add(role, t5::Config::parse(config).map_err(Error::Ask)?.encoder(1, how.max_tokens))?;
+            } else {
+                let wanted = clip::Wanted {
+                    layer: 1 + how.skipped,
+                    norm: how.normed,
+                    pooled: how.pooled,
+                    vectors: false,
+                };
+                let c = clip::Config::parse(config).map_err(Error::Ask)?;
+                add(role, c.encoder(tokens.div_ceil(TOKENS).max(1), TOKENS, wanted))?;
+            }
+        }
+        let (h, w) = (self.latent(height), self.latent(width));
+        let graph = match &self.denoiser {
+            Denoiser::Unet(c) => c.graph(self.unet_sizes(if guided { 2 } else { 1 }, h, w, tokens, 0)),
+            Denoiser::Flux(c) => c.graph(flux::Size { batch: 1, text: tokens, height: h / 2, width: w / 2 }),
+        };
+        add(Role::Denoiser, graph)?;
+        add(Role::Vae, self.vae.decoder(1, h, w))?;
+        Ok(phases)
+    }
+
+    fn unet_sizes(
+        &self,
+        batch: usize,
+        height: usize,
+        width: usize,
+        text: usize,
+        pooled: usize,
+    ) -> unet::Size {
+        unet::Size { batch, height, width, text, pooled, residuals: false }
+    }
+
+    /// Makes a picture: pixels `(3, H, W)` in about -1..1. `on` hears of each phase and step, and stops the work by `false`.
+    ///
+    /// # Errors
+    /// The sides are no multiples, a picture or mask given is of another size, the result is no number, or memory.
+    pub fn paint(
+        &mut self,
+        r: &Request,
+        on: &mut dyn FnMut(Event) -> bool,
+    ) -> std::result::Result<Vec<f32>, PaintError> {
+        let multiple = self.multiple();
+        if r.width == 0
+            || r.height == 0
+            || !r.width.is_multiple_of(multiple)
+            || !r.height.is_multiple_of(multiple)
+        {
+            return Err(ask(format!(
+                "a picture of {} × {} cannot be made: both sides must be multiples of {multiple}",
+                r.width, r.height
+            ))
+            .into());
+        }
+        let (c, h, w) = (self.vae.latent_channels, self.latent(r.height), self.latent(r.width));
+        let mut noise = Noise::new(r.source, r.seed);
+        let mut steps = r.steps.clone();
+        let mut original = None;
+        if let Some(given) = r.given {
+            tell(on, Event::Encoding)?;
+            steps = steps.strength(given.strength).map_err(Error::Ask)?;
+            original = Some(self.latents(&given.pixels, r.width, r.height, &mut noise)?);
+        }
+        let drawn = noise.randn(c * h * w);
+        let beginning = match &original {
+            Some(original) => steps.begin_with(original, &drawn),
+            None => steps.begin(&drawn),
+        };
+        let extra = self.extra(r, (h, w), &mut noise)?;
+        let mask = match (r.given.and_then(|g| g.mask.as_ref()), &original) {
+            (Some(mask), Some(original)) if extra.is_empty() => {
+                let small = hob_io::picture::nearest(mask, (r.width, r.height), (w, h));
+                Some(Mask { original: original.clone(), noise: drawn.clone(), paint: small.repeat(c) })
+            }
+            _ => None,
+        };
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.network(Role::Denoiser)?,
+        };
+        let count = steps.list.len();
+        let (on_step, stop) = (RefCell::new(&mut *on), Cell::new(false));
+        let told = |event: Event| {
+            if !(on_step.borrow_mut())(event) {
+                stop.set(true);
+            }
+        };
+        told(Event::Step { step: 0, steps: count, seen: None });
+        let mut model = |x: &[f32], at: At| match stop.get() {
+            true => Err(PaintError::Stopped),
+            false => Ok(self.denoised(&mut open, r, x, at, (h, w), &extra)?),
+        };
+        let mut each =
+            |p: Progress| told(Event::Step { step: p.step + 1, steps: p.steps, seen: Some(p.denoised) });
+        let mut fresh = || noise.randn(c * h * w);
+        let walk = Walk {
+            steps: &steps,
+            model: &mut model,
+            noise: &mut fresh,
+            each: &mut each,
+            mask: mask.as_ref(),
+        };
+        let walked = sample(r.sampler, &r.how, walk, beginning);
+        let stopped = stop.get();
+        self.open = Some(open);
+        let latents = match walked {
+            Ok(_) if stopped => return Err(PaintError::Stopped),
+            Ok(latents) => latents,
+            Err(SampleError::Model { source, .. }) => return Err(source),
+            Err(e) => return Err(PaintError::NotFinite(e.to_string())),
+        };
+        tell(on, Event::Decoding)?;
+        let pixels = self.decode(&latents, h, w)?;
+        if pixels.iter().any(|x| !x.is_finite()) {
+            let what =
+                "the VAE's numbers overflow: the picture holds NaN or infinity; give another one with --vae";
+            return Err(PaintError::NotFinite(what.into()));
+        }
+        Ok(pixels)
+    }
+
+    /// Lets go of the denoiser's memory between pictures.
+    pub fn rest(&mut self) {
+        self.open = None;
+    }
+
+    /// The picture in x, by the denoiser and guidance.
+    fn denoised(
+        &self,
+        open: &mut Network,
+        r: &Request,
+        x: &[f32],
+        At { sigma, time, .. }: At,
+        (h, w): (usize, usize),
+        extra: &[f32],
+    ) -> Result<Vec<f32>> {
+        let prediction = self.scheduler.prediction;
+        let input = prediction.input(x, sigma);
+        let mut out = match &self.denoiser {
+            Denoiser::Flux(c) => {
+                let shape = [1, x.len() / (h * w), h, w];
+                let packed = flux::pack(&input, shape);
+                let size = flux::Size { batch: 1, text: r.prompt.tokens, height: h / 2, width: w / 2 };
+                let (time, guidance) = ([time / self.scheduler.betas.count as f32], [r.told]);
+                let mut inputs = vec![
+                    ("latents", Data::F32(&packed)),
+                    ("text", Data::F32(&r.prompt.states)),
+                    ("pooled", Data::F32(&r.prompt.pooled)),
+                    ("timestep", Data::F32(&time)),
+                ];
+                if c.guidance_embeds {
+                    inputs.push(("guidance", Data::F32(&guidance)));
+                }
+                let key = [1, h, w, r.prompt.tokens];
+                let [sample] = open.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
+                flux::unpack(&sample, shape)
+            }
+            Denoiser::Unet(c) => {
+                let guided = r.guidance.is_on();
+                let n = if guided { 2 } else { 1 };
+                let one = [&input[..], extra].concat();
+                let latents = one.repeat(n);
+                let both = |of: fn(&Said) -> &Vec<f32>| match guided {
+                    true => [&of(r.negative)[..], &of(r.prompt)[..]].concat(),
+                    false => of(r.prompt).clone(),
+                };
+                let (text, pooled) = (both(|s| &s.states), both(|s| &s.pooled));
+                let times = vec![time; n];
+                let count = c.time_ids(r.prompt.pooled.len()).unwrap_or(0);
+                let (height, width) = (r.height as f32, r.width as f32);
+                // Of SDXL: the original's size, its corner, the target's size; of its refiner a score of beauty instead.
+                let ids = match count {
+                    5 => [&[height, width, 0.0, 0.0, 2.5][..], &[height, width, 0.0, 0.0, 6.0]].concat(),
+                    _ => [height, width, 0.0, 0.0, height, width].repeat(n),
+                };
+                let ids = &ids[ids.len() - n * count.min(ids.len() / n)..];
+                let mut inputs = vec![
+                    ("latents", Data::F32(&latents)),
+                    ("timestep", Data::F32(&times)),
+                    ("text", Data::F32(&text)),
+                ];
+                if count > 0 {
+                    inputs.extend([("pooled", Data::F32(&pooled)), ("time_ids", Data::F32(ids))]);
+                }
+                let scales = vec![r.guidance.scale; n];
+                if c.time_cond_proj_dim.is_some() {
+                    inputs.push(("guidance", Data::F32(&scales)));
+                }
+                let size = self.unet_sizes(n, h, w, r.prompt.tokens, r.prompt.pooled.len());
+                let key = [n, h, w, r.prompt.tokens];
+                let [mut sample] = open.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
+                if guided {
+                    let mut prompt = sample.split_off(sample.len() / 2);
+                    r.guidance.combine(&mut prompt, &sample, 1);
+                    sample = prompt;
+                }
+                sample
+            }
+        };
+        prediction.denoised(x, &mut out, sigma);
+        Ok(out)
+    }
+
+    /// What the denoiser sees beside the noised latents: of those that were trained to fill in, the mask and the picture
+    /// without what it covers.
+    fn extra(&self, r: &Request, (h, w): (usize, usize), noise: &mut Noise) -> Result<Vec<f32>> {
+        match (self.pipeline.purpose, r.given) {
+            (Purpose::Create, _) => Ok(Vec::new()),
+            (Purpose::Inpaint, Some(given)) if self.pipeline.family.is_unet() => {
+                let all = vec![1.0; r.width * r.height];
+                let mask = given.mask.as_ref().unwrap_or(&all);
+                let covered: Vec<f32> = (given.pixels.chunks(mask.len()))
+                    .flat_map(|plane| plane.iter().zip(mask).map(|(x, m)| if *m < 0.5 { *x } else { 0.0 }))
+                    .collect();
+                let latents = self.latents(&covered, r.width, r.height, noise)?;
+                let small = hob_io::picture::nearest(mask, (r.width, r.height), (w, h));
+                Ok([small, latents].concat())
+            }
+            (Purpose::Inpaint, None) => Err(ask(
+                "this model fills in parts of a picture: give one with --init, and what to paint with --mask",
+            )),
+            _ => Err(ask("this model edits pictures in a way that Hob does not know yet")),
+        }
+    }
+
+    /// A picture's latents, a sample of what the autoencoder says, as the denoiser sees them.
+    fn latents(&self, pixels: &[f32], width: usize, height: usize, noise: &mut Noise) -> Result<Vec<f32>> {
+        if pixels.len() != 3 * width * height {
+            return Err(ask(format!("the picture given is not of {width} × {height}")));
+        }
+        let mut network = self.network(Role::Vae)?;
+        let inputs = [("pixels", Data::F32(pixels))];
+        let graph = || self.vae.encoder(1, height, width);
+        let [mean, logvar] =
+            network.run(&self.cpu, [1, height, width, 0], graph, &inputs, ["mean", "logvar"])?;
+        let drawn = noise.randn(mean.len());
+        let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
+        let each = mean.iter().zip(&logvar).zip(&drawn);
+        Ok(each.map(|((m, v), e)| (m + (0.5 * v).exp() * e - shift) * scale).collect())
+    }
+
+    /// Pixels of latents.
+    fn decode(&self, latents: &[f32], h: usize, w: usize) -> Result<Vec<f32>> {
+        let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
+        let latents: Vec<f32> = latents.iter().map(|x| x / scale + shift).collect();
+        let mut network = self.network(Role::Vae)?;
+        let inputs = [("latents", Data::F32(&latents))];
+        let [pixels] =
+            network.run(&self.cpu, [0, h, w, 0], || self.vae.decoder(1, h, w), &inputs, ["pixels"])?;
+        Ok(pixels)
+    }
+}
+
+fn tell(on: &mut dyn FnMut(Event) -> bool, event: Event) -> std::result::Result<(), PaintError> {
+    if on(event) { Ok(()) } else { Err(PaintError::Stopped) }
+}
+
+/// Puts what another encoder says beside what is there, token by token.
+fn join(said: &mut Said, states: Vec<f32>, words: &Words) {
+    let tokens = match words {
+        Words::Chunks(chunks) => chunks.len() * TOKENS,
+        Words::Ids(ids) => ids.len(),
+    };
+    if said.states.is_empty() {
+        (said.states, said.tokens) = (states, tokens);
+        return;
+    }
+    let (a, b) = (said.states.len() / tokens, states.len() / tokens);
+    let rows = said.states.chunks(a).zip(states.chunks(b));
+    said.states = rows.flat_map(|(a, b)| [a, b].concat()).collect();
+}

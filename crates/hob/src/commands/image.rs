@@ -1,0 +1,270 @@
+//! `hob image MODEL PROMPT`: a picture from words.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use hob_engine::diffuse::{Event, Sampler, Schedule};
+use hob_io::Picture;
+use hob_io::picture::Recipe;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::Global;
+use crate::error::{Error, Result};
+use crate::picture::{Begin, Extras, Studio};
+use crate::{interrupt, terminal};
+
+const EXAMPLES: &str = "Examples:
+  hob image sd15/ \"a lighthouse at dawn\" -o dawn.png
+  hob image sdxl.safetensors \"a (red:1.3) fox\" --negative blurry --steps 20 --sampler dpmpp_2m --schedule karras
+  hob image sd15/ \"the same in winter\" --init dawn.png --strength 0.6
+  hob image sd15/ \"a door\" --init wall.png --mask hole.png       white is painted anew
+  hob image sd15/ --like dawn.png -o again.png                    the same picture again
+  hob image flux1-dev-Q4_K.gguf \"a cat\" --lora style.safetensors:0.8
+
+MODEL is a folder in diffusers' layout, a file with a whole model (safetensors), or a GGUF or safetensors of the denoiser
+with its text encoders and VAE beside it. In prompts (word:1.2) and [word] weigh as in A1111's web UI.";
+
+/// Arguments of `hob image`.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ImageArgs {
+    /// A folder or file of a picture model
+    model: PathBuf,
+    /// What the picture shows
+    #[arg(required_unless_present = "like")]
+    prompt: Option<String>,
+    /// The PNG to write; several get a number [default: hob-SEED.png]
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// What the picture leads away from
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
+    /// Steps [default: as the model wants]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    steps: Option<u32>,
+    /// How much the prompt counts against the negative one; 1 for not at all [default: as the model wants]
+    #[arg(long, value_name = "X", value_parser = number)]
+    cfg: Option<f32>,
+    /// What Flux.1 dev is told of guidance [default: 3.5]
+    #[arg(long, value_name = "X", value_parser = number)]
+    guidance: Option<f32>,
+    /// How to walk from noise to picture [default: the model's own]
+    #[arg(long, value_name = "NAME", value_parser = Sampler::parse)]
+    sampler: Option<Sampler>,
+    /// Which levels of noise to walk through [default: the model's own]
+    #[arg(long, value_name = "NAME", value_parser = Schedule::parse)]
+    schedule: Option<Schedule>,
+    /// Where the noise begins; the same gives the same picture [default: by chance]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Width and height in pixels, such as 512x768 [default: as the model was trained]
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    size: Option<(usize, usize)>,
+    /// Pictures, with seeds one after another
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    count: Option<u32>,
+    /// A picture to begin with
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// How much of it is made anew, from 0 to 1
+    #[arg(long, value_name = "X", requires = "init", default_value = "0.75", value_parser = number)]
+    strength: f32,
+    /// Where it is painted anew: white; elsewhere it stays
+    #[arg(long, value_name = "FILE", requires = "init")]
+    mask: Option<PathBuf>,
+    /// A LoRA and how much of it [default: 1]; may be given several times
+    #[arg(long, value_name = "FILE[:SCALE]", value_parser = lora)]
+    lora: Vec<(PathBuf, f32)>,
+    /// Vectors of textual inversion, used by their name in the prompt; may be given several times
+    #[arg(long, value_name = "FILE")]
+    embedding: Vec<PathBuf>,
+    /// Which layer of CLIP is taken, from its end: 2 is the one before the last
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=12))]
+    clip_skip: Option<u32>,
+    /// Another VAE
+    #[arg(long, value_name = "FILE")]
+    vae: Option<PathBuf>,
+    /// Where noise comes from: torch-cpu, as diffusers and ComfyUI begin, or philox, as A1111
+    #[arg(long, value_name = "NAME")]
+    noise: Option<String>,
+    /// Make the picture in this PNG again; other options change what they name
+    #[arg(long, value_name = "PNG")]
+    like: Option<PathBuf>,
+    /// Number of threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = super::threads)]
+    threads: Option<std::num::NonZeroUsize>,
+    /// Print JSON: what was made, and how long it took
+    #[arg(long)]
+    json: bool,
+}
+
+/// Makes the pictures.
+pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
+    let like = match &args.like {
+        None => None,
+        Some(path) => Some(Recipe::open(path)?.ok_or_else(|| {
+            Error::new(format!(
+                "{} does not say how it was made; take a picture that Hob or A1111 made",
+                path.display()
+            ))
+        })?),
+    };
+    let begin = match &args.init {
+        None => None,
+        Some(init) => Some(Begin {
+            init: Picture::open(init)?,
+            mask: args.mask.as_deref().map(Picture::open).transpose()?,
+            strength: args.strength,
+        }),
+    };
+    if like.as_ref().is_some_and(|l| l.init.is_some()) && begin.is_none() {
+        return Err(Error::new("that picture began with another one: give it again with --init"));
+    }
+    let threads = args.threads.or(std::thread::available_parallelism().ok()).map_or(1, |n| n.get());
+    let extras =
+        Extras { loras: args.lora.clone(), vae: args.vae.clone(), embeddings: args.embedding.clone() };
+    let mut studio = Studio::open(&args.model, &extras, threads)?;
+    let recipe = args.recipe(&studio, like, begin.as_ref());
+
+    let catch = interrupt::Catch::new();
+    let mut made = Vec::new();
+    for index in 0..recipe.count {
+        let recipe =
+            Recipe { seed: recipe.seed.wrapping_add(index.into()), count: 1, index: 0, ..recipe.clone() };
+        let start = Instant::now();
+        let label = match args.count {
+            Some(n) if n > 1 => format!("picture {} of {n}", index + 1),
+            _ => "painting".into(),
+        };
+        let bar = bar(recipe.steps, &label, args.json);
+        let picture = studio.make(&recipe, begin.as_ref(), &mut |event| {
+            match event {
+                Event::Encoding => bar.set_message("reading the picture"),
+                Event::Step { step, steps, .. } => {
+                    bar.set_message(label.clone());
+                    bar.set_length(steps as u64);
+                    bar.set_position(step as u64);
+                }
+                Event::Decoding => bar.set_message("developing"),
+            }
+            !catch.pressed()
+        });
+        bar.finish_and_clear();
+        let Some(picture) = picture? else {
+            return Err(Error::new("stopped; nothing was written"));
+        };
+        let out = args.place(recipe.seed, index);
+        let png = recipe.png(&picture).map_err(Error::new)?;
+        crate::file::write(&out, &png)?;
+        if !args.json {
+            println!("{} ({:.1} s, seed {})", out.display(), start.elapsed().as_secs_f64(), recipe.seed);
+        }
+        made.push(json!({
+            "file": out, "seed": recipe.seed, "width": recipe.width, "height": recipe.height,
+            "seconds": start.elapsed().as_secs_f64(), "recipe": recipe,
+        }));
+    }
+    if args.json {
+        println!("{}", json!({ "pictures": made, "peak_bytes": hob_engine::memory::peak() }));
+    }
+    Ok(())
+}
+
+impl ImageArgs {
+    /// What is to be made: the model's own ways, changed by the picture to be made again, changed by the options given.
+    fn recipe(&self, studio: &Studio, like: Option<Recipe>, begin: Option<&Begin>) -> Recipe {
+        let own = studio.defaults();
+        let base = match like {
+            None => own,
+            Some(like) => Recipe {
+                noise: if like.noise.is_empty() { own.noise } else { like.noise.clone() },
+                model: own.model,
+                loras: own.loras,
+                version: own.version,
+                count: 1,
+                // Pictures of one batch had seeds one after another.
+                seed: like.seed.wrapping_add(like.index.into()),
+                index: 0,
+                ..like
+            },
+        };
+        let (width, height) = self.size.unwrap_or((base.width, base.height));
+        Recipe {
+            prompt: self.prompt.clone().unwrap_or(base.prompt),
+            negative: self.negative.clone().unwrap_or(base.negative),
+            steps: self.steps.unwrap_or(base.steps),
+            cfg: self.cfg.unwrap_or(base.cfg),
+            guidance: self.guidance.or(base.guidance),
+            sampler: self.sampler.map_or(base.sampler, |s| s.name().into()),
+            schedule: self.schedule.map_or(base.schedule, |s| s.name().into()),
+            seed: self.seed.unwrap_or(if self.like.is_some() { base.seed } else { by_chance() }),
+            width,
+            height,
+            count: self.count.unwrap_or(1),
+            clip_skip: self.clip_skip.or(base.clip_skip),
+            noise: self.noise.clone().unwrap_or(base.noise),
+            init: begin.map(Begin::noted),
+            ..base
+        }
+    }
+
+    /// Where a picture goes.
+    fn place(&self, seed: u64, index: u32) -> PathBuf {
+        match (&self.out, self.count.unwrap_or(1)) {
+            (None, _) => format!("hob-{seed}.png").into(),
+            (Some(out), 1) => out.clone(),
+            (Some(out), _) => {
+                let stem = out.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+                out.with_file_name(format!("{stem}-{}.png", index + 1))
+            }
+        }
+    }
+}
+
+/// A bar of steps with the time left.
+fn bar(steps: u32, label: &str, quiet: bool) -> ProgressBar {
+    if quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(steps.into());
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} {msg}  {wide_bar} {pos}/{len}  {elapsed}, {eta} left")
+    {
+        bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+    }
+    bar.set_message(terminal::clean(label));
+    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    bar
+}
+
+/// A seed that other programs take too.
+fn by_chance() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() >> 32
+}
+
+fn number(text: &str) -> std::result::Result<f32, String> {
+    let number = text.parse().ok().filter(|x: &f32| x.is_finite() && *x >= 0.0 && *x <= 100.0);
+    number.ok_or_else(|| "it must be a number from 0 to 100".into())
+}
+
+fn size(text: &str) -> std::result::Result<(usize, usize), String> {
+    let (width, height) = text.split_once(['x', 'X', '×']).ok_or("it must be as 512x768")?;
+    let side = |text: &str| text.trim().parse().ok().filter(|n| (1..=16_384).contains(n));
+    Ok((
+        side(width).ok_or("its width is no number up to 16384")?,
+        side(height).ok_or("its height is no number up to 16384")?,
+    ))
+}
+
+fn lora(text: &str) -> std::result::Result<(PathBuf, f32), String> {
+    match text.rsplit_once(':') {
+        Some((path, scale)) if !path.is_empty() && scale.parse::<f32>().is_ok_and(f32::is_finite) => {
+            Ok((path.into(), scale.parse().expect("as parsed before")))
+        }
+        _ => Ok((text.into(), 1.0)),
+    }
+}

@@ -1,0 +1,313 @@
+//! Pictures from words: what a person asks for, in the model's own terms, and the model that makes them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hob_engine::diffuse::{
+    Ays, Event, Given, Guidance, How, PaintError, Painter, Request, Said, Sampler, Schedule, Source, Steps,
+    Tokens, Words,
+};
+use hob_engine::lora::Updates;
+use hob_engine::{Cpu, Precision};
+use hob_io::lora::Role as LoraRole;
+use hob_io::picture::{Filter, Init, Lora as Added, Recipe};
+use hob_io::pipeline::{Family, Role};
+use hob_io::prompt::{Chunk, Embedding, Embeddings, Frame, Prompt};
+use hob_io::{Lora, Picture, Pipeline, Tokenizer};
+
+use crate::error::{Error, Result};
+
+/// What a person adds to a model.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// LoRA files, each with how much of it
+    pub loras: Vec<(PathBuf, f32)>,
+    /// another autoencoder
+    pub vae: Option<PathBuf>,
+    /// vectors that stand for words
+    pub embeddings: Vec<PathBuf>,
+}
+
+/// A picture model with its tokenizers, ready to be asked.
+pub struct Studio {
+    painter: Painter,
+    tokenizers: BTreeMap<Role, (Tokenizer, Option<Frame>)>,
+    embeddings: BTreeMap<Role, Embeddings>,
+    loras: Vec<Added>,
+    /// what was said last, so that pictures of one prompt read it once
+    said: Option<(Asked, Arc<[Said; 2]>)>,
+}
+
+/// What conditions depend on: prompt, negative prompt, clip skip, whether guidance is on.
+type Asked = (String, String, Option<usize>, bool);
+
+/// A picture that is given, with its mask.
+pub struct Begin {
+    /// the picture
+    pub init: Picture,
+    /// where it is painted anew
+    pub mask: Option<Picture>,
+    /// how much
+    pub strength: f32,
+}
+
+impl Studio {
+    /// Opens a model and what is added to it.
+    ///
+    /// # Errors
+    /// A part is missing or cannot be run, a LoRA or an embedding does not fit.
+    pub fn open(path: &Path, extras: &Extras, threads: usize) -> Result<Studio> {
+        let given: Vec<(Role, PathBuf)> = extras.vae.iter().map(|p| (Role::Vae, p.clone())).collect();
+        let pipeline = Arc::new(Pipeline::open_with(path, &given)?);
+        pipeline.check()?;
+        let mut tokenizers = BTreeMap::new();
+        for role in [Role::TextEncoder, Role::TextEncoder2] {
+            if pipeline.text(role).is_some() {
+                tokenizers.insert(role, tokenizer(&pipeline, role)?);
+            }
+        }
+        let files = extras.embeddings.iter().map(|p| Embedding::open(p));
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        let mut embeddings = BTreeMap::new();
+        for (role, (tokenizer, _)) in tokenizers.iter().filter(|(_, t)| t.1.is_some() && !files.is_empty()) {
+            let channels = pipeline.need(*role)?.config["hidden_size"].as_u64().unwrap_or(0) as usize;
+            embeddings.insert(*role, Embeddings::new(&files, tokenizer, channels).map_err(Error::new)?);
+        }
+        let updates = updates(&pipeline, &extras.loras)?;
+        let loras = (extras.loras.iter())
+            .map(|(path, scale)| Added { name: stem(path), scale: *scale, hash: None })
+            .collect();
+        let painter = Painter::new(pipeline, updates, Cpu::new(threads, Precision::Fast))?;
+        Ok(Studio { painter, tokenizers, embeddings, loras, said: None })
+    }
+
+    /// The engine beneath.
+    pub fn painter(&self) -> &Painter {
+        &self.painter
+    }
+
+    /// What is not said of a picture, as its model wants it.
+    pub fn defaults(&self) -> Recipe {
+        let pipeline = self.painter.pipeline();
+        let family = pipeline.family;
+        let side = pipeline.part(Role::Denoiser).and_then(|p| p.config["sample_size"].as_u64());
+        let side = match side {
+            Some(side) if family.is_unet() => side as usize * self.painter.multiple(),
+            _ => 1024,
+        };
+        let (steps, cfg, guidance) = match family {
+            Family::FluxSchnell => (4, 1.0, None),
+            Family::FluxDev => (28, 1.0, Some(3.5)),
+            Family::Sdxl | Family::SdxlRefiner => (30, 6.0, None),
+            _ => (30, 7.5, None),
+        };
+        Recipe {
+            steps,
+            cfg,
+            guidance,
+            sampler: self.painter.scheduler.sampler().map_or("euler", Sampler::name).into(),
+            width: side,
+            height: side,
+            count: 1,
+            noise: Source::TorchCpu.name().into(),
+            version: format!("hob {}", env!("CARGO_PKG_VERSION")),
+            model: stem(&pipeline.path),
+            loras: self.loras.clone(),
+            ..Recipe::default()
+        }
+    }
+
+    /// Makes the picture of a recipe, with what it begins with. `on` hears of each phase and step, and stops by `false`.
+    ///
+    /// # Errors
+    /// Something asked for does not exist or does not fit, the work was stopped, or the result is no picture.
+    pub fn make(
+        &mut self,
+        recipe: &Recipe,
+        begin: Option<&Begin>,
+        on: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<Option<Picture>> {
+        let sampler = Sampler::parse(&recipe.sampler).map_err(Error::new)?;
+        let scheduler = &self.painter.scheduler;
+        let (width, height) = (recipe.width, recipe.height);
+        let (steps, how) = match recipe.schedule.as_str() {
+            "" => {
+                let tokens = self.painter.tokens(width, height);
+                let steps = Steps::diffusers(scheduler, sampler, recipe.steps as usize, tokens);
+                (steps.map_err(Error::new)?, scheduler.how(sampler))
+            }
+            name => {
+                let schedule = Schedule::parse(name).map_err(Error::new)?;
+                let ays = match self.painter.pipeline().family {
+                    Family::Sdxl | Family::SdxlRefiner => Ays::Sdxl,
+                    _ => Ays::Sd15,
+                };
+                let steps = Steps::comfy(scheduler, sampler, schedule, recipe.steps as usize, ays);
+                (steps.map_err(Error::new)?, How::of(sampler))
+            }
+        };
+        let noise = Source::parse(&recipe.noise).ok_or_else(|| {
+            Error::new(format!("{} is no source of noise; there are torch-cpu and philox", recipe.noise))
+        })?;
+        let given = begin.map(|s| s.fit(width, height)).transpose()?;
+        let guidance = Guidance { scale: recipe.cfg, rescale: 0.0 };
+        let skip = recipe.clip_skip.map(|n| n as usize);
+        let said = self.said((recipe.prompt.clone(), recipe.negative.clone(), skip, guidance.is_on()))?;
+        let request = Request {
+            width,
+            height,
+            prompt: &said[0],
+            negative: &said[1],
+            guidance,
+            told: recipe.guidance.unwrap_or(3.5),
+            sampler,
+            how,
+            steps,
+            source: noise,
+            seed: recipe.seed,
+            given: given.as_ref(),
+        };
+        match self.painter.paint(&request, on) {
+            Ok(pixels) => Ok(Some(Picture::from_planes(&pixels, width, height).map_err(Error::new)?)),
+            Err(PaintError::Stopped) => Ok(None),
+            Err(PaintError::Failed(e)) => Err(e.into()),
+            Err(PaintError::NotFinite(what)) => Err(Error::new(what)),
+        }
+    }
+
+    /// What prompt and negative prompt say.
+    fn said(&mut self, asked: Asked) -> Result<Arc<[Said; 2]>> {
+        if let Some((last, said)) = &self.said
+            && *last == asked
+        {
+            return Ok(said.clone());
+        }
+        let (prompt, negative, skip, guided) = &asked;
+        let (mut first, mut second) = (self.tokens(prompt)?, self.tokens(negative)?);
+        for (role, words) in first.iter_mut() {
+            let (Words::Chunks(a), Some(Words::Chunks(b))) = (words, second.get_mut(role)) else { continue };
+            let frame = self.tokenizers[role].1.as_ref().expect("chunks are made with a frame");
+            let n = a.len().max(b.len());
+            a.resize(n, Chunk::empty(frame));
+            b.resize(n, Chunk::empty(frame));
+        }
+        let both = if *guided { vec![&first, &second] } else { vec![&first] };
+        let mut said = self.painter.said(&both, *skip, &self.embeddings)?;
+        let mut against = said.pop().filter(|_| *guided).unwrap_or_default();
+        let says = said.pop().unwrap_or_else(|| std::mem::take(&mut against));
+        if *guided
+            && negative.is_empty()
+            && let Some(nothing) = self.painter.nothing(&says)
+        {
+            against = nothing;
+        }
+        let said = Arc::new([says, against]);
+        self.said = Some((asked, said.clone()));
+        Ok(said)
+    }
+
+    fn tokens(&self, text: &str) -> Result<Tokens> {
+        let prompt = Prompt::parse(text);
+        let none = Embeddings::default();
+        let mut tokens = Tokens::new();
+        for (role, (tokenizer, frame)) in &self.tokenizers {
+            let words = match frame {
+                Some(frame) => {
+                    let embeddings = self.embeddings.get(role).unwrap_or(&none);
+                    Words::Chunks(prompt.chunks(tokenizer, frame, embeddings))
+                }
+                None => {
+                    let most = self.painter.pipeline().text(*role).map_or(512, |t| t.max_tokens);
+                    let mut ids = tokenizer.encode_text(&prompt.text());
+                    if ids.len() > most {
+                        return Err(Error::new(format!(
+                            "the prompt has {} tokens, {} more than this model reads; shorten it",
+                            ids.len(),
+                            ids.len() - most
+                        )));
+                    }
+                    ids.resize(most, tokenizer.pad_id().unwrap_or(0));
+                    Words::Ids(ids)
+                }
+            };
+            tokens.insert(*role, words);
+        }
+        Ok(tokens)
+    }
+}
+
+impl Begin {
+    /// Picture and mask in the size of the result.
+    fn fit(&self, width: usize, height: usize) -> Result<Given> {
+        let init = self.init.clone().opaque().resized(width, height, Filter::Lanczos).map_err(Error::new)?;
+        let mask = match &self.mask {
+            None => None,
+            Some(mask) if (mask.width, mask.height) != (self.init.width, self.init.height) => {
+                return Err(Error::new(format!(
+                    "the mask is of {} × {} and the picture of {} × {}; they must be of one size",
+                    mask.width, mask.height, self.init.width, self.init.height
+                )));
+            }
+            Some(mask) => Some(mask.mask(width, height).map_err(Error::new)?),
+        };
+        Ok(Given { pixels: init.planes(), strength: self.strength.into(), mask })
+    }
+
+    /// What the recipe keeps of it.
+    pub fn noted(&self) -> Init {
+        Init { strength: self.strength, hash: None, mask: None }
+    }
+}
+
+/// The tokenizer of a text encoder; with the frame of its chunks, where it is of CLIP's kind.
+fn tokenizer(pipeline: &Pipeline, role: Role) -> Result<(Tokenizer, Option<Frame>)> {
+    let is_t5 = pipeline.family.is_flux() && role == Role::TextEncoder2;
+    let tokenizer = match pipeline.tokenizers.get(&role) {
+        Some(folder) if folder.is_dir() => Tokenizer::from_dir(folder)?,
+        Some(file) => Tokenizer::from_gguf(&hob_io::Gguf::open(file)?)?,
+        None if is_t5 => Tokenizer::t5(),
+        None => Tokenizer::clip(),
+    };
+    if is_t5 {
+        return Ok((tokenizer, None));
+    }
+    // OpenCLIP's encoders fill up with zeros, which a folder's tokenizer says itself.
+    let open = role == Role::TextEncoder2 || pipeline.family == Family::Sd2;
+    let pad = (open && !pipeline.tokenizers.contains_key(&role)).then_some(0);
+    let frame = Frame::new(&tokenizer, pad).map_err(Error::new)?;
+    Ok((tokenizer, Some(frame)))
+}
+
+/// What LoRA files change, by part.
+fn updates(pipeline: &Pipeline, files: &[(PathBuf, f32)]) -> Result<BTreeMap<Role, Updates>> {
+    let roles = [
+        (Role::Denoiser, LoraRole::Denoiser),
+        (Role::TextEncoder, LoraRole::Text),
+        (Role::TextEncoder2, LoraRole::Text2),
+    ];
+    let mut weights = Vec::new();
+    for (role, as_lora) in roles {
+        if let Some(part) = pipeline.part(role) {
+            let shapes: BTreeMap<String, Vec<usize>> =
+                part.tensors.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
+            weights.push((role, as_lora, shapes));
+        }
+    }
+    let parts: Vec<hob_io::lora::Part> = (weights.iter())
+        .map(|(_, role, weights)| hob_io::lora::Part { role: *role, weights, shift_first: false })
+        .collect();
+    let loras = files.iter().map(|(path, _)| Lora::open(path, &parts)).collect::<Result<Vec<_>, _>>()?;
+    let mut all = BTreeMap::new();
+    for (i, (role, ..)) in weights.iter().enumerate() {
+        let mine: Vec<_> =
+            loras.iter().zip(files).map(|(lora, (_, scale))| (&lora.parts[i], *scale)).collect();
+        all.insert(*role, Updates::sum(&mine));
+    }
+    Ok(all)
+}
+
+/// A file's name without its ending.
+fn stem(path: &Path) -> String {
+    path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+}
