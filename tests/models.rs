@@ -18,6 +18,8 @@ mod models;
 mod picture_lora;
 #[path = "common/pictures.rs"]
 mod pictures;
+#[path = "models/painter.rs"]
+mod painter;
 #[path = "models/plans.rs"]
 mod plans;
 #[path = "models/real.rs"]

@@ -24,6 +24,11 @@ impl Arrays {
         Arrays(hob_io::Safetensors::open(&folder(name).join(format!("{file}.safetensors"))).unwrap())
     }
 
+    /// Whether there is an array called `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.tensors().iter().any(|t| t.stored_name == name)
+    }
+
     /// The array called `name`, F32.
     pub fn get(&self, name: &str) -> Vec<f32> {
         let t = self.0.tensors().iter().find(|t| t.stored_name == name);
