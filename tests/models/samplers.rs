@@ -3,8 +3,8 @@
 use crate::golden::{Arrays, facts, largest_difference};
 use hob_engine::diffuse::noise::Source;
 use hob_engine::diffuse::{
-    At, Ays, Guidance, How, Levels, Mask, Noise, Prediction, Progress, SampleError, Sampler, Schedule, Scheduler, Space, Steps,
-    Walk, sample,
+    At, Ays, Guidance, How, Levels, Mask, Noise, Prediction, Progress, SampleError, Sampler, Schedule,
+    Scheduler, Space, Steps, Walk, sample,
 };
 use serde_json::Value;
 
@@ -50,7 +50,10 @@ fn noise_is_torchs() {
 fn same(what: &str, got: &[f32], want: &[f32], ulps: f32) {
     assert_eq!(got.len(), want.len(), "{what}: {got:?} {want:?}");
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!((g - w).abs() <= ulps * f32::EPSILON * w.abs(), "{what}, {i}: {g} is not {w}\n{got:?}\n{want:?}");
+        assert!(
+            (g - w).abs() <= ulps * f32::EPSILON * w.abs(),
+            "{what}, {i}: {g} is not {w}\n{got:?}\n{want:?}"
+        );
     }
 }
 
@@ -64,15 +67,19 @@ fn tables_are_those_of_diffusers() {
         let steps = Steps::diffusers(&scheduler, sampler, count(row, "steps"), count(row, "tokens")).unwrap();
         let mut sigmas: Vec<f32> = steps.list.iter().map(|s| s.sigma).collect();
         let array = text(row, "array");
-        if let Ok(want) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| arrays.get(&format!("{array}.to")))) {
-            same(&what, &steps.list.iter().map(|s| s.to).collect::<Vec<f32>>(), &want, 1.0);
+        // numpy computes some of these in f32, with a rounding more.
+        let ulps = if scheduler.betas.zero_snr || row["listed"] == true { 4.0 } else { 1.0 };
+        if row["to"] == true {
+            let to: Vec<f32> = steps.list.iter().map(|s| s.to).collect();
+            same(&what, &to, &arrays.get(&format!("{array}.to")), 1.0);
             sigmas.push(0.0);
         } else {
             sigmas.push(steps.list.last().unwrap().to);
         }
-        same(&what, &sigmas, &arrays.get(&format!("{array}.sigmas")), 1.0);
+        same(&what, &sigmas, &arrays.get(&format!("{array}.sigmas")), ulps);
         let times: Vec<f32> = steps.list.iter().map(|s| s.time).collect();
-        same(&what, &times, &arrays.get(&format!("{array}.times")), 1.0);
+        // Between two timesteps the last bit of a level's logarithm counts much.
+        same(&what, &times, &arrays.get(&format!("{array}.times")), 4.0);
         if let Some(init) = row["init"].as_f64() {
             same(&what, &steps.begin(&[1.0]), &[init as f32], 1.0);
         }
@@ -115,7 +122,14 @@ fn answer(prediction: Prediction) -> impl Fn(&[f32], At) -> Vec<f32> {
 }
 
 /// Walks from `x`; what is kept by a mask is kept.
-fn go(scheduler: &Scheduler, sampler: Sampler, how: &How, steps: &Steps, x: Vec<f32>, mask: Option<&Mask>) -> Vec<f32> {
+fn go(
+    scheduler: &Scheduler,
+    sampler: Sampler,
+    how: &How,
+    steps: &Steps,
+    x: Vec<f32>,
+    mask: Option<&Mask>,
+) -> Vec<f32> {
     let mut noise = Noise::new(Source::TorchCpu, 77);
     let (n, answer) = (x.len(), answer(scheduler.prediction));
     let mut seen = vec![];
@@ -135,7 +149,7 @@ fn go(scheduler: &Scheduler, sampler: Sampler, how: &How, steps: &Steps, x: Vec<
 fn near(what: &str, got: &[f32], want: &[f32]) {
     let most = want.iter().fold(0f32, |m, x| m.max(x.abs()));
     let d = largest_difference(got, want) / most;
-    assert!(d < 2e-5, "{what}: off by {d}\n{got:?}\n{want:?}");
+    assert!(d < 1e-5, "{what}: off by {d}\n{got:?}\n{want:?}");
 }
 
 #[test]
@@ -147,7 +161,8 @@ fn walks_are_those_of_diffusers() {
         let (scheduler, sampler) = (scheduler(row), Sampler::parse(text(row, "sampler")).unwrap());
         let mut how = scheduler.how(sampler);
         how.eta = row["eta"].as_f64().unwrap_or(how.eta);
-        let mut steps = Steps::diffusers(&scheduler, sampler, count(row, "steps"), count(row, "tokens")).unwrap();
+        let mut steps =
+            Steps::diffusers(&scheduler, sampler, count(row, "steps"), count(row, "tokens")).unwrap();
         let x = match row["strength"].as_f64() {
             Some(strength) => {
                 steps = steps.strength(strength).unwrap();
@@ -179,7 +194,9 @@ fn samplers_without_a_scheduler_follow_k_diffusion() {
 fn every_sampler_comes_to_the_picture() {
     // A network that is sure: whatever the way, the end is the picture, on every schedule and in both spaces.
     let picture: Vec<f32> = (0..40).map(|i| (i as f32 / 7.0).sin()).collect();
-    for scheduler in [Scheduler::stable_diffusion(Prediction::Epsilon), Scheduler::flux(false), Scheduler::flux(true)] {
+    for scheduler in
+        [Scheduler::stable_diffusion(Prediction::Epsilon), Scheduler::flux(false), Scheduler::flux(true)]
+    {
         for sampler in Sampler::ALL.iter().copied() {
             let ways = Schedule::ALL.iter().map(|s| Steps::comfy(&scheduler, sampler, *s, 6, Ays::Sdxl));
             for steps in ways.chain([Steps::diffusers(&scheduler, sampler, 6, 1024)]).flatten() {
@@ -212,14 +229,18 @@ fn walks_stop_with_the_step() {
         let walk = Walk { steps: &steps, model, noise: &mut || vec![0.0; 4], each: &mut |_| {}, mask };
         sample(Sampler::Heun, &How::of(Sampler::Heun), walk, vec![1.0; 4]).unwrap_err()
     };
-    let error = go(&mut |x, at| if at.step == 2 { Err("you stopped it".into()) } else { Ok(x.to_vec()) }, None);
+    let error =
+        go(&mut |x, at| if at.step == 2 { Err("you stopped it".into()) } else { Ok(x.to_vec()) }, None);
     assert_eq!(error.to_string(), "step 3 of 5: you stopped it");
     let error = go(&mut |x, at| Ok(vec![if at.step == 1 { f32::NAN } else { x[0] }; 4]), None);
     assert!(error.to_string().starts_with("the picture became NaN or infinite in step 2 of 5:"), "{error}");
     let error = go(&mut |_, _| Ok(vec![0.0; 3]), None);
     assert_eq!(error, SampleError::Length { what: "network's answer", got: 3, want: 4 });
     let mask = Mask { original: vec![0.0; 4], noise: vec![0.0; 4], paint: vec![0.0; 5] };
-    assert_eq!(go(&mut |x, _| Ok(x.to_vec()), Some(&mask)).to_string(), "the mask has 5 numbers, and the latents have 4");
+    assert_eq!(
+        go(&mut |x, _| Ok(x.to_vec()), Some(&mask)).to_string(),
+        "the mask has 5 numbers, and the latents have 4"
+    );
 }
 
 #[test]
@@ -258,7 +279,10 @@ fn wrong_configurations_are_refused_in_a_sentence() {
         (r#"{"timestep_spacing": "x"}"#, "timestep_spacing is x, which Hob does not know"),
         (r#"{"clip_sample": true}"#, "clip_sample is on, which is for pixels"),
         (r#"{"steps_offset": "a"}"#, "steps_offset is \"a\", no whole number"),
-        (r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 0}"#, "shift is 0, and must be above 0"),
+        (
+            r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 0}"#,
+            "shift is 0, and must be above 0",
+        ),
     ];
     for (text, want) in refused {
         let error = Scheduler::parse(&serde_json::from_str(text).unwrap()).unwrap_err();
@@ -267,7 +291,10 @@ fn wrong_configurations_are_refused_in_a_sentence() {
     let odd = Scheduler::parse(&serde_json::json!({ "_class_name": "VQDiffusionScheduler" })).unwrap();
     assert!(odd.sampler().unwrap_err().contains("VQDiffusionScheduler is not supported; choose a sampler"));
     let sd = Scheduler::stable_diffusion(Prediction::Velocity);
-    assert!(Steps::diffusers(&sd, Sampler::Euler, 0, 0).is_err() && Steps::diffusers(&sd, Sampler::Euler, 1001, 0).is_err());
+    assert!(
+        Steps::diffusers(&sd, Sampler::Euler, 0, 0).is_err()
+            && Steps::diffusers(&sd, Sampler::Euler, 1001, 0).is_err()
+    );
     assert!(Steps::diffusers(&sd, Sampler::Lcm, 51, 0).unwrap_err().contains("lcm knows 50 timesteps"));
     let ten = Steps::diffusers(&sd, Sampler::Euler, 10, 0).unwrap();
     assert!(ten.clone().strength(0.05).unwrap_err().contains("leaves none of 10 steps"));

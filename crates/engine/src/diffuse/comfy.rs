@@ -56,7 +56,10 @@ impl Ays {
 enum Model {
     Discrete(Arc<Levels>),
     /// a thousand levels with a shift (ModelSamplingDiscreteFlow), or ten thousand (ModelSamplingFlux)
-    Flow { levels: Vec<f32>, flow: Flow },
+    Flow {
+        levels: Vec<f32>,
+        flow: Flow,
+    },
 }
 
 impl Model {
@@ -118,10 +121,14 @@ impl Steps {
             return Err(format!("{n} steps are asked for; there can be 1 to {most}"));
         }
         if schedule == Schedule::Ays && config.flow.is_some() {
-            return Err("the schedule ays is for Stable Diffusion and SDXL, not for models that predict a flow".into());
+            return Err(
+                "the schedule ays is for Stable Diffusion and SDXL, not for models that predict a flow"
+                    .into(),
+            );
         }
         // These samplers do poorly with the last small step, so it is left out.
-        let without = matches!(sampler, Sampler::Dpm2 | Sampler::Dpm2Ancestral | Sampler::UniPc | Sampler::UniPcBh2);
+        let without =
+            matches!(sampler, Sampler::Dpm2 | Sampler::Dpm2Ancestral | Sampler::UniPc | Sampler::UniPcBh2);
         let mut sigmas = sigmas(&model, schedule, n + usize::from(without), ays);
         if without && sigmas.len() > 2 {
             sigmas.remove(sigmas.len() - 2);
@@ -135,7 +142,7 @@ impl Steps {
             }
             Model::Flow { flow, .. } => (Space::Flow, Clock::Times(flow.train as f32), first),
         };
-        let mut steps = Steps::chain(&sigmas, &vec![0.0; n], space, clock);
+        let mut steps = Steps::chain(&sigmas, &vec![0.0; sigmas.len()], space, clock);
         for i in 0..steps.list.len() {
             steps.list[i].time = steps.time(sigmas[i]);
         }
@@ -171,7 +178,8 @@ fn sigmas(model: &Model, schedule: Schedule, n: usize, ays: Ays) -> Vec<f32> {
         }
         Schedule::Beta => {
             let total = (levels.len() - 1) as f64;
-            let at = |i: usize| (beta::quantile(1.0 - i as f64 / n as f64) * total).round_ties_even() as usize;
+            let at =
+                |i: usize| (beta::quantile(1.0 - i as f64 / n as f64) * total).round_ties_even() as usize;
             let mut at: Vec<usize> = (0..n).map(at).collect();
             at.dedup();
             at.into_iter().map(|i| levels[i]).collect()

@@ -135,7 +135,12 @@ impl Scheduler {
         let linear = Betas { curve: Curve::Linear, ..Betas::stable_diffusion() };
         let otherwise = match class {
             "LCMScheduler" => Betas::stable_diffusion(),
-            _ if class.starts_with("Heun") || class.starts_with("KDPM2") || class == "DPMSolverSDEScheduler" => linear,
+            _ if class.starts_with("Heun")
+                || class.starts_with("KDPM2")
+                || class == "DPMSolverSDEScheduler" =>
+            {
+                linear
+            }
             _ => Betas { start: 0.0001, end: 0.02, ..linear },
         };
         let betas = Betas::parse(v, otherwise).map_err(wrong)?;
@@ -156,7 +161,9 @@ impl Scheduler {
             Some("linspace") => Some(Spacing::Linspace),
             Some("leading") => Some(Spacing::Leading),
             Some("trailing") => Some(Spacing::Trailing),
-            Some(other) => return Err(wrong(format!("timestep_spacing is {other}, which Hob does not know"))),
+            Some(other) => {
+                return Err(wrong(format!("timestep_spacing is {other}, which Hob does not know")));
+            }
         };
         let spreads = [
             ("use_karras_sigmas", Spread::Karras),
@@ -212,34 +219,39 @@ impl Scheduler {
                 ("dpmsolver++" | "deis", _) => Sampler::Dpmpp2m,
                 ("sde-dpmsolver++", 3) => Sampler::Dpmpp3mSde,
                 ("sde-dpmsolver++", _) => Sampler::Dpmpp2mSde,
-                _ => return Err(format!("the algorithm {algorithm} is not supported; choose the sampler dpmpp_2m")),
+                _ => {
+                    return Err(format!(
+                        "the algorithm {algorithm} is not supported; choose the sampler dpmpp_2m"
+                    ));
+                }
             },
+            "UniPCMultistepScheduler" if self.how["solver_type"] == "bh1" => Sampler::UniPc,
             "UniPCMultistepScheduler" => Sampler::UniPcBh2,
             "DDIMScheduler" => Sampler::Ddim,
             "DDPMScheduler" => Sampler::EulerAncestral,
             "PNDMScheduler" => Sampler::Plms,
             "LCMScheduler" => Sampler::Lcm,
-            other => return Err(format!("the scheduler {other} is not supported; choose a sampler with --sampler")),
+            other => {
+                return Err(format!(
+                    "the scheduler {other} is not supported; choose a sampler with --sampler"
+                ));
+            }
         })
     }
 
     /// How diffusers runs `sampler` with this configuration.
     pub fn how(&self, sampler: Sampler) -> How {
         let mut how = How::of(sampler);
+        if sampler.is_uni_pc() {
+            how.order = 2;
+        }
+        how.heun = sampler == Sampler::Dpmpp2mSdeHeun;
         // Where the class is another, its orders are another method's.
         if self.sampler().is_ok_and(|own| own == sampler) {
             if let Some(order) = self.how["solver_order"].as_u64() {
                 how.order = order.clamp(1, 3) as usize;
             }
-            match self.how["solver_type"].as_str() {
-                Some("heun") => how.heun = true,
-                Some("midpoint") => how.heun = false,
-                Some("bh1") => how.bh1 = true,
-                Some("bh2") => how.bh1 = false,
-                _ => {}
-            }
-        } else if sampler.is_uni_pc() {
-            how.order = 2;
+            how.heun |= self.how["solver_type"] == "heun";
         }
         let on = |key: &str, or: bool| self.how[key].as_bool().unwrap_or(or);
         how.lower_order_final = on("lower_order_final", true);

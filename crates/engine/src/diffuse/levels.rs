@@ -41,9 +41,10 @@ impl Betas {
     pub fn parse(v: &Value, otherwise: Betas) -> Result<Betas, String> {
         let number = |key: &str, or: f64| match v.get(key) {
             None | Some(Value::Null) => Ok(or),
-            Some(v) => {
-                v.as_f64().filter(|x| *x > 0.0 && *x < 1.0).ok_or(format!("{key} is {v}, no number from 0 to 1"))
-            }
+            Some(v) => v
+                .as_f64()
+                .filter(|x| *x > 0.0 && *x < 1.0)
+                .ok_or(format!("{key} is {v}, no number from 0 to 1")),
         };
         let curve = match v.get("beta_schedule").and_then(Value::as_str) {
             None => otherwise.curve,
@@ -54,7 +55,10 @@ impl Betas {
         };
         let count = match v.get("num_train_timesteps") {
             None => otherwise.count as u64,
-            Some(v) => v.as_u64().filter(|n| (2..=1 << 20).contains(n)).ok_or(format!("num_train_timesteps is {v}"))?,
+            Some(v) => v
+                .as_u64()
+                .filter(|n| (2..=1 << 20).contains(n))
+                .ok_or(format!("num_train_timesteps is {v}"))?,
         };
         let trained = match v.get("trained_betas") {
             None | Some(Value::Null) => None,
@@ -96,7 +100,9 @@ impl Betas {
         match (&self.trained, self.curve) {
             (Some(betas), _) => betas.iter().map(|b| f64::from(*b)).collect(),
             (_, Curve::Linear) => between(self.start, self.end),
-            (_, Curve::ScaledLinear) => between(self.start.sqrt(), self.end.sqrt()).iter().map(|b| b * b).collect(),
+            (_, Curve::ScaledLinear) => {
+                between(self.start.sqrt(), self.end.sqrt()).iter().map(|b| b * b).collect()
+            }
             (_, Curve::Cosine) => self.cosine().collect(),
         }
     }
@@ -154,7 +160,8 @@ impl Levels {
         if betas.zero_snr {
             let roots: Vec<f64> = sigmas.iter().map(|s| (1.0 / (s * s + 1.0)).sqrt()).collect();
             let (first, last) = (roots[0], roots[roots.len() - 1]);
-            let bar = |r: &f64| ((r - last) * (first / (first - last))).powi(2).max(4.897_345_189_085_343_5e-8);
+            let bar =
+                |r: &f64| ((r - last) * (first / (first - last))).powi(2).max(4.897_345_189_085_343_5e-8);
             sigmas = roots.iter().map(bar).map(|a| ((1.0 - a) / a).sqrt()).collect();
         }
         let logs = sigmas.iter().map(|s| s.ln() as f32).collect();
@@ -182,7 +189,8 @@ impl Levels {
     /// Sigma at a timestep between two, linearly in its logarithm (ComfyUI, k-diffusion).
     pub fn log_linear(&self, time: f32) -> f32 {
         let time = time.clamp(0.0, (self.logs.len() - 1) as f32);
-        let (low, high, w) = (self.logs[time.floor() as usize], self.logs[time.ceil() as usize], time.fract());
+        let (low, high, w) =
+            (self.logs[time.floor() as usize], self.logs[time.ceil() as usize], time.fract());
         ((1.0 - w) * low + w * high).exp()
     }
 

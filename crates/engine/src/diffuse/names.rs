@@ -115,7 +115,14 @@ impl Sampler {
         use Sampler::*;
         matches!(
             self,
-            EulerAncestral | Dpm2Ancestral | Dpmpp2sAncestral | DpmppSde | Dpmpp2mSde | Dpmpp2mSdeHeun | Dpmpp3mSde | Lcm
+            EulerAncestral
+                | Dpm2Ancestral
+                | Dpmpp2sAncestral
+                | DpmppSde
+                | Dpmpp2mSde
+                | Dpmpp2mSdeHeun
+                | Dpmpp3mSde
+                | Lcm
         )
     }
 
@@ -149,7 +156,9 @@ pub fn from_a1111(sampler: &str, schedule: Option<&str>) -> Result<(Sampler, Sch
     let whole = Sampler::find(sampler);
     if let (None, None, Some((label, last))) = (whole, schedule, sampler.trim().rsplit_once(' ')) {
         // "SGM Uniform" and its like are two words.
-        let two = label.rsplit_once(' ').and_then(|(l, w)| Some((Sampler::find(l)?, Schedule::find(&format!("{w} {last}"))?)));
+        let two = label
+            .rsplit_once(' ')
+            .and_then(|(l, w)| Some((Sampler::find(l)?, Schedule::find(&format!("{w} {last}"))?)));
         let one = || Some((Sampler::find(label)?, Schedule::find(last)?));
         if let Some(found) = two.or_else(one) {
             return Ok(found);

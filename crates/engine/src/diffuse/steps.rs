@@ -89,7 +89,9 @@ impl Steps {
             Space::Flow => (n as f64 - kept) as usize,
         };
         if start >= n {
-            return Err(format!("--strength {strength} leaves none of {n} steps; raise it or ask for more with --steps"));
+            return Err(format!(
+                "--strength {strength} leaves none of {n} steps; raise it or ask for more with --steps"
+            ));
         }
         self.list.drain(..start);
         Ok(self)
@@ -157,7 +159,8 @@ fn karras_family(config: &Scheduler, levels: Arc<Levels>, sampler: Sampler, n: u
     times.iter_mut().for_each(|t| *t = f64::from(*t as f32));
     let mut sigmas: Vec<f64> = times.iter().map(|t| levels.linear(*t)).collect();
     // diffusers' ancestral Euler knows no other spread.
-    if config.spread != Spread::Timesteps && config.spread != Spread::Lu && sampler != Sampler::EulerAncestral {
+    if config.spread != Spread::Timesteps && config.spread != Spread::Lu && sampler != Sampler::EulerAncestral
+    {
         let (min, max) = (config.range.0.unwrap_or(sigmas[n - 1]), config.range.1.unwrap_or(sigmas[0]));
         sigmas = spread(config.spread, min, max, n);
         times = sigmas.iter().map(|s| levels.time(*s)).collect();
@@ -238,7 +241,9 @@ fn even(config: &Scheduler, levels: Arc<Levels>, sampler: Sampler, n: usize) -> 
 fn consistent(config: &Scheduler, levels: Arc<Levels>, n: usize) -> Result<Steps, String> {
     let original = config.original_steps.min(config.betas.count);
     if n > original {
-        return Err(format!("lcm knows {original} timesteps, and {n} steps are asked for; ask for fewer with --steps"));
+        return Err(format!(
+            "lcm knows {original} timesteps, and {n} steps are asked for; ask for fewer with --steps"
+        ));
     }
     let every = config.betas.count / original;
     let at = |i: usize| {
@@ -258,7 +263,8 @@ fn of_flow(config: &Scheduler, flow: &Flow, sampler: Sampler, n: usize, tokens: 
     let mut sigmas: Vec<f64> = match sampler {
         // DPMSolverMultistep and UniPC with `use_flow_sigmas`
         Dpmpp2m | Dpmpp2mSde | Dpmpp2mSdeHeun | Dpmpp3m | Dpmpp3mSde => {
-            let noise = linspace(1.0, 1.0 / train, n + 1).into_iter().map(|a| flow.shifted_plainly(1.0 - a, tokens));
+            let noise =
+                linspace(1.0, 1.0 / train, n + 1).into_iter().map(|a| flow.shifted_plainly(1.0 - a, tokens));
             noise.skip(1).rev().collect()
         }
         UniPc | UniPcBh2 => {
@@ -288,7 +294,8 @@ fn of_flow(config: &Scheduler, flow: &Flow, sampler: Sampler, n: usize, tokens: 
         }
     };
     // The multistep schedulers have whole timesteps.
-    let times: Vec<f32> = times.unwrap_or_else(|| sigmas.iter().map(|s| (s * train).trunc() as f32).collect());
+    let times: Vec<f32> =
+        times.unwrap_or_else(|| sigmas.iter().map(|s| (s * train).trunc() as f32).collect());
     sigmas.push(0.0);
     let sigmas: Vec<f32> = sigmas.iter().map(|s| *s as f32).collect();
     Steps::chain(&sigmas, &times, Space::Flow, Clock::Times(flow.train as f32))
