@@ -98,6 +98,7 @@ def table(cls, config, steps, sampler, **how):
     name = f"table.{len(tables)}"
     arrays[name + ".times"], arrays[name + ".sigmas"] = times, sigmas
     row = {"config": config, "sampler": sampler, "steps": steps, "array": name, "listed": listed}
+    row["to"] = name + ".to" in arrays
     row["init"] = float(s.init_noise_sigma) if hasattr(s, "init_noise_sigma") and s.init_noise_sigma != 1 else None
     tables.append({k: v for k, v in (row | how).items() if v not in (None, False) and k != "mu"})
 
@@ -145,7 +146,7 @@ for tokens in (256, 1024, 4096, 5000):
     mu = 0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256)
     table(FLOW, dict(use_dynamic_shifting=True, shift=3.0), 8, "euler", listed=True, mu=mu, tokens=tokens)
 table(FLOW, dict(use_dynamic_shifting=True, shift_terminal=0.1, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024),
-      6, "euler", listed=True, mu=1.5, tokens=2559)
+      6, "euler", listed=True, mu=1.5, tokens=2560)
 table(FLOW, dict(use_dynamic_shifting=True, time_shift_type="linear"), 6, "euler", listed=True, mu=0.825, tokens=2176)
 table(FLOW, dict(shift=1.0), 4, "euler", listed=True)
 for extra in [{}] + [{s: True} for s in SPREADS[1:]]:
@@ -276,7 +277,7 @@ def walk(cls, config, steps, sampler, strength=None, paint=False, eta=None, **kw
         s.noise_sampler = lambda a, b: torch.randn(SHAPE, generator=generator)
     start = 0
     if strength is not None:
-        start = steps - min(int(steps * strength), steps)
+        start = int(steps - steps * strength) if flow else steps - int(steps * strength)
         s.set_begin_index(start * s.order) if hasattr(s, "set_begin_index") else None
     elif hasattr(s, "set_begin_index"):
         s.set_begin_index(0)

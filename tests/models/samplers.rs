@@ -71,13 +71,19 @@ fn tables_are_those_of_diffusers() {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| arrays.get(&format!("{array}.to"))))
         {
             same(&what, &steps.list.iter().map(|s| s.to).collect::<Vec<f32>>(), &want, 1.0);
+        // numpy computes some of these in f32, with a rounding more.
+        let ulps = if scheduler.betas.zero_snr || row["listed"] == true { 4.0 } else { 1.0 };
+        if row["to"] == true {
+            let to: Vec<f32> = steps.list.iter().map(|s| s.to).collect();
+            same(&what, &to, &arrays.get(&format!("{array}.to")), 1.0);
             sigmas.push(0.0);
         } else {
             sigmas.push(steps.list.last().unwrap().to);
         }
-        same(&what, &sigmas, &arrays.get(&format!("{array}.sigmas")), 1.0);
+        same(&what, &sigmas, &arrays.get(&format!("{array}.sigmas")), ulps);
         let times: Vec<f32> = steps.list.iter().map(|s| s.time).collect();
-        same(&what, &times, &arrays.get(&format!("{array}.times")), 1.0);
+        // Between two timesteps the last bit of a level's logarithm counts much.
+        same(&what, &times, &arrays.get(&format!("{array}.times")), 4.0);
         if let Some(init) = row["init"].as_f64() {
             same(&what, &steps.begin(&[1.0]), &[init as f32], 1.0);
         }
@@ -147,7 +153,7 @@ fn go(
 fn near(what: &str, got: &[f32], want: &[f32]) {
     let most = want.iter().fold(0f32, |m, x| m.max(x.abs()));
     let d = largest_difference(got, want) / most;
-    assert!(d < 2e-5, "{what}: off by {d}\n{got:?}\n{want:?}");
+    assert!(d < 1e-5, "{what}: off by {d}\n{got:?}\n{want:?}");
 }
 
 #[test]

@@ -8,6 +8,9 @@ pub(super) fn quantile(p: f64) -> f64 {
     if p > 0.5 {
         return 1.0 - quantile(1.0 - p);
     }
+    if p == 0.5 {
+        return 0.5; // exactly, since callers round it
+    }
     // Halving in x^0.6, in which the distribution is nearly a straight line.
     let (mut low, mut high) = (0.0, 0.5f64.powf(A));
     for _ in 0..64 {

@@ -142,7 +142,7 @@ impl Steps {
             }
             Model::Flow { flow, .. } => (Space::Flow, Clock::Times(flow.train as f32), first),
         };
-        let mut steps = Steps::chain(&sigmas, &vec![0.0; n], space, clock);
+        let mut steps = Steps::chain(&sigmas, &vec![0.0; sigmas.len()], space, clock);
         for i in 0..steps.list.len() {
             steps.list[i].time = steps.time(sigmas[i]);
         }

@@ -225,6 +225,7 @@ impl Scheduler {
                     ));
                 }
             },
+            "UniPCMultistepScheduler" if self.how["solver_type"] == "bh1" => Sampler::UniPc,
             "UniPCMultistepScheduler" => Sampler::UniPcBh2,
             "DDIMScheduler" => Sampler::Ddim,
             "DDPMScheduler" => Sampler::EulerAncestral,
@@ -241,20 +242,16 @@ impl Scheduler {
     /// How diffusers runs `sampler` with this configuration.
     pub fn how(&self, sampler: Sampler) -> How {
         let mut how = How::of(sampler);
+        if sampler.is_uni_pc() {
+            how.order = 2;
+        }
+        how.heun = sampler == Sampler::Dpmpp2mSdeHeun;
         // Where the class is another, its orders are another method's.
         if self.sampler().is_ok_and(|own| own == sampler) {
             if let Some(order) = self.how["solver_order"].as_u64() {
                 how.order = order.clamp(1, 3) as usize;
             }
-            match self.how["solver_type"].as_str() {
-                Some("heun") => how.heun = true,
-                Some("midpoint") => how.heun = false,
-                Some("bh1") => how.bh1 = true,
-                Some("bh2") => how.bh1 = false,
-                _ => {}
-            }
-        } else if sampler.is_uni_pc() {
-            how.order = 2;
+            how.heun |= self.how["solver_type"] == "heun";
         }
         let on = |key: &str, or: bool| self.how[key].as_bool().unwrap_or(or);
         how.lower_order_final = on("lower_order_final", true);

@@ -214,7 +214,7 @@ fn sin_cos(x: f32) -> (f32, f32) {
 }
 
 /// Philox 4x32-10 (Salmon et al. 2011) as curand_normal draws it: number i of a draw has a counter of its own, and only
-/// the first of its four normal numbers is taken. A GPU takes more of them where a tensor has more numbers than it has
+/// the first of its four normal numbers is taken; within 3e-7 of what a GPU gives. A GPU takes more of them where a tensor has more numbers than it has
 /// threads (some 40 thousand on small cards); A1111 and we never do.
 #[derive(Clone, Debug)]
 pub struct Philox {
@@ -278,10 +278,10 @@ mod tests {
         for (counter, key, want) in cases {
             assert_eq!(philox(counter, key), want);
         }
-        // What A1111's rng_philox.py says torch on CUDA gives for seed 0.
+        // What A1111's rng_philox.py says torch on CUDA gives for seed 0: its sine is a quick one.
         let want = [-0.924_662_6, -0.425_344_15, -2.643_845_7, 0.145_183_88, -0.120_866_47, -0.579_725_64];
         for (got, want) in Noise::new(Source::Philox, 0).randn(6).iter().zip(want) {
-            assert!((got - want as f32).abs() < 1e-7, "{got} {want}");
+            assert!((got - want as f32).abs() < 3e-7, "{got} {want}");
         }
     }
 

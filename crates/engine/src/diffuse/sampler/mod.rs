@@ -193,8 +193,14 @@ impl<E> Walk<'_, E> {
         Ok(denoised)
     }
 
-    /// The picture within a step or at its end.
-    fn within(&mut self, x: &[f32], step: usize, sigma: f32) -> Out<E> {
+    /// The picture between levels.
+    fn between(&mut self, x: &[f32], step: usize, sigma: f32) -> Out<E> {
+        self.ask(x, step, sigma, self.steps.time(sigma))
+    }
+
+    /// The picture at a step's end, where the next one begins.
+    fn ahead(&mut self, x: &[f32], step: usize) -> Out<E> {
+        let sigma = self.step(step).to;
         let next = self.steps.list.get(step + 1).filter(|s| s.sigma == sigma);
         let time = next.map_or_else(|| self.steps.time(sigma), |s| s.time);
         self.ask(x, step, sigma, time)
@@ -209,7 +215,13 @@ impl<E> Walk<'_, E> {
 
     /// The same at a step's end. After the last one the original is kept without noise.
     fn end(&self, x: &mut [f32], step: usize) {
-        self.keep(x, self.steps.list.get(step + 1).map_or(0.0, |s| s.sigma));
+        let (to, next) = (self.step(step).to, self.steps.list.get(step + 1).map(|s| s.sigma));
+        if let Some(next) = next.filter(|next| *next != to) {
+            // diffusers' DDIM takes its x, which is at variance one, for one of the next level all the same.
+            let scale = ((next * next + 1.0) / (to * to + 1.0)).sqrt();
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
+        self.keep(x, next.unwrap_or(0.0));
     }
 
     /// Adds fresh noise.

@@ -109,7 +109,7 @@ pub(super) fn plms<E>(w: &mut Walk<E>, mut x: Vec<f32>) -> Out<E> {
             1 if i + 1 < w.len() => {
                 let mut next = toward(&x, &denoised, s.sigma, s.to);
                 w.keep(&mut next, s.to);
-                let again = w.within(&next, i, s.to)?;
+                let again = w.ahead(&next, i)?;
                 mix([(0.5, d(0)), (0.5, &slope(&next, &again, s.to))])
             }
             1 => slopes[0].clone(),

@@ -63,9 +63,9 @@ pub(super) fn heun<E>(w: &mut Walk<E>, mut x: Vec<f32>) -> Out<E> {
     for i in 0..w.len() {
         let (denoised, s) = (w.begin(&x, i)?, w.step(i));
         let mut next = toward(&x, &denoised, s.sigma, s.to);
-        if s.to > 0.0 && (i + 1 < w.len() || w.space() == Space::Diffusion) {
+        if s.to > 0.0 {
             w.keep(&mut next, s.to);
-            let denoised_2 = w.within(&next, i, s.to)?;
+            let denoised_2 = w.ahead(&next, i)?;
             let along = s.to - s.sigma;
             for k in 0..x.len() {
                 let slopes = (x[k] - denoised[k]) / s.sigma + (next[k] - denoised_2[k]) / s.to;
@@ -95,7 +95,7 @@ pub(super) fn dpm_2_ancestral<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) ->
             let middle = (f64::from(s.sigma) * a.down).sqrt() as f32;
             let mut half = toward(&x, &denoised, s.sigma, middle);
             w.keep(&mut half, middle);
-            let denoised = w.within(&half, i, middle)?;
+            let denoised = w.between(&half, i, middle)?;
             let along = a.down as f32 - s.sigma;
             x.iter_mut()
                 .zip(half.iter().zip(&denoised))
@@ -122,7 +122,7 @@ pub(super) fn dpmpp_2s_ancestral<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>)
             };
             let mut half = mix([(middle / from, &x), (1.0 - middle / from, &denoised)]);
             w.keep(&mut half, middle as f32);
-            let denoised = w.within(&half, i, middle as f32)?;
+            let denoised = w.between(&half, i, middle as f32)?;
             x = mix([(a.down / from, &x), (1.0 - a.down / from, &denoised)]);
             a.stir(w, &mut x, how)?;
         }
@@ -164,7 +164,7 @@ pub(super) fn dpmpp_sde<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) -> Out<E
             let mut half = go(w, &denoised, middle)?;
             let sigma = at_lambda(space, middle) as f32;
             w.keep(&mut half, sigma);
-            let denoised = w.within(&half, i, sigma)?;
+            let denoised = w.between(&half, i, sigma)?;
             x = go(w, &denoised, to)?;
         }
         w.end(&mut x, i);

@@ -1,6 +1,7 @@
 //! UniPC: each step is predicted, and corrected once the network has seen where it led.
 
 use super::{How, Out, Walk, lambda};
+use crate::diffuse::predict::Space;
 use std::collections::VecDeque;
 
 /// A step from one level to another, in the terms of the paper.
@@ -25,7 +26,9 @@ pub(super) fn uni_pc<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) -> Out<E> {
         if let Some((start, step, order)) = &last {
             x = advance(start, step, &before, *order, Some(&denoised), how.bh1);
         }
-        let here = lambda(space, s.sigma.into());
+        // A flow has no λ at sigma 1.
+        let from = if space == Space::Flow { s.sigma.min(1.0 - 1e-6) } else { s.sigma };
+        let here = lambda(space, from.into());
         before.push_front((denoised, here));
         before.truncate(how.order.clamp(1, 3));
         let to = f64::from(s.to);
