@@ -71,10 +71,6 @@ fn adapt_where(
         });
         if let Some((module, part)) = module {
             let [a, b] = names(module);
-            let by = |x: X<'_>, window: Option<Window>, w| match window {
-                Some(window) => x.conv2d_by(w, window),
-                None => x.linear_by(w),
-            };
             let (window, point) = match node.op {
                 Op::Conv2d(window) => (Some(window), Some(Window { kernel: 1, stride: 1, padding: 0 })),
                 _ => (None, None),
@@ -102,4 +98,12 @@ fn adapt_where(
         }
     }
     Ok((g.finish()?, added))
+}
+
+/// A linear layer, or a convolution where there is a window.
+fn by<'g>(x: X<'g>, window: Option<Window>, w: X<'g>) -> X<'g> {
+    match window {
+        Some(window) => x.conv2d_by(w, window),
+        None => x.linear_by(w),
+    }
 }
