@@ -102,6 +102,9 @@ fn adapt_where(
 }
 /// A layer of either kind.
 fn layer<'g>(x: X<'g>, window: Option<Window>, w: X<'g>) -> X<'g> {
+
+/// A linear layer, or a convolution where there is a window.
+fn by<'g>(x: X<'g>, window: Option<Window>, w: X<'g>) -> X<'g> {
     match window {
         Some(window) => x.conv2d_by(w, window),
         None => x.linear_by(w),
