@@ -296,9 +296,9 @@ pub fn model_among(folder: &Path, mut names: Vec<String>) -> Result<PathBuf> {
     }
     match found.as_slice() {
         [name] => Ok(folder.join(name)),
-        [] if names.iter().any(|n| n.ends_with(".bin") || n.ends_with(".pt") || n.ends_with(".pth")) => {
-            Err(Error::unsupported(folder, PICKLE.replace("it is a PyTorch pickle", "it holds PyTorch pickles")))
-        }
+        [] if names.iter().any(|n| n.ends_with(".bin") || n.ends_with(".pt") || n.ends_with(".pth")) => Err(
+            Error::unsupported(folder, PICKLE.replace("it is a PyTorch pickle", "it holds PyTorch pickles")),
+        ),
         [] => Err(Error::unsupported(
             folder,
             "it holds no GGUF or safetensors file; give the folder of a model",

@@ -100,29 +100,77 @@ proptest! {
 /// A safetensors file of tensors of picture models: names with numbers in them, some of them absurd, and any shapes.
 fn pictures() -> impl Strategy<Value = Vec<u8>> {
     const NAMES: [&str; 64] = [
-        "input_blocks.0.0.weight", "input_blocks.#.0.in_layers.2.weight", "input_blocks.#.0.op.weight",
-        "input_blocks.#.1.proj_in.weight", "input_blocks.#.1.transformer_blocks.#.attn2.to_k.weight",
-        "middle_block.#.in_layers.0.bias", "middle_block.1.transformer_blocks.#.attn1.to_q.weight", "out.2.weight",
-        "output_blocks.#.0.skip_connection.weight", "output_blocks.#.#.conv.weight", "label_emb.0.0.weight",
-        "time_embed.0.weight", "zero_convs.#.0.weight", "input_hint_block.#.weight", "conv_in.weight", "conv_out.weight",
-        "down_blocks.#.resnets.#.conv1.weight", "up_blocks.#.attentions.#.transformer_blocks.#.norm1.bias",
-        "time_embedding.linear_1.weight", "add_embedding.linear_1.weight", "img_in.weight", "txt_in.weight",
-        "vector_in.in_layer.weight", "double_blocks.#.img_attn.qkv.weight", "double_blocks.#.txt_attn.qkv.bias",
-        "single_blocks.#.linear1.weight", "single_blocks.#.linear1.bias", "single_blocks.#.norm.query_norm.scale",
-        "final_layer.adaLN_modulation.1.weight", "final_layer.linear.weight", "x_embedder.weight",
-        "single_transformer_blocks.#.attn.norm_q.weight", "time_text_embed.text_embedder.linear_1.weight",
-        "context_embedder.weight", "proj_out.weight", "decoder.conv_in.weight", "decoder.conv_out.weight",
-        "decoder.mid.block_1.conv1.weight", "decoder.mid.attn_1.q.weight", "decoder.up.#.block.#.conv1.weight",
-        "encoder.down.#.downsample.conv.weight", "encoder.up.#.block.0.x", "decoder.mid_block.attentions.0.query.weight",
-        "decoder.up_blocks.#.resnets.#.conv1.weight", "decoder.layers.#.weight", "encoder.layers.0.weight", "#.weight",
-        "1.weight", "3.conv.0.weight", "text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight",
-        "text_model.embeddings.position_embedding.weight", "text_model.encoder.layers.#.mlp.fc1.weight",
-        "token_embedding.weight", "positional_embedding", "text_projection", "transformer.resblocks.#.mlp.c_fc.weight",
-        "transformer.resblocks.#.attn.in_proj_weight", "shared.weight", "encoder.block.#.layer.0.SelfAttention.q.weight",
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "ztsnr", "edm_mean", "lora_up.weight",
+        "input_blocks.0.0.weight",
+        "input_blocks.#.0.in_layers.2.weight",
+        "input_blocks.#.0.op.weight",
+        "input_blocks.#.1.proj_in.weight",
+        "input_blocks.#.1.transformer_blocks.#.attn2.to_k.weight",
+        "middle_block.#.in_layers.0.bias",
+        "middle_block.1.transformer_blocks.#.attn1.to_q.weight",
+        "out.2.weight",
+        "output_blocks.#.0.skip_connection.weight",
+        "output_blocks.#.#.conv.weight",
+        "label_emb.0.0.weight",
+        "time_embed.0.weight",
+        "zero_convs.#.0.weight",
+        "input_hint_block.#.weight",
+        "conv_in.weight",
+        "conv_out.weight",
+        "down_blocks.#.resnets.#.conv1.weight",
+        "up_blocks.#.attentions.#.transformer_blocks.#.norm1.bias",
+        "time_embedding.linear_1.weight",
+        "add_embedding.linear_1.weight",
+        "img_in.weight",
+        "txt_in.weight",
+        "vector_in.in_layer.weight",
+        "double_blocks.#.img_attn.qkv.weight",
+        "double_blocks.#.txt_attn.qkv.bias",
+        "single_blocks.#.linear1.weight",
+        "single_blocks.#.linear1.bias",
+        "single_blocks.#.norm.query_norm.scale",
+        "final_layer.adaLN_modulation.1.weight",
+        "final_layer.linear.weight",
+        "x_embedder.weight",
+        "single_transformer_blocks.#.attn.norm_q.weight",
+        "time_text_embed.text_embedder.linear_1.weight",
+        "context_embedder.weight",
+        "proj_out.weight",
+        "decoder.conv_in.weight",
+        "decoder.conv_out.weight",
+        "decoder.mid.block_1.conv1.weight",
+        "decoder.mid.attn_1.q.weight",
+        "decoder.up.#.block.#.conv1.weight",
+        "encoder.down.#.downsample.conv.weight",
+        "encoder.up.#.block.0.x",
+        "decoder.mid_block.attentions.0.query.weight",
+        "decoder.up_blocks.#.resnets.#.conv1.weight",
+        "decoder.layers.#.weight",
+        "encoder.layers.0.weight",
+        "#.weight",
+        "1.weight",
+        "3.conv.0.weight",
+        "text_model.embeddings.token_embedding.weight",
+        "embeddings.token_embedding.weight",
+        "text_model.embeddings.position_embedding.weight",
+        "text_model.encoder.layers.#.mlp.fc1.weight",
+        "token_embedding.weight",
+        "positional_embedding",
+        "text_projection",
+        "transformer.resblocks.#.mlp.c_fc.weight",
+        "transformer.resblocks.#.attn.in_proj_weight",
+        "shared.weight",
+        "encoder.block.#.layer.0.SelfAttention.q.weight",
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "ztsnr",
+        "edm_mean",
+        "lora_up.weight",
     ];
     const BEFORE: [&str; 6] = [
-        "", "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model.", "control_model.",
+        "",
+        "model.diffusion_model.",
+        "first_stage_model.",
+        "cond_stage_model.model.",
+        "control_model.",
         "conditioner.embedders.1.model.",
     ];
     let number = prop_oneof![8 => 0u64..4, 1 => Just(23), 1 => any::<u64>()];
@@ -130,19 +178,24 @@ fn pictures() -> impl Strategy<Value = Vec<u8>> {
     let tensor = (0..NAMES.len(), 0..BEFORE.len(), number, prop::collection::vec(size, 0..5));
     // All of one network, or some of all.
     let few = prop::collection::vec(tensor.clone(), 0..40);
-    let many = (prop::collection::vec(tensor, 60..160), prop::option::of(0..BEFORE.len())).prop_map(|(mut all, before)| {
-        for (i, t) in all.iter_mut().enumerate() {
-            (t.0, t.1) = (i % NAMES.len(), before.unwrap_or(t.1));
-        }
-        all
-    });
+    let many = (prop::collection::vec(tensor, 60..160), prop::option::of(0..BEFORE.len())).prop_map(
+        |(mut all, before)| {
+            for (i, t) in all.iter_mut().enumerate() {
+                (t.0, t.1) = (i % NAMES.len(), before.unwrap_or(t.1));
+            }
+            all
+        },
+    );
     prop_oneof![few, many].prop_map(|tensors| {
         let (mut header, mut end) = (std::collections::BTreeMap::new(), 0);
         for (name, before, number, shape) in tensors {
             let name = format!("{}{}", BEFORE[before], NAMES[name].replace('#', &number.to_string()));
             let len = 2 * shape.iter().product::<u64>();
             if end + len < 1 << 16 && !header.contains_key(&name) {
-                header.insert(name, format!(r#"{{"dtype":"F16","shape":{shape:?},"data_offsets":[{end},{}]}}"#, end + len));
+                header.insert(
+                    name,
+                    format!(r#"{{"dtype":"F16","shape":{shape:?},"data_offsets":[{end},{}]}}"#, end + len),
+                );
                 end += len;
             }
         }
@@ -158,6 +211,10 @@ proptest! {
     fn files_of_picture_models_never_panic(file in pictures()) {
         read(targets::pipeline, &file);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_pictures_never_panic(file in (0usize..5).prop_flat_map(|i| {

@@ -42,13 +42,21 @@ fn files_are_read_as_pil_reads_them() {
         assert_eq!(p.alpha.is_some(), channels == 4, "{}", path.display());
         // Two decoders of JPEG, and of lossy WebP, may round differently; a progressive one has fewer colours.
         let lossy = path.extension().unwrap() == "jpg" || path.ends_with("lossy.webp");
-        let within = if path.ends_with("progressive.jpg") || path.ends_with("lossy.webp") { 24 } else { 3 * lossy as i32 };
+        let within = if path.ends_with("progressive.jpg") || path.ends_with("lossy.webp") {
+            24
+        } else {
+            3 * lossy as i32
+        };
         for (i, pixel) in raw[3..].chunks_exact(channels).enumerate() {
             let alpha = p.alpha.as_ref().map(|a| a[i]);
             assert_eq!(alpha, pixel.get(3).copied(), "{} pixel {i}", path.display());
             for c in 0..3 {
                 let (got, wanted) = (p.rgb[3 * i + c], pixel[c]);
-                assert!((got as i32 - wanted as i32).abs() <= within, "{} pixel {i}: {got}, {wanted}", path.display());
+                assert!(
+                    (got as i32 - wanted as i32).abs() <= within,
+                    "{} pixel {i}: {got}, {wanted}",
+                    path.display()
+                );
             }
         }
         count += 1;
@@ -83,7 +91,10 @@ fn resizing_is_pils_value_for_value() {
 
 #[test]
 fn pictures_become_planes_and_masks() {
-    let p = Picture { alpha: Some(vec![0, 128, 255]), ..Picture::of_rgb(3, 1, vec![0, 128, 255, 10, 20, 30, 9, 9, 9]).unwrap() };
+    let p = Picture {
+        alpha: Some(vec![0, 128, 255]),
+        ..Picture::of_rgb(3, 1, vec![0, 128, 255, 10, 20, 30, 9, 9, 9]).unwrap()
+    };
     assert_eq!(p.clone().over([255; 3]).rgb, [255, 255, 255, 132, 137, 142, 9, 9, 9]);
     assert_eq!(p.clone().over([0; 3]).rgb, [0, 0, 0, 5, 10, 15, 9, 9, 9]);
     let p = p.opaque();
@@ -166,7 +177,10 @@ fn a_recipe_is_read_back_from_a_picture() {
     // And by other programs' text alone.
     let text = &texts(&bytes, path).unwrap()["parameters"];
     assert!(text.starts_with("a (red:1.2) cube,\non \"glass\", ☕ <lora:ink:0.6> <lora:light:-1>\nNegative prompt: blurry, ugly\nSteps: 20, Sampler: DPM++ 2M SDE, Schedule type: Karras, CFG scale: 7.25, "), "{text}");
-    assert!(text.contains("Model: \"sdxl, fine\", ") && text.ends_with("Tiling: True, Version: hob 0.1.0"), "{text}");
+    assert!(
+        text.contains("Model: \"sdxl, fine\", ") && text.ends_with("Tiling: True, Version: hob 0.1.0"),
+        "{text}"
+    );
     assert_eq!(Recipe::from_text(text), r);
     // Alpha and Latin-1 go through as well.
     let clear = Picture { alpha: Some(vec![7; p.width * p.height]), ..p };
@@ -211,7 +225,9 @@ fn texts_are_read_as_a1111_reads_them() {
                 "Init image hash" => assert_eq!(r.init.as_ref().unwrap().hash.as_deref(), Some(value)),
                 "Version" => assert_eq!(r.version, value),
                 "Sampler" | "Schedule type" | "RNG" | "Lora hashes" => {}
-                "Denoising strength" if r.init.is_some() => assert_eq!(r.init.as_ref().unwrap().strength.to_string(), value),
+                "Denoising strength" if r.init.is_some() => {
+                    assert_eq!(r.init.as_ref().unwrap().strength.to_string(), value)
+                }
                 _ => assert_eq!(r.more[key], value, "{key}"),
             }
         }
@@ -219,7 +235,10 @@ fn texts_are_read_as_a1111_reads_them() {
     let r = |i: usize| Recipe::from_text(cases[i]["text"].as_str().unwrap());
     assert_eq!((r(1).sampler.as_str(), r(1).schedule.as_str()), ("dpmpp_2m", "karras"));
     assert_eq!((r(2).prompt.as_str(), r(2).negative.as_str()), ("two\nlines, and: colons", "ugly,\n((bad))"));
-    assert_eq!((r(2).sampler.as_str(), r(2).schedule.as_str(), r(2).noise.as_str()), ("lcm", "sgm_uniform", "torch-cpu"));
+    assert_eq!(
+        (r(2).sampler.as_str(), r(2).schedule.as_str(), r(2).noise.as_str()),
+        ("lcm", "sgm_uniform", "torch-cpu")
+    );
     assert_eq!((r(3).prompt.as_str(), r(3).steps), ("no settings here, Steps: 3", 0));
     assert_eq!((r(5).init, r(5).more["Denoising strength"].as_str()), (None, "0.7"));
 }

@@ -51,9 +51,13 @@ fn original_as(family: &str, part: &str, section: &str, prefix: bool) -> File {
     for (name, place) in table[section]["names"].as_object().unwrap() {
         let find = |name: &str| weights.tensors().iter().find(|t| t.stored_name == name);
         // transformers' newest releases leave a prefix out.
-        let tensor = find(name).or_else(|| find(name.strip_prefix("text_model.").unwrap_or_default())).unwrap();
-        let mut stored =
-            Stored { dtype: tensor.dtype, shape: tensor.shape.clone(), bytes: weights.bytes(tensor).to_vec() };
+        let tensor =
+            find(name).or_else(|| find(name.strip_prefix("text_model.").unwrap_or_default())).unwrap();
+        let mut stored = Stored {
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            bytes: weights.bytes(tensor).to_vec(),
+        };
         let before = if prefix { table[section]["prefix"].as_str().unwrap() } else { "" };
         let at = format!("{before}{}", place[0].as_str().unwrap());
         match &place[1] {
@@ -64,7 +68,8 @@ fn original_as(family: &str, part: &str, section: &str, prefix: bool) -> File {
             Value::String(how) if how == "turned" => {
                 let (rows, columns) = (stored.shape[0], stored.shape[1]);
                 let value = |r: usize, c: usize| &stored.bytes[(r * columns + c) * 2..][..2];
-                let turned = (0..columns).flat_map(|c| (0..rows).flat_map(move |r| value(r, c))).copied().collect();
+                let turned =
+                    (0..columns).flat_map(|c| (0..rows).flat_map(move |r| value(r, c))).copied().collect();
                 stored = Stored { shape: vec![columns, rows], bytes: turned, ..stored };
             }
             Value::String(how) if how == "swapped" => {
@@ -80,7 +85,14 @@ fn original_as(family: &str, part: &str, section: &str, prefix: bool) -> File {
         let rows: Vec<Stored> = rows.into_values().collect();
         let mut shape = rows[0].shape.clone();
         shape[0] = rows.iter().map(|r| r.shape[0]).sum();
-        file.insert(at, Stored { dtype: rows[0].dtype, shape, bytes: rows.iter().flat_map(|r| r.bytes.clone()).collect() });
+        file.insert(
+            at,
+            Stored {
+                dtype: rows[0].dtype,
+                shape,
+                bytes: rows.iter().flat_map(|r| r.bytes.clone()).collect(),
+            },
+        );
     }
     file
 }
@@ -188,7 +200,8 @@ fn same(pipeline: &Pipeline, folder: &Pipeline) {
     }
 }
 
-const FAMILIES: [(&str, Family); 3] = [("sd15", Family::Sd1), ("sdxl", Family::Sdxl), ("flux", Family::FluxDev)];
+const FAMILIES: [(&str, Family); 3] =
+    [("sd15", Family::Sd1), ("sdxl", Family::Sdxl), ("flux", Family::FluxDev)];
 
 #[test]
 fn a_folder_opens_with_its_parts_under_their_names() {
@@ -198,7 +211,7 @@ fn a_folder_opens_with_its_parts_under_their_names() {
         assert_eq!((p.family, p.purpose), (family, Purpose::Create));
         let denoiser = p.part(Role::Denoiser).unwrap();
         assert_eq!(denoiser.copied_bytes(), 0);
-        assert!(denoiser.size_bytes() > 100_000 && denoiser.parameters() > 50_000);
+        assert!(denoiser.size_bytes() == 2 * denoiser.parameters() && denoiser.parameters() > 20_000);
         let clip = p.part(Role::TextEncoder).unwrap();
         assert!(clip.tensors.contains_key("text_model.embeddings.token_embedding.weight"));
         assert!(p.index["_class_name"].as_str().unwrap().ends_with("Pipeline"));
@@ -213,7 +226,11 @@ fn a_single_file_has_the_tensors_of_the_folder() {
         let mut file = whole(name);
         // What such files hold beside the networks.
         let junk = Stored { dtype: DType::F32, shape: vec![2], bytes: vec![0; 8] };
-        for stray in ["alphas_cumprod", "model_ema.diffusion_modelinput_blocks00weight", "text_encoders.t5xxl.logit_scale"] {
+        for stray in [
+            "alphas_cumprod",
+            "model_ema.diffusion_modelinput_blocks00weight",
+            "text_encoders.t5xxl.logit_scale",
+        ] {
             file.insert(stray.into(), junk.clone());
         }
         let clip = "cond_stage_model.transformer.text_model.embeddings.position_ids";
@@ -225,11 +242,14 @@ fn a_single_file_has_the_tensors_of_the_folder() {
         same(&single, &folder);
         // The few that cannot be views.
         let copied: usize = single.parts().map(Part::copied_bytes).sum();
-        assert_eq!(copied, match name {
-            "sd15" => 0,
-            "sdxl" => 10 * 12 * 2,
-            _ => (48 * 24 + 48) * 2,
-        });
+        assert_eq!(
+            copied,
+            match name {
+                "sd15" => 0,
+                "sdxl" => 10 * 12 * 2,
+                _ => (48 * 24 + 48) * 2,
+            }
+        );
     }
 }
 
@@ -246,7 +266,11 @@ fn a_gguf_has_the_tensors_of_the_folder_with_the_other_parts_around_it() {
         write_safetensors(&models.join("vae/some.safetensors"), &original(name, "vae", false), None);
         write_safetensors(&models.join("clip/l.safetensors"), &original(name, "text_encoder", false), None);
         if name == "sdxl" {
-            write_safetensors(&models.join("text_encoders/g.safetensors"), &original(name, "text_encoder_2", false), None);
+            write_safetensors(
+                &models.join("text_encoders/g.safetensors"),
+                &original(name, "text_encoder_2", false),
+                None,
+            );
         }
         if name == "flux" {
             let t5 = original_as(name, "text_encoder_2", "text_encoder_2.gguf", false);
@@ -269,7 +293,8 @@ fn other_forms_of_gguf_and_safetensors_open_too() {
     let mut file = whole("sdxl");
     for (name, t) in &mut file {
         // As convolutions, which SDXL has none of around its attention.
-        if name.ends_with("proj_in.weight") || name.ends_with("proj_out.weight") && name.contains("diffusion") {
+        if name.ends_with("proj_in.weight") || name.ends_with("proj_out.weight") && name.contains("diffusion")
+        {
             t.shape.extend([1, 1]);
         }
     }
@@ -315,7 +340,10 @@ fn variants_and_shards_of_a_folder_are_found() {
     drop(weights);
     fs::remove_file(unet.join("diffusion_pytorch_model.fp16.safetensors")).unwrap();
     let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
-    for name in ["diffusion_pytorch_model.safetensors.index.fp16.json", "diffusion_pytorch_model.fp16.safetensors.index.json"] {
+    for name in [
+        "diffusion_pytorch_model.safetensors.index.fp16.json",
+        "diffusion_pytorch_model.fp16.safetensors.index.json",
+    ] {
         fs::write(unet.join(name), &index).unwrap();
         same(&Pipeline::open(dir.path()).unwrap(), &folder);
         fs::remove_file(unet.join(name)).unwrap();
@@ -381,8 +409,12 @@ fn folders_that_lack_something_say_so() {
     copy(&golden("sdxl"), dir.path());
     fs::rename(dir.path().join("text_encoder_2"), dir.path().join("elsewhere")).unwrap();
     let said = sentence(Pipeline::open(dir.path()).unwrap().check());
-    assert!(said.contains("it lacks its text encoder (OpenCLIP bigG): its model_index.json lists it"), "{said}");
-    let given = Pipeline::open_with(dir.path(), &[(Role::TextEncoder2, dir.path().join("elsewhere"))]).unwrap();
+    assert!(
+        said.contains("it lacks its text encoder (OpenCLIP bigG): its model_index.json lists it"),
+        "{said}"
+    );
+    let given =
+        Pipeline::open_with(dir.path(), &[(Role::TextEncoder2, dir.path().join("elsewhere"))]).unwrap();
     same(&given, &Pipeline::open(&golden("sdxl")).unwrap());
 
     let vae = dir.path().join("vae/diffusion_pytorch_model.safetensors");
@@ -409,7 +441,10 @@ fn files_of_something_else_are_named() {
         names.iter().map(|name| (name.to_string(), t.clone())).collect::<File>()
     };
     for (names, says) in [
-        (&["model.diffusion_model.joint_blocks.0.x"][..], "it is a Stable Diffusion 3, and Hob makes pictures with"),
+        (
+            &["model.diffusion_model.joint_blocks.0.x"][..],
+            "it is a Stable Diffusion 3, and Hob makes pictures with",
+        ),
         (&["lora_unet_down_blocks_0.lora_up.weight"], "it is a LoRA"),
         (&["model.layers.0.self_attn.q_proj.weight"], "it is a language model; use it with hob run"),
         (&["emb_params"], "it is a textual inversion"),
@@ -418,12 +453,22 @@ fn files_of_something_else_are_named() {
     ] {
         write_safetensors(&path, &one(names), None);
         let said = sentence(Pipeline::open(&path));
-        assert!(said.contains(says) || says == "tensors" && said.contains("it holds a VAE but no denoiser"), "{said}");
+        assert!(
+            said.contains(says) || says == "tensors" && said.contains("it holds a VAE but no denoiser"),
+            "{said}"
+        );
     }
-    for (name, head) in [("a.ckpt", &b"PK\x03\x04\x14\0\0\0\0\0"[..]), ("b.pt", b"\x80\x02}q\0X"), ("c.safetensors", b"PK\x03\x04 ")] {
+    for (name, head) in [
+        ("a.ckpt", &b"PK\x03\x04\x14\0\0\0\0\0"[..]),
+        ("b.pt", b"\x80\x02}q\0X"),
+        ("c.safetensors", b"PK\x03\x04 "),
+    ] {
         fs::write(dir.path().join(name), head).unwrap();
         let said = sentence(Pipeline::open(&dir.path().join(name)));
-        assert!(said.contains("it is a PyTorch pickle") && said.contains("safetensors.torch.save_file"), "{said}");
+        assert!(
+            said.contains("it is a PyTorch pickle") && said.contains("safetensors.torch.save_file"),
+            "{said}"
+        );
     }
 }
 
@@ -494,7 +539,8 @@ fn stable_diffusion_2_drops_the_layer_that_it_never_uses() {
     let mut file = whole("sd15");
     file.retain(|name, _| !name.starts_with("cond_stage_model."));
     for (name, t) in &mut file {
-        if name.ends_with("proj_in.weight") || name.ends_with("proj_out.weight") && name.contains("diffusion") {
+        if name.ends_with("proj_in.weight") || name.ends_with("proj_out.weight") && name.contains("diffusion")
+        {
             t.shape.truncate(2);
         }
     }
@@ -514,7 +560,10 @@ fn stable_diffusion_2_drops_the_layer_that_it_never_uses() {
     for layer in 3..24 {
         for (name, t) in &text {
             if let Some(rest) = name.strip_prefix("transformer.resblocks.0.") {
-                file.insert(format!("cond_stage_model.model.transformer.resblocks.{layer}.{rest}"), t.clone());
+                file.insert(
+                    format!("cond_stage_model.model.transformer.resblocks.{layer}.{rest}"),
+                    t.clone(),
+                );
             }
         }
     }
@@ -544,7 +593,9 @@ fn purposes_show_in_channels() {
         write_safetensors(&path, &file, None);
         match purpose {
             Some(purpose) => assert_eq!(Pipeline::open(&path).unwrap().purpose, purpose),
-            None => assert!(sentence(Pipeline::open(&path)).contains("its denoiser takes 7 channels, where 4 are made")),
+            None => assert!(
+                sentence(Pipeline::open(&path)).contains("its denoiser takes 7 channels, where 4 are made")
+            ),
         }
     }
 }
@@ -560,7 +611,11 @@ fn control_nets_and_previews_are_parts() {
             file.insert(format!("control_model.{name}"), t);
         }
     }
-    let conv = |o: usize, i: usize, k: usize| Stored { dtype: DType::F16, shape: vec![o, i, k, k], bytes: vec![0; o * i * k * k * 2] };
+    let conv = |o: usize, i: usize, k: usize| Stored {
+        dtype: DType::F16,
+        shape: vec![o, i, k, k],
+        bytes: vec![0; o * i * k * k * 2],
+    };
     for n in 0..6 {
         file.insert(format!("control_model.zero_convs.{n}.0.weight"), conv(8, 8, 1));
     }
@@ -573,8 +628,17 @@ fn control_nets_and_previews_are_parts() {
     let p = Pipeline::open(&golden("sd15")).unwrap().with_part(Role::ControlNet, &path).unwrap();
     let control = p.part(Role::ControlNet).unwrap();
     assert_eq!(control.config["conditioning_embedding_out_channels"], serde_json::json!([4, 6, 7, 9]));
-    assert_eq!(control.config["down_block_types"], p.part(Role::Denoiser).unwrap().config["down_block_types"]);
-    for name in ["controlnet_down_blocks.5", "controlnet_mid_block", "controlnet_cond_embedding.conv_out", "controlnet_cond_embedding.blocks.5", "mid_block.resnets.1.conv2"] {
+    assert_eq!(
+        control.config["down_block_types"],
+        p.part(Role::Denoiser).unwrap().config["down_block_types"]
+    );
+    for name in [
+        "controlnet_down_blocks.5",
+        "controlnet_mid_block",
+        "controlnet_cond_embedding.conv_out",
+        "controlnet_cond_embedding.blocks.5",
+        "mid_block.resnets.1.conv2",
+    ] {
         assert!(control.tensors.contains_key(&format!("{name}.weight")), "{name}");
     }
     assert!(sentence(Pipeline::open(&path)).contains("it holds a ControlNet but no denoiser"));
@@ -585,7 +649,8 @@ fn control_nets_and_previews_are_parts() {
     let weights = Safetensors::open(&tae.join("diffusion_pytorch_model.safetensors")).unwrap();
     let mut file = File::new();
     for t in weights.tensors() {
-        if let Some((n, rest)) = t.stored_name.strip_prefix("decoder.layers.").and_then(|n| n.split_once('.')) {
+        if let Some((n, rest)) = t.stored_name.strip_prefix("decoder.layers.").and_then(|n| n.split_once('.'))
+        {
             let stored = Stored { dtype: t.dtype, shape: t.shape.clone(), bytes: weights.bytes(t).to_vec() };
             file.insert(format!("{}.{rest}", n.parse::<usize>().unwrap() + 1), stored);
         }

@@ -24,16 +24,22 @@ impl Exif {
             let (len, from) = (tiff.u32(at + 4)? as usize, tiff.u32(at + 8)? as usize);
             let value = tiff.0.get(from..)?.get(..len)?;
             let (form, text) = value.split_at_checked(8)?;
-            Some(if form.starts_with(b"UNICODE") { utf16(text) } else { String::from_utf8_lossy(text).into_owned() })
+            Some(if form.starts_with(b"UNICODE") {
+                utf16(text)
+            } else {
+                String::from_utf8_lossy(text).into_owned()
+            })
         };
-        let comment = comment().map(|text| text.trim_matches('\0').to_owned()).filter(|text| !text.is_empty());
+        let comment =
+            comment().map(|text| text.trim_matches('\0').to_owned()).filter(|text| !text.is_empty());
         Exif { orientation: if (1..=8).contains(&orientation) { orientation } else { 1 }, comment }
     }
 }
 
 /// Both orders of bytes are written under this name; letters of the first 256 tell which.
 fn utf16(bytes: &[u8]) -> String {
-    let units = |unit: fn([u8; 2]) -> u16| bytes.chunks_exact(2).map(|b| unit([b[0], b[1]])).collect::<Vec<_>>();
+    let units =
+        |unit: fn([u8; 2]) -> u16| bytes.chunks_exact(2).map(|b| unit([b[0], b[1]])).collect::<Vec<_>>();
     let (big, little) = (units(u16::from_be_bytes), units(u16::from_le_bytes));
     let plain = |units: &[u16]| units.iter().filter(|&&u| u < 256).count();
     String::from_utf16_lossy(if plain(&little) > plain(&big) { &little } else { &big })

@@ -57,9 +57,9 @@ fn ours<'a>(names: &'a [(&str, &str)], theirs: &'a str) -> &'a str {
     names.iter().find(|(_, name)| name.eq_ignore_ascii_case(theirs)).map_or(theirs, |(name, _)| name)
 }
 
-/// What has a comma, a colon or a line's end stands in quotes, as JSON.
+/// What has a comma, a colon or a line's end stands in quotes, as JSON; and what would not come back without them.
 fn quoted(text: &str) -> String {
-    match text.contains([',', ':', '\n']) {
+    match text.contains([',', ':', '\n']) || text.starts_with('"') || text.trim() != text {
         true => serde_json::Value::from(text).to_string(),
         false => text.to_owned(),
     }
@@ -107,8 +107,11 @@ pub(super) fn write(r: &Recipe) -> String {
     let settings = settings.into_iter().filter_map(|(key, value)| Some((key, value?)));
     let more = r.more.iter().map(|(key, value)| (key.as_str(), value.clone()));
     let version = some(&r.version).map(|v| ("Version", v));
-    let line: Vec<String> =
-        settings.chain(more).chain(version).map(|(key, value)| format!("{key}: {}", quoted(&value))).collect();
+    let line: Vec<String> = settings
+        .chain(more)
+        .chain(version)
+        .map(|(key, value)| format!("{key}: {}", quoted(&value)))
+        .collect();
     format!("{text}\n{}", line.join(", ")).trim().to_owned()
 }
 
@@ -167,7 +170,8 @@ pub(super) fn parse(text: &str) -> Recipe {
     // Older versions named the schedule with the sampler.
     if schedule.is_none()
         && let Some((sampler, name)) = r.sampler.rsplit_once(' ')
-        && let Some((known, _)) = SCHEDULES.iter().find(|(known, theirs)| !known.is_empty() && *theirs == name)
+        && let Some((known, _)) =
+            SCHEDULES.iter().find(|(known, theirs)| !known.is_empty() && *theirs == name)
     {
         (r.schedule, r.sampler) = ((*known).to_owned(), ours(&SAMPLERS, sampler).to_owned());
     }

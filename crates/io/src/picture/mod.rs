@@ -157,6 +157,8 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
 fn check_size(width: usize, height: usize) -> Result<usize, String> {
     match width.checked_mul(height) {
         Some(n @ 1..=MAX_PIXELS) => Ok(n),
-        _ => Err(format!("a picture of {width} × {height} pixels is more than the {MAX_PIXELS} that are read, or none")),
+        _ => Err(format!(
+            "a picture of {width} × {height} pixels is more than the {MAX_PIXELS} that are read, or none"
+        )),
     }
 }

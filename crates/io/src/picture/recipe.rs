@@ -98,8 +98,9 @@ impl Recipe {
     pub fn read(bytes: &[u8], path: &Path) -> Result<Option<Recipe>> {
         let texts = texts(bytes, path)?;
         if let Some(json) = texts.get(OURS) {
-            let recipe = serde_json::from_str(json)
-                .map_err(|e| Error::damaged(path, format!("what it says of how it was made is no recipe ({e})")))?;
+            let recipe = serde_json::from_str(json).map_err(|e| {
+                Error::damaged(path, format!("what it says of how it was made is no recipe ({e})"))
+            })?;
             return Ok(Some(recipe));
         }
         Ok(texts.get(THEIRS).map(|text| Recipe::from_text(text)))

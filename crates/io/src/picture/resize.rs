@@ -27,7 +27,9 @@ impl Filter {
     }
 
     fn at(self, x: f64) -> f64 {
-        let sinc = |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
+        let sinc = |x: f64| {
+            if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) }
+        };
         match self {
             Filter::Nearest | Filter::Box => (x > -0.5 && x <= 0.5) as u8 as f64,
             Filter::Bilinear => (1.0 - x.abs()).max(0.0),
@@ -58,7 +60,8 @@ fn weights(from: usize, to: usize, filter: Filter) -> Vec<(usize, Vec<i32>)> {
         // As C's casts: towards zero.
         let begin = ((center - support + 0.5) as i64).max(0) as usize;
         let end = ((center + support + 0.5) as i64).min(from as i64) as usize;
-        let raw: Vec<f64> = (begin..end).map(|x| filter.at((x as f64 - center + 0.5) * (1.0 / wide))).collect();
+        let raw: Vec<f64> =
+            (begin..end).map(|x| filter.at((x as f64 - center + 0.5) * (1.0 / wide))).collect();
         let sum: f64 = raw.iter().sum();
         let fixed = |w: &f64| {
             let w = if sum != 0.0 { w / sum } else { *w } * (1i64 << BITS) as f64;
@@ -70,11 +73,20 @@ fn weights(from: usize, to: usize, filter: Filter) -> Vec<(usize, Vec<i32>)> {
 }
 
 /// A picture of interleaved channels at another size; sizes are `(width, height)`.
-pub(super) fn resize(data: &[u8], channels: usize, from: (usize, usize), to: (usize, usize), filter: Filter) -> Vec<u8> {
+pub(super) fn resize(
+    data: &[u8],
+    channels: usize,
+    from: (usize, usize),
+    to: (usize, usize),
+    filter: Filter,
+) -> Vec<u8> {
     if filter == Filter::Nearest {
-        let place = |i: usize, from: usize, to: usize| ((i as f64 + 0.5) * (from as f64 / to as f64)) as usize;
+        let place =
+            |i: usize, from: usize, to: usize| ((i as f64 + 0.5) * (from as f64 / to as f64)) as usize;
         let rows = (0..to.1).map(|y| place(y, from.1, to.1).min(from.1 - 1));
-        let pixel = |x, y: usize| &data[(y * from.0 + place(x, from.0, to.0).min(from.0 - 1)) * channels..][..channels];
+        let pixel = |x, y: usize| {
+            &data[(y * from.0 + place(x, from.0, to.0).min(from.0 - 1)) * channels..][..channels]
+        };
         return rows.flat_map(|y| (0..to.0).flat_map(move |x| pixel(x, y))).copied().collect();
     }
     let clip = |sum: i64| (sum >> BITS).clamp(0, 255) as u8;
@@ -106,7 +118,8 @@ pub(super) fn resize(data: &[u8], channels: usize, from: (usize, usize), to: (us
 /// Values `(H, W)` at another size, each the one in whose place it falls: torch's `interpolate`, as diffusers shrinks masks
 /// to the size of latents. Sizes are `(width, height)` and not zero.
 pub fn nearest(values: &[f32], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
-    let place = |i: usize, from: usize, to: usize| ((i as f32 * (from as f32 / to as f32)) as usize).min(from - 1);
+    let place =
+        |i: usize, from: usize, to: usize| ((i as f32 * (from as f32 / to as f32)) as usize).min(from - 1);
     let row = |y| (0..to.0).map(move |x| values[place(y, from.1, to.1) * from.0 + place(x, from.0, to.0)]);
     (0..to.1).flat_map(row).collect()
 }

@@ -63,6 +63,8 @@ pub struct TextUse {
     pub projected: bool,
     /// Tokens at a time.
     pub max_tokens: usize,
+    /// The token that fills a text up to that many; `None` for the one that ends it.
+    pub pad: Option<u32>,
 }
 
 impl Family {
@@ -91,18 +93,26 @@ impl Family {
         if !self.roles().contains(&role) {
             return None;
         }
-        let states =
-            TextUse { skipped: 0, normed: true, attended: true, pooled: false, projected: false, max_tokens: 77 };
+        let states = TextUse {
+            skipped: 0,
+            normed: true,
+            attended: true,
+            pooled: false,
+            projected: false,
+            max_tokens: 77,
+            pad: None,
+        };
         Some(match (role, self) {
-            // Of SD 2's encoder the layer that is never used is not there: `names::open_clip`.
-            (Role::TextEncoder, Family::Sd1 | Family::Sd2) => states,
+            (Role::TextEncoder, Family::Sd1) => states,
+            // The layer that is never used is not there: `names::open_clip`.
+            (Role::TextEncoder, Family::Sd2) => TextUse { pad: Some(0), ..states },
             (Role::TextEncoder, Family::Sdxl) => TextUse { skipped: 1, normed: false, ..states },
             (Role::TextEncoder2, Family::Sdxl | Family::SdxlRefiner) => {
-                TextUse { skipped: 1, normed: false, pooled: true, projected: true, ..states }
+                TextUse { skipped: 1, normed: false, pooled: true, projected: true, pad: Some(0), ..states }
             }
             (Role::TextEncoder, _) => TextUse { attended: false, pooled: true, ..states },
-            (Role::TextEncoder2, Family::FluxSchnell) => TextUse { max_tokens: 256, ..states },
-            (Role::TextEncoder2, _) => TextUse { max_tokens: 512, ..states },
+            (Role::TextEncoder2, Family::FluxSchnell) => TextUse { max_tokens: 256, pad: Some(0), ..states },
+            (Role::TextEncoder2, _) => TextUse { max_tokens: 512, pad: Some(0), ..states },
             _ => return None,
         })
     }
@@ -158,9 +168,13 @@ impl Family {
             return if c["guidance_embeds"] == true { Family::FluxDev } else { Family::FluxSchnell };
         }
         match c["addition_embed_type"].as_str() {
-            Some("text_time") if refiner || denoiser.size("cross_attention_dim") == Some(1280) => Family::SdxlRefiner,
+            Some("text_time") if refiner || denoiser.size("cross_attention_dim") == Some(1280) => {
+                Family::SdxlRefiner
+            }
             Some("text_time") => Family::Sdxl,
-            _ if c["use_linear_projection"] == true || denoiser.size("cross_attention_dim") == Some(1024) => Family::Sd2,
+            _ if c["use_linear_projection"] == true || denoiser.size("cross_attention_dim") == Some(1024) => {
+                Family::Sd2
+            }
             _ => Family::Sd1,
         }
     }
@@ -189,9 +203,9 @@ impl Family {
         });
         match other.filter(|_| vae.role == Role::Vae && !vae.inferred) {
             None => Ok(()),
-            Some(other) => {
-                Err(format!("it is the VAE of another family: its configuration is that of a {other}, and this is a {self}"))
-            }
+            Some(other) => Err(format!(
+                "it is the VAE of another family: its configuration is that of a {other}, and this is a {self}"
+            )),
         }
     }
 
@@ -214,7 +228,11 @@ impl Family {
                 (4 * (2 * latents + 64), Purpose::Inpaint),
                 (8 * latents, Purpose::Control),
             ],
-            false => [(latents, Purpose::Create), (2 * latents + 1, Purpose::Inpaint), (2 * latents, Purpose::Edit)],
+            false => [
+                (latents, Purpose::Create),
+                (2 * latents + 1, Purpose::Inpaint),
+                (2 * latents, Purpose::Edit),
+            ],
         };
         let way = ways.iter().find(|(n, _)| *n == channels).map(|(_, purpose)| *purpose);
         way.ok_or_else(|| {

@@ -150,7 +150,9 @@ pub(super) fn folders(file: &Path) -> Vec<PathBuf> {
         None => return Vec::new(),
     };
     let mut folders = vec![own.to_owned()];
-    folders.extend(["vae", "text_encoder", "text_encoder_2", "text_encoders", "clip"].map(|name| own.join(name)));
+    folders.extend(
+        ["vae", "text_encoder", "text_encoder_2", "text_encoders", "clip"].map(|name| own.join(name)),
+    );
     // ComfyUI's models/unet may have folders of its own. A path of one name has no parent but "..".
     let above = |folder: &Path, n| -> Option<PathBuf> {
         let absolute = folder.canonicalize().ok()?;
@@ -169,7 +171,8 @@ pub(super) fn candidates(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
     files.retain(|path| {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let shard = name.split_once("-of-").is_some_and(|(before, _)| before.ends_with(|c: char| c.is_ascii_digit()));
+        let shard =
+            name.split_once("-of-").is_some_and(|(before, _)| before.ends_with(|c: char| c.is_ascii_digit()));
         let weights = [".safetensors", ".gguf", ".sft"].iter().any(|end| name.ends_with(end));
         !name.starts_with('.') && (weights && !shard || is_index(path)) && path.is_file()
     });

@@ -58,7 +58,11 @@ pub(super) fn parts(
 /// The folder or file of a tokenizer, by the text encoder that it is for.
 pub(super) fn tokenizers(folder: &Path) -> BTreeMap<Role, PathBuf> {
     let named = [("tokenizer", Role::TextEncoder), ("tokenizer_2", Role::TextEncoder2)];
-    named.into_iter().map(|(name, role)| (role, folder.join(name))).filter(|(_, path)| path.is_dir()).collect()
+    named
+        .into_iter()
+        .map(|(name, role)| (role, folder.join(name)))
+        .filter(|(_, path)| path.is_dir())
+        .collect()
 }
 
 /// The file by which the network in a folder is opened: safetensors, their index, or a GGUF. Of several variants
@@ -91,9 +95,9 @@ pub(super) fn weights_in(folder: &Path) -> Result<PathBuf> {
     let ending = |end: &str| names.iter().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
     match ending(".gguf").as_slice() {
         [name] => Ok(folder.join(name)),
-        [] if [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| !ending(end).is_empty()) => {
-            Err(Error::unsupported(folder, PICKLE.replace("it is a PyTorch pickle", "it holds a PyTorch pickle")))
-        }
+        [] if [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| !ending(end).is_empty()) => Err(
+            Error::unsupported(folder, PICKLE.replace("it is a PyTorch pickle", "it holds a PyTorch pickle")),
+        ),
         [] => Err(Error::unsupported(folder, "there is no safetensors or GGUF file in it")),
         several => {
             let list = several.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ");
@@ -104,5 +108,6 @@ pub(super) fn weights_in(folder: &Path) -> Result<PathBuf> {
 
 /// Whether a name is that of one of several files that an index lists: `…-00001-of-00002…`.
 fn is_shard(name: &str) -> bool {
-    name.split_once("-of-").is_some_and(|(before, _)| before.len() >= 6 && before.as_bytes()[before.len() - 6] == b'-')
+    name.split_once("-of-")
+        .is_some_and(|(before, _)| before.len() >= 6 && before.as_bytes()[before.len() - 6] == b'-')
 }

@@ -96,7 +96,8 @@ pub(super) fn networks(weights: &Weights, path: &Path) -> Result<Vec<Found>> {
     match found.is_empty() {
         false => Ok(found),
         true => {
-            let what = "no part of a picture model that Hob knows (Stable Diffusion 1, 2 and XL, Flux.1) is in it";
+            let what =
+                "no part of a picture model that Hob knows (Stable Diffusion 1, 2 and XL, Flux.1) is in it";
             Err(Error::unsupported(path, what))
         }
     }
@@ -126,12 +127,21 @@ fn kind_of(t: &BTreeMap<String, Tensor>) -> Option<(Kind, Naming)> {
     Some(match () {
         _ if any("zero_convs.") && any("input_hint_block.") => (ControlNet, Original),
         _ if any("controlnet_cond_embedding.") && any("controlnet_down_blocks.") => (ControlNet, Diffusers),
-        _ if has("input_blocks.0.0.weight") && any("middle_block.") && has("out.2.weight") => (Unet, Original),
-        _ if has("conv_in.weight") && has("conv_out.weight") && any("down_blocks.") && any("time_embedding.") => {
+        _ if has("input_blocks.0.0.weight") && any("middle_block.") && has("out.2.weight") => {
+            (Unet, Original)
+        }
+        _ if has("conv_in.weight")
+            && has("conv_out.weight")
+            && any("down_blocks.")
+            && any("time_embedding.") =>
+        {
             (Unet, Diffusers)
         }
         _ if any("double_blocks.") && has("img_in.weight") && flux1 => (Flux, Original),
-        _ if any("single_transformer_blocks.") && has("x_embedder.weight") && any("time_text_embed.text_embedder.") => {
+        _ if any("single_transformer_blocks.")
+            && has("x_embedder.weight")
+            && any("time_text_embed.text_embedder.") =>
+        {
             (Flux, Diffusers)
         }
         _ if has("decoder.conv_in.weight") && any("decoder.mid.block_1.") => (Vae, Original),
@@ -172,10 +182,13 @@ fn foreign(t: &BTreeMap<String, Tensor>) -> Option<String> {
         ("vision_model.", "an encoder of pictures, of which no text part is there"),
     ];
     if t.keys().any(|name| name.contains("lora_") || name.contains(".lora.")) {
-        return Some("it is a LoRA, which changes a picture model and is none; give it beside a model".into());
+        return Some(
+            "it is a LoRA, which changes a picture model and is none; give it beside a model".into(),
+        );
     }
     let begins = |list: &[(&str, &'static str)]| list.iter().find(|(b, _)| any(t, b)).map(|(_, what)| *what);
-    let family = begins(&FAMILIES)
-        .map(|name| format!("it is {name}, and Hob makes pictures with Stable Diffusion 1, 2 and XL and Flux.1"));
+    let family = begins(&FAMILIES).map(|name| {
+        format!("it is {name}, and Hob makes pictures with Stable Diffusion 1, 2 and XL and Flux.1")
+    });
     family.or_else(|| begins(&OTHERS).map(|what| format!("it is {what}")))
 }

@@ -23,7 +23,8 @@ impl Shapes<'_> {
     /// How many numbers from 0 follow a prefix.
     fn count(&self, prefix: &str) -> usize {
         let after = self.0.range(prefix.to_owned()..).map_while(|(name, _)| name.strip_prefix(prefix));
-        let numbers: BTreeSet<usize> = after.filter_map(|rest| rest.split('.').next()?.parse().ok()).collect();
+        let numbers: BTreeSet<usize> =
+            after.filter_map(|rest| rest.split('.').next()?.parse().ok()).collect();
         numbers.iter().zip(0..).take_while(|(n, i)| *n == i).count()
     }
 }
@@ -75,7 +76,8 @@ fn half(t: &Shapes) -> Option<Map<String, Value>> {
     let channels: Vec<usize> = (0..levels)
         .map(|i| t.dim(&format!("{}resnets.0.conv1.weight", level(i)), 0))
         .collect::<Option<_>>()?;
-    let per_block: Vec<Value> = (0..levels).map(|i| t.count(&format!("{}resnets.", level(i))).into()).collect();
+    let per_block: Vec<Value> =
+        (0..levels).map(|i| t.count(&format!("{}resnets.", level(i))).into()).collect();
     let mid = depth(t, "mid_block.");
     let depths: Vec<Value> = (0..levels)
         .map(|i| {
@@ -87,7 +89,8 @@ fn half(t: &Shapes) -> Option<Map<String, Value>> {
     let types: Vec<&str> = (0..levels)
         .map(|i| if depth(t, &level(i)).is_some() { "CrossAttnDownBlock2D" } else { "DownBlock2D" })
         .collect();
-    let named = |end: &str| t.0.iter().find(|(name, _)| name.ends_with(end)).map(|(_, tensor)| &tensor.shape[..]);
+    let named =
+        |end: &str| t.0.iter().find(|(name, _)| name.ends_with(end)).map(|(_, tensor)| &tensor.shape[..]);
     let text = named("attn2.to_k.weight").and_then(|s| s.get(1).copied());
     let linear = named("proj_in.weight").is_some_and(|s| s.len() == 2);
     // Heads of 64 where the projections around attention are linear, as in SD 2 and XL; 8 heads before.
@@ -256,9 +259,7 @@ fn clip(t: &Shapes, found: &Found) -> Option<Value> {
     let open = found.naming == Naming::Original || matches!(width, 1024 | 1280);
     let projected = t.dim("text_projection.weight", 0);
     let vocab = t.dim("text_model.embeddings.token_embedding.weight", 0)?;
-    // The last two tokens begin and end a text; OpenCLIP fills up with 0, OpenAI's with the end.
-    let end = vocab.saturating_sub(1);
-    Some(json!({
+    let mut config = json!({
         "architectures": [if projected.is_some() { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }],
         "model_type": "clip_text_model",
         "vocab_size": vocab,
@@ -267,13 +268,16 @@ fn clip(t: &Shapes, found: &Found) -> Option<Value> {
         "num_hidden_layers": t.count("text_model.encoder.layers."),
         "num_attention_heads": (width / 64).max(1),
         "max_position_embeddings": t.dim("text_model.embeddings.position_embedding.weight", 0)?,
-        "projection_dim": projected.unwrap_or(width),
         "hidden_act": if open { "gelu" } else { "quick_gelu" },
         "layer_norm_eps": 1e-5,
+        // The last two tokens begin and end a text.
         "bos_token_id": vocab.saturating_sub(2),
-        "eos_token_id": end,
-        "pad_token_id": if open { 0 } else { end },
-    }))
+        "eos_token_id": vocab.saturating_sub(1),
+    });
+    if let Some(projected) = projected {
+        config["projection_dim"] = projected.into();
+    }
+    Some(config)
 }
 
 fn t5(t: &Shapes) -> Option<Value> {

@@ -15,11 +15,12 @@ pub(super) enum Missing {
 
 impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let list = |paths: &[PathBuf]| {
-            paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |paths: &[PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
         match self {
-            Missing::Folder(path) => write!(f, "its model_index.json lists it, but there is no {}", path.display()),
+            Missing::Folder(path) => {
+                write!(f, "its model_index.json lists it, but there is no {}", path.display())
+            }
             Missing::Several(files) => write!(f, "several files hold one ({}); say which", list(files)),
             Missing::Nowhere { looked, .. } if looked.is_empty() => f.write_str("it is not in the file"),
             Missing::Nowhere { looked, unfit } => {

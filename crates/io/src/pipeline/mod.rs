@@ -131,7 +131,9 @@ impl Pipeline {
     fn of_file(file: Opened) -> Result<Pipeline> {
         let Some(found) = file.denoiser() else {
             let has = file.networks.iter().map(|n| kind_name(n.kind)).collect::<Vec<_>>().join(" and a ");
-            let what = format!("it holds a {has} but no denoiser; give the file of a whole model, or of its UNet or Flux transformer");
+            let what = format!(
+                "it holds a {has} but no denoiser; give the file of a whole model, or of its UNet or Flux transformer"
+            );
             return Err(Error::unsupported(&file.path, what));
         };
         let denoiser = file.part(found, Role::Denoiser, None)?;
@@ -205,14 +207,17 @@ impl Pipeline {
             Kind::T5 => self.family.is_flux().then_some(Role::TextEncoder2)?,
             Kind::Clip if self.family == Family::SdxlRefiner => Role::TextEncoder2,
             Kind::Clip if self.family == Family::Sdxl => {
-                let width = ["text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight"];
+                let width =
+                    ["text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight"];
                 let width = width.iter().find_map(|name| found.shape(name)?.get(1).copied());
                 match found.prefix {
-                    "conditioner.embedders.0.transformer." | "text_encoders.clip_l.transformer." | "text_encoders.clip_l." => {
-                        Role::TextEncoder
-                    }
+                    "conditioner.embedders.0.transformer."
+                    | "text_encoders.clip_l.transformer."
+                    | "text_encoders.clip_l." => Role::TextEncoder,
                     _ if found.naming == Naming::Original || width == Some(1280) => Role::TextEncoder2,
-                    "" if width != Some(768) && found.shape("text_projection.weight").is_some() => Role::TextEncoder2,
+                    "" if width != Some(768) && found.shape("text_projection.weight").is_some() => {
+                        Role::TextEncoder2
+                    }
                     "" | "cond_stage_model.transformer." => Role::TextEncoder,
                     _ => Role::TextEncoder2,
                 }
@@ -264,7 +269,9 @@ impl Pipeline {
                     continue;
                 }
                 for found in &opened.networks {
-                    let Some(role) = self.role_of(found).filter(|role| wanted.contains(role)) else { continue };
+                    let Some(role) = self.role_of(found).filter(|role| wanted.contains(role)) else {
+                        continue;
+                    };
                     let Ok(part) = opened.part(found, role, Some(self.family)) else { continue };
                     match self.fits(&part) {
                         Ok(()) => fit.entry(role).or_default().push((file.clone(), part)),
@@ -284,7 +291,8 @@ impl Pipeline {
                 self.missing.remove(&role);
                 self.parts.insert(role, part);
             } else if found.len() > 1 {
-                self.missing.insert(role, Missing::Several(found.into_iter().map(|(file, _)| file).collect()));
+                self.missing
+                    .insert(role, Missing::Several(found.into_iter().map(|(file, _)| file).collect()));
             } else if !self.missing.contains_key(&role) {
                 let unfit = unfit.remove(&role).unwrap_or_default();
                 self.missing.insert(role, Missing::Nowhere { looked: folders.clone(), unfit });

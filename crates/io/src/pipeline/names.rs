@@ -108,7 +108,8 @@ fn unet(found: &Found, named: &mut Named) -> Result<()> {
         }
         places
     };
-    let mut down = places("input_blocks.", &|n| n == 0 || t.contains_key(&format!("input_blocks.{n}.0.op.weight")));
+    let mut down =
+        places("input_blocks.", &|n| n == 0 || t.contains_key(&format!("input_blocks.{n}.0.op.weight")));
     down.remove(&0);
     let up = places("output_blocks.", &|n| {
         (1..=2).any(|m| t.contains_key(&format!("output_blocks.{n}.{m}.conv.weight")))
@@ -121,7 +122,9 @@ fn unet(found: &Found, named: &mut Named) -> Result<()> {
     let name_of = |name: &str| -> Option<String> {
         let (first, rest) = name.split_once('.')?;
         Some(match first {
-            "time_embed" => format!("time_embedding.{}", reworded(rest, &[("0.", "linear_1."), ("2.", "linear_2.")])),
+            "time_embed" => {
+                format!("time_embedding.{}", reworded(rest, &[("0.", "linear_1."), ("2.", "linear_2.")]))
+            }
             "label_emb" => {
                 let rest = rest.strip_prefix("0.")?;
                 format!("{label}.{}", reworded(rest, &[("0.", "linear_1."), ("2.", "linear_2.")]))
@@ -251,7 +254,9 @@ fn clip(found: &Found, named: &mut Named) -> Result<()> {
         match name.as_str() {
             _ if name.ends_with("position_ids") => {}
             _ if bare => named.whole(format!("text_model.{name}"), tensor)?,
-            _ if name.starts_with("text_model.") || name == "text_projection.weight" => named.whole(name, tensor)?,
+            _ if name.starts_with("text_model.") || name == "text_projection.weight" => {
+                named.whole(name, tensor)?
+            }
             _ => {}
         }
     }
@@ -290,7 +295,9 @@ fn open_clip(found: &Found, named: &mut Named) -> Result<()> {
             "positional_embedding" => {
                 named.whole("text_model.embeddings.position_embedding.weight", tensor)?;
             }
-            "token_embedding.weight" => named.whole("text_model.embeddings.token_embedding.weight", tensor)?,
+            "token_embedding.weight" => {
+                named.whole("text_model.embeddings.token_embedding.weight", tensor)?
+            }
             "text_projection" if !sd2 => named.turned("text_projection.weight", tensor)?,
             "text_projection.weight" if !sd2 => named.whole(name, tensor)?,
             _ => {
@@ -348,8 +355,11 @@ fn t5(found: &Found, named: &mut Named) -> Result<()> {
 /// modulation with its shift before its scale.
 fn flux(found: &Found, named: &mut Named, path: &Path) -> Result<()> {
     let width = found.shape("img_in.weight").and_then(|s| s.first().copied()).unwrap_or(0);
-    const EMBEDDERS: [(&str, &str); 3] =
-        [("time_in", "timestep_embedder"), ("vector_in", "text_embedder"), ("guidance_in", "guidance_embedder")];
+    const EMBEDDERS: [(&str, &str); 3] = [
+        ("time_in", "timestep_embedder"),
+        ("vector_in", "text_embedder"),
+        ("guidance_in", "guidance_embedder"),
+    ];
     const DOUBLE: [(&str, &str); 12] = [
         ("img_mod.lin.", "norm1.linear."),
         ("txt_mod.lin.", "norm1_context.linear."),
@@ -379,7 +389,8 @@ fn flux(found: &Found, named: &mut Named, path: &Path) -> Result<()> {
                 let Some((n, rest)) = number(rest) else { continue };
                 let at = format!("transformer_blocks.{n}");
                 if let Some(kind) = rest.strip_prefix("img_attn.qkv.") {
-                    named.split(&["to_q", "to_k", "to_v"].map(|x| format!("{at}.attn.{x}.{kind}")), tensor)?;
+                    named
+                        .split(&["to_q", "to_k", "to_v"].map(|x| format!("{at}.attn.{x}.{kind}")), tensor)?;
                 } else if let Some(kind) = rest.strip_prefix("txt_attn.qkv.") {
                     let names = ["add_q_proj", "add_k_proj", "add_v_proj"];
                     named.split(&names.map(|x| format!("{at}.attn.{x}.{kind}")), tensor)?;
@@ -396,7 +407,8 @@ fn flux(found: &Found, named: &mut Named, path: &Path) -> Result<()> {
                 };
                 let rows = tensor.shape.first().copied().unwrap_or(0);
                 if width.checked_mul(3).is_none_or(|attention| attention > rows) {
-                    let what = format!("tensor {:?} has {rows} rows for a width of {width}", tensor.stored_name);
+                    let what =
+                        format!("tensor {:?} has {rows} rows for a width of {width}", tensor.stored_name);
                     return Err(Error::damaged(path, what));
                 }
                 for (i, x) in ["to_q", "to_k", "to_v"].iter().enumerate() {

@@ -17,17 +17,22 @@ pub(super) fn scheduler(file: &Opened, denoiser: &Part, family: Family) -> Resul
         return Err(Error::unsupported(&file.path, what));
     }
     let metadata = match &*file.weights {
-        Weights::Safetensors(weights) => weights.metadata().get("modelspec.prediction_type").map(String::as_str),
+        Weights::Safetensors(weights) => {
+            weights.metadata().get("modelspec.prediction_type").map(String::as_str)
+        }
         Weights::Gguf(_) => None,
     };
     let yaml = file.path.with_extension("yaml");
-    let yaml = yaml.file_name().and_then(|name| name.to_str()).map(|name| file.text_beside(name)).transpose()?;
+    let yaml =
+        yaml.file_name().and_then(|name| name.to_str()).map(|name| file.text_beside(name)).transpose()?;
     let yaml = yaml.flatten().unwrap_or_default();
     let v = !family.is_flux()
         && (has("v_pred")
             || metadata.is_some_and(|p| p.starts_with('v'))
             || yaml.lines().any(|line| line.trim().replace(['"', '\''], "") == "parameterization: v")
-            || metadata.is_none() && family == Family::Sd2 && spread(denoiser).is_none_or(|spread| spread > 0.09));
+            || metadata.is_none()
+                && family == Family::Sd2
+                && spread(denoiser).is_none_or(|spread| spread > 0.09));
     if v {
         merge(&mut config, &json!({ "prediction_type": "v_prediction" }));
     }
