@@ -211,6 +211,10 @@ proptest! {
     fn files_of_picture_models_never_panic(file in pictures()) {
         read(targets::pipeline, &file);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_pictures_never_panic(file in (0usize..5).prop_flat_map(|i| {

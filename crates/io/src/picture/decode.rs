@@ -62,9 +62,19 @@ fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
     Error::Damaged { path: path.into(), what: format!("the picture cannot be read ({why})") }
 }
 
-fn sized(width: usize, height: usize, path: &Path) -> Result<usize> {
-    check_size(width, height).map_err(|what| Error::unsupported(path, what))
+/// Checks a size that a header claims: a file of so many bytes holds no more than `most` pixels a byte, whatever is in it.
+fn sized(width: usize, height: usize, bytes: &[u8], most: usize, path: &Path) -> Result<usize> {
+    let pixels = check_size(width, height).map_err(|what| Error::unsupported(path, what))?;
+    match pixels <= bytes.len().saturating_mul(most) {
+        true => Ok(pixels),
+        false => Err(damaged(path, format!("its {} bytes hold no {width} × {height} pixels", bytes.len()))),
+    }
 }
+
+/// Deflate makes 1032 bytes of one at most, and a byte may be 8 pixels.
+const MOST_PNG: usize = 8 * 1032;
+/// A block of 64 pixels takes a bit at least, one of colours of 256.
+const MOST_JPEG: usize = 1024;
 
 type Decoded = (Picture, Option<Vec<u8>>);
 
@@ -88,7 +98,7 @@ fn png_reader<'a>(bytes: &'a [u8], path: &Path) -> Result<png::Reader<Cursor<&'a
 fn png(bytes: &[u8], path: &Path) -> Result<Decoded> {
     let mut reader = png_reader(bytes, path)?;
     let (width, height) = (reader.info().width as usize, reader.info().height as usize);
-    let pixels = sized(width, height, path)?;
+    let pixels = sized(width, height, bytes, MOST_PNG, path)?;
     let channels = reader.output_color_type().0.samples();
     let size = reader.output_buffer_size().filter(|&n| n == pixels * channels);
     let mut data = vec![0; size.ok_or_else(|| damaged(path, "its rows are of no known form"))?];
@@ -102,7 +112,7 @@ fn png(bytes: &[u8], path: &Path) -> Result<Decoded> {
 
 fn png_texts(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, String>> {
     let mut reader = png_reader(bytes, path)?;
-    sized(reader.info().width as usize, reader.info().height as usize, path)?;
+    sized(reader.info().width as usize, reader.info().height as usize, bytes, MOST_PNG, path)?;
     // Texts may stand after the picture, which need not be whole for those before it.
     let _ = reader.finish();
     let info = reader.info();
@@ -139,7 +149,7 @@ fn jpeg(bytes: &[u8], path: &Path) -> Result<Decoded> {
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(|e| damaged(path, e))?;
     let (width, height) = decoder.info().map_or((0, 0), |i| (i.width as usize, i.height as usize));
-    let pixels = sized(width, height, path)?;
+    let pixels = sized(width, height, bytes, MOST_JPEG, path)?;
     let data = decoder.decode().map_err(|e| damaged(path, e))?;
     if data.len() != 3 * pixels {
         return Err(damaged(path, "its colours are of no known form"));
@@ -152,7 +162,8 @@ fn webp(bytes: &[u8], path: &Path) -> Result<Decoded> {
     decoder.set_memory_limit(MAX_FILE as usize);
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
-    let pixels = sized(width, height, path)?;
+    // A picture of one colour takes next to nothing.
+    let pixels = sized(width, height, bytes, usize::MAX, path)?;
     let channels = if decoder.has_alpha() { 4 } else { 3 };
     let size = decoder.output_buffer_size().filter(|&n| n == pixels * channels);
     let mut data = vec![0; size.ok_or_else(|| damaged(path, "its rows are of no known form"))?];

@@ -57,9 +57,9 @@ fn ours<'a>(names: &'a [(&str, &str)], theirs: &'a str) -> &'a str {
     names.iter().find(|(_, name)| name.eq_ignore_ascii_case(theirs)).map_or(theirs, |(name, _)| name)
 }
 
-/// What has a comma, a colon or a line's end stands in quotes, as JSON.
+/// What has a comma, a colon or a line's end stands in quotes, as JSON; and what would not come back without them.
 fn quoted(text: &str) -> String {
-    match text.contains([',', ':', '\n']) {
+    match text.contains([',', ':', '\n']) || text.starts_with('"') || text.trim() != text {
         true => serde_json::Value::from(text).to_string(),
         false => text.to_owned(),
     }

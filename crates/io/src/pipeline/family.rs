@@ -63,6 +63,8 @@ pub struct TextUse {
     pub projected: bool,
     /// Tokens at a time.
     pub max_tokens: usize,
+    /// The token that fills a text up to that many; `None` for the one that ends it.
+    pub pad: Option<u32>,
 }
 
 impl Family {
@@ -98,17 +100,19 @@ impl Family {
             pooled: false,
             projected: false,
             max_tokens: 77,
+            pad: None,
         };
         Some(match (role, self) {
-            // Of SD 2's encoder the layer that is never used is not there: `names::open_clip`.
-            (Role::TextEncoder, Family::Sd1 | Family::Sd2) => states,
+            (Role::TextEncoder, Family::Sd1) => states,
+            // The layer that is never used is not there: `names::open_clip`.
+            (Role::TextEncoder, Family::Sd2) => TextUse { pad: Some(0), ..states },
             (Role::TextEncoder, Family::Sdxl) => TextUse { skipped: 1, normed: false, ..states },
             (Role::TextEncoder2, Family::Sdxl | Family::SdxlRefiner) => {
-                TextUse { skipped: 1, normed: false, pooled: true, projected: true, ..states }
+                TextUse { skipped: 1, normed: false, pooled: true, projected: true, pad: Some(0), ..states }
             }
             (Role::TextEncoder, _) => TextUse { attended: false, pooled: true, ..states },
-            (Role::TextEncoder2, Family::FluxSchnell) => TextUse { max_tokens: 256, ..states },
-            (Role::TextEncoder2, _) => TextUse { max_tokens: 512, ..states },
+            (Role::TextEncoder2, Family::FluxSchnell) => TextUse { max_tokens: 256, pad: Some(0), ..states },
+            (Role::TextEncoder2, _) => TextUse { max_tokens: 512, pad: Some(0), ..states },
             _ => return None,
         })
     }

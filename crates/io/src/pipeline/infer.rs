@@ -259,9 +259,7 @@ fn clip(t: &Shapes, found: &Found) -> Option<Value> {
     let open = found.naming == Naming::Original || matches!(width, 1024 | 1280);
     let projected = t.dim("text_projection.weight", 0);
     let vocab = t.dim("text_model.embeddings.token_embedding.weight", 0)?;
-    // The last two tokens begin and end a text; OpenCLIP fills up with 0, OpenAI's with the end.
-    let end = vocab.saturating_sub(1);
-    Some(json!({
+    let mut config = json!({
         "architectures": [if projected.is_some() { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }],
         "model_type": "clip_text_model",
         "vocab_size": vocab,
@@ -270,13 +268,16 @@ fn clip(t: &Shapes, found: &Found) -> Option<Value> {
         "num_hidden_layers": t.count("text_model.encoder.layers."),
         "num_attention_heads": (width / 64).max(1),
         "max_position_embeddings": t.dim("text_model.embeddings.position_embedding.weight", 0)?,
-        "projection_dim": projected.unwrap_or(width),
         "hidden_act": if open { "gelu" } else { "quick_gelu" },
         "layer_norm_eps": 1e-5,
+        // The last two tokens begin and end a text.
         "bos_token_id": vocab.saturating_sub(2),
-        "eos_token_id": end,
-        "pad_token_id": if open { 0 } else { end },
-    }))
+        "eos_token_id": vocab.saturating_sub(1),
+    });
+    if let Some(projected) = projected {
+        config["projection_dim"] = projected.into();
+    }
+    Some(config)
 }
 
 fn t5(t: &Shapes) -> Option<Value> {
