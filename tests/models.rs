@@ -14,12 +14,12 @@ mod flux;
 mod golden;
 #[path = "common/models.rs"]
 mod models;
+#[path = "models/painter.rs"]
+mod painter;
 #[path = "models/picture_lora.rs"]
 mod picture_lora;
 #[path = "common/pictures.rs"]
 mod pictures;
-#[path = "models/painter.rs"]
-mod painter;
 #[path = "models/plans.rs"]
 mod plans;
 #[path = "models/real.rs"]

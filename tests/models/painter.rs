@@ -20,8 +20,7 @@ struct Bench {
 
 fn bench(family: &str) -> Bench {
     let pipeline = Pipeline::open(&folder("pipeline").join(family)).unwrap();
-    let painter =
-        Painter::new(Arc::new(pipeline), BTreeMap::new(), Cpu::new(2, Precision::Exact)).unwrap();
+    let painter = Painter::new(Arc::new(pipeline), BTreeMap::new(), Cpu::new(2, Precision::Exact)).unwrap();
     let arrays = Arrays::open("pictures", "golden");
     let said = |states: &str, pooled: &str| {
         let optional = |name: &str| if arrays.has(name) { arrays.get(name) } else { Vec::new() };
@@ -132,7 +131,9 @@ fn steps_are_told_and_stop_when_asked() {
         .paint(&bench.request(Sampler::Euler, 4, 7.5), &mut |event| {
             heard.push(match event {
                 Event::Encoding => "encoding".to_string(),
-                Event::Step { step, steps, seen } => format!("{step}/{steps} {}", seen.map_or(0, <[f32]>::len)),
+                Event::Step { step, steps, seen } => {
+                    format!("{step}/{steps} {}", seen.map_or(0, <[f32]>::len))
+                }
                 Event::Decoding => "decoding".into(),
             });
             true

@@ -67,10 +67,6 @@ fn tables_are_those_of_diffusers() {
         let steps = Steps::diffusers(&scheduler, sampler, count(row, "steps"), count(row, "tokens")).unwrap();
         let mut sigmas: Vec<f32> = steps.list.iter().map(|s| s.sigma).collect();
         let array = text(row, "array");
-        if let Ok(want) =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| arrays.get(&format!("{array}.to"))))
-        {
-            same(&what, &steps.list.iter().map(|s| s.to).collect::<Vec<f32>>(), &want, 1.0);
         // numpy computes some of these in f32, with a rounding more.
         let ulps = if scheduler.betas.zero_snr || row["listed"] == true { 4.0 } else { 1.0 };
         if row["to"] == true {

@@ -71,14 +71,13 @@ fn adapt_where(
         });
         if let Some((module, part)) = module {
             let [a, b] = names(module);
-
             let (window, point) = match node.op {
                 Op::Conv2d(window) => (Some(window), Some(Window { kernel: 1, stride: 1, padding: 0 })),
                 _ => (None, None),
             };
             let dims = x[1].shape();
             let down = g.weight(&a, &dims.with(0, part.rank.unwrap_or(dims[0])));
-            let down = layer(x[0], window, down) * part.scale; // (T, r), or (N, r, H, W)
+            let down = by(x[0], window, down) * part.scale; // (T, r), or (N, r, H, W)
             added.push(a);
             y = y + match part.rank {
                 None => down,
@@ -86,7 +85,7 @@ fn adapt_where(
                     let ones = if window.is_some() { &[1, 1][..] } else { &[] };
                     let up = g.weight(&b, &[&[dims[0], rank], ones].concat());
                     added.push(b);
-                    layer(down, point, up)
+                    by(down, point, up)
                 }
             };
         }
@@ -100,8 +99,6 @@ fn adapt_where(
     }
     Ok((g.finish()?, added))
 }
-/// A layer of either kind.
-fn layer<'g>(x: X<'g>, window: Option<Window>, w: X<'g>) -> X<'g> {
 
 /// A linear layer, or a convolution where there is a window.
 fn by<'g>(x: X<'g>, window: Option<Window>, w: X<'g>) -> X<'g> {

@@ -448,7 +448,7 @@ impl Painter {
         let input = prediction.input(x, sigma);
         let mut out = match &self.denoiser {
             Denoiser::Flux(c) => {
-                let shape = [1, x.len() / (h * w), h, w];
+                let shape = [1, x.len() / (h * w), h / 2, w / 2];
                 let packed = flux::pack(&input, shape);
                 let size = flux::Size { batch: 1, text: r.prompt.tokens, height: h / 2, width: w / 2 };
                 let (time, guidance) = ([time / self.scheduler.betas.count as f32], [r.told]);
