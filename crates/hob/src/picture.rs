@@ -82,11 +82,6 @@ impl Studio {
         Ok(Studio { painter, tokenizers, embeddings, loras, said: None })
     }
 
-    /// The engine beneath.
-    pub fn painter(&self) -> &Painter {
-        &self.painter
-    }
-
     /// What is not said of a picture, as its model wants it.
     pub fn defaults(&self) -> Recipe {
         let pipeline = self.painter.pipeline();
@@ -94,6 +89,7 @@ impl Studio {
         let side = pipeline.part(Role::Denoiser).and_then(|p| p.config["sample_size"].as_u64());
         let side = match side {
             Some(side) if family.is_unet() => side as usize * self.painter.multiple(),
+            _ if matches!(family, Family::Sd1 | Family::Sd2) => 512,
             _ => 1024,
         };
         let (steps, cfg, guidance) = match family {
