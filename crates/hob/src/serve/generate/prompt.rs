@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Format, Prompt, Request, ToolChoice};
 use crate::serve::manager::Lease;
-use crate::serve::refusal::{Refusal, Result};
+use crate::serve::refusal::{Kind, Refusal, Result};
 use crate::serve::worker::Rule;
 use crate::terminal;
 
@@ -51,6 +51,15 @@ pub fn ready(lease: &Lease, request: &Request) -> Result<Ready> {
     let (ids, spoken) = ids(lease, request)?;
     match ids.len() {
         0 => return Err(hob_engine::Error::Empty.into()),
+        tokens if request.context.is_some_and(|bound| tokens > bound && bound < lease.context) => {
+            let bound = request.context.unwrap_or_default();
+            let message = format!(
+                "the text has {tokens} tokens, {} more than the {bound} of context that are asked for; shorten it, or ask \
+                 for a longer context (num_ctx, or a preset's ctx)",
+                tokens - bound
+            );
+            return Err(Refusal::new(Kind::TooLong, message));
+        }
         tokens if tokens > lease.context => {
             return Err(hob_engine::Error::Context { tokens, context: lease.context }.into());
         }

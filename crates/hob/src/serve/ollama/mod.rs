@@ -24,8 +24,7 @@ use tokio_stream::Stream;
 use super::App;
 use super::asked::Asked;
 use super::fields::Fields;
-use super::keep::Keep;
-use super::manager::Lease;
+use super::manager::{Lease, Stay};
 use super::refusal::{Kind, Refusal, Result};
 
 pub use details::Headers;
@@ -88,8 +87,8 @@ fn named<'a>(f: &Fields<'a>) -> Result<&'a str> {
 }
 
 /// The model of that name, loaded.
-async fn load(app: &Arc<App>, name: &str, keep: Option<Keep>) -> Result<Lease> {
-    app.manager.get(Some(name), keep).await
+async fn load(app: &Arc<App>, name: &str, stay: Stay) -> Result<Lease> {
+    app.manager.get(Some(name), stay).await
 }
 
 /// A name as Ollama's clients expect it, with a tag.
