@@ -65,6 +65,9 @@ pub struct ServeArgs {
     /// Connections open at the same time; more wait
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_connections: u16,
+    /// Write what is asked and answered into the log, for whoever looks for a fault; without this nothing of it is
+    #[arg(long)]
+    pub log_prompts: bool,
     #[command(flatten)]
     pub loading: Loading,
     #[command(flatten)]
@@ -101,6 +104,7 @@ pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
         max_body: usize::try_from(args.max_body).unwrap_or(usize::MAX),
         connections: args.max_connections.max(1).into(),
         offline: crate::net::Net::new(global.offline).offline(),
+        log_prompts: args.log_prompts,
     };
     serve::run(config)
 }

@@ -54,10 +54,13 @@ fn about(known: &Known, c: &Checkpoint, sampling: Sampling, verbose: bool) -> Va
     }
     preset.and_then(|p| p.licence.as_ref()).into_iter().for_each(|text| say("LICENSE", text));
     for (name, value) in &parameters {
-        let _ = writeln!(modelfile, "PARAMETER {name} {value}");
+        let _ = writeln!(modelfile, "PARAMETER {name} {}", quoted(value));
     }
-    let parameters: Vec<String> =
-        parameters.iter().map(|(name, value)| format!("{name:<30} {value}")).collect();
+    let shown = |(name, value): &(String, String)| match name.as_str() {
+        "stop" => format!("{name:<30} {}", Value::from(value.as_str())),
+        _ => format!("{name:<30} {value}"),
+    };
+    let parameters: Vec<String> = parameters.iter().map(shown).collect();
     let mut value = json!({
         "modelfile": modelfile,
         "parameters": parameters.join("\n"),
@@ -111,8 +114,17 @@ fn parameters(own: Option<&Parameters>, s: Sampling) -> Vec<(String, String)> {
         all.push((name.into(), value));
     }
     let stops = own.stop.iter().flatten();
-    all.extend(stops.map(|stop| ("stop".into(), Value::from(stop.as_str()).to_string())));
+    all.extend(stops.map(|stop| ("stop".into(), stop.clone())));
     all
+}
+
+/// A value as a Modelfile writes it, whose quotes know no escapes.
+fn quoted(value: &str) -> String {
+    match value {
+        _ if value.trim() == value && !value.contains('\n') && !value.starts_with('"') => value.into(),
+        _ if value.contains('"') => format!("\"\"\"{value}\"\"\""),
+        _ => format!("\"{value}\""),
+    }
 }
 
 /// The header by GGUF's names; of safetensors, what their configuration says.
