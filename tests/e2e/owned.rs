@@ -128,10 +128,12 @@ fn a_preset_is_made_shown_copied_and_removed_by_ollamas_api() {
         let head = format!("DELETE /api/delete HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
         server.raw(&format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()))
     };
+    // One of a preset that is gone goes all the same.
+    world.run(&["create", "orphan", "--from=poet"]).ok();
     // A copy does not need what it was made of.
     assert!(delete("poet:latest").starts_with("HTTP/1.1 200 "));
     assert_eq!(ask("bard")["eval_count"], 3);
-    for name in ["bard", "again", "mini:v1"] {
+    for name in ["bard", "again", "mini:v1", "orphan"] {
         assert!(delete(name).starts_with("HTTP/1.1 200 "), "{name}");
         assert!(delete(name).starts_with("HTTP/1.1 404 "), "{name}");
     }

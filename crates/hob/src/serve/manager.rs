@@ -202,11 +202,13 @@ impl Manager {
         self.policy.load.context.or(asked).or_else(|| known.context())
     }
 
-    /// The model, if it is loaded, and whether its context is as long as is wanted; it is leased then.
+    /// The model, if it is loaded, and its lease if its context is as long as is wanted. Who asks for no length does not
+    /// wait for others that have a shorter one.
     fn lease(&self, known: &Known, root: &Known, stay: Stay) -> Option<(Arc<Ready>, Option<Lease>)> {
         let loaded = lock(&self.loaded);
         let ready = loaded.iter().find(|(k, _)| k.same(root)).map(|(_, ready)| ready)?;
-        let fits = ready.reaches(self.context(known, stay, ready.opened.model.context()));
+        let wanted = self.context(known, stay, ready.opened.model.context());
+        let fits = ready.reaches(wanted) || wanted.is_none() && !ready.unused();
         Some((ready.clone(), fits.then(|| Lease::new(ready, known))))
     }
 
@@ -248,12 +250,12 @@ impl Manager {
     /// That a model is in use with less context than is wanted.
     fn too_short(&self, ready: &Ready, known: &Known, stay: Stay) -> Refusal {
         let wanted = self.context(known, stay, ready.opened.model.context());
-        let wanted = wanted.map_or("more are".to_string(), |n| format!("{n} are"));
         let message = format!(
-            "{} is answering others with {} tokens of context, and {wanted} asked for; try again when it has ended \
+            "{} is answering others with {} tokens of context, and {} are asked for; try again when it has ended \
              (hob serve --ctx gives all the same)",
             terminal::clean(&ready.name),
-            ready.context
+            ready.context,
+            wanted.unwrap_or(ready.context)
         );
         Refusal { retry: Some(1), ..Refusal::new(Kind::Busy, message) }
     }

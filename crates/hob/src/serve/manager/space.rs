@@ -37,12 +37,20 @@ pub enum Released {
 }
 
 impl Manager {
-    /// Bytes of memory that a model may take, beside those loaded and what others left.
+    /// Bytes of memory that all models may take.
+    fn allowed(&self) -> u64 {
+        room::free(memory::process()).min(self.policy.load.memory.unwrap_or(u64::MAX))
+    }
+
+    /// Those that are taken, by what is loaded and by what others left. What is loaded may not be in memory yet, so it is
+    /// its plan that counts.
+    fn taken(&self) -> u64 {
+        lock(&self.loaded).iter().map(|(_, ready)| ready.planned).sum::<u64>() + self.left_bytes()
+    }
+
+    /// Bytes of memory that a model may take beside those.
     fn limit(&self) -> u64 {
-        let others: u64 = lock(&self.loaded).iter().map(|(_, ready)| ready.planned).sum();
-        let limit = self.policy.load.memory.unwrap_or(u64::MAX);
-        // What is loaded may not be in memory yet, so it is its plan that counts.
-        limit.min(room::free(memory::process())).saturating_sub(others + self.left_bytes())
+        self.allowed().saturating_sub(self.taken())
     }
 
     fn left_bytes(&self) -> u64 {
@@ -52,37 +60,40 @@ impl Manager {
     /// Where the model fits, after others that nobody uses have made room for it: what unloaded ones left, then those that
     /// [`evict::choose`] names. It takes the place of `old`, if that is loaded. Nobody goes for a model that would not run.
     pub(super) fn room(&self, opened: &Opened, how: &Load, old: Option<&Known>) -> Result<Room, Error> {
-        let within = |bytes| Load { memory: Some(bytes), ..how.clone() };
         let replaced = |known: &Known| old.is_some_and(|old| old.same(known));
-        let gives = |(known, r): &(Known, Arc<Ready>)| {
-            if r.free() || replaced(known) { r.planned } else { 0 }
-        };
-        let most: u64 = lock(&self.loaded).iter().map(gives).sum();
-        let most = Some(self.limit().saturating_add(most + self.left_bytes()));
-        let best = opened.room(&Load { memory: most, ..how.clone() }, self.process)?;
-        let streams = |room: &Room| room.residency.is_some();
-        if let (Some(context), None, true) = (how.context, self.policy.load.context, streams(&best)) {
-            // Nobody who asks for a long context wants it at the disk's pace.
-            let usual = Load { memory: most, context: None, ..how.clone() };
-            if !streams(&opened.room(&usual, self.process)?) {
-                return Err(Error::new(format!(
-                    "with {context} tokens of context {}; ask for a shorter one",
-                    best.note.unwrap_or_default()
-                )));
-            }
-        }
+        self.check(opened, how, &replaced)?;
         if old.is_some() && !self.remove(|known, ready| replaced(known) && ready.unused()) {
             return Err(Error::new("it is answering; try again when it has ended"));
         }
         loop {
-            let limit = self.limit();
-            let room = opened.room(&within(limit), self.process);
+            let room = opened.room(&Load { memory: Some(self.limit()), ..how.clone() }, self.process);
             let whole = room.as_ref().is_ok_and(|room| room.note.is_none());
-            let needs =
-                || opened.needs(how, self.process).map_or(u64::MAX, |needs| needs.saturating_sub(limit));
-            if whole || !self.forget() && !self.evict(needs().max(1)) {
+            let needs = || {
+                let all = opened.needs(how, self.process).unwrap_or(u64::MAX).saturating_add(self.taken());
+                all.saturating_sub(self.allowed()).max(1)
+            };
+            if whole || !self.forget() && !self.evict(needs()) {
                 return room;
             }
+        }
+    }
+
+    /// Whether the model would run if all went that may.
+    fn check(&self, opened: &Opened, how: &Load, replaced: impl Fn(&Known) -> bool) -> Result<(), Error> {
+        let stays = |(known, r): &&(Known, Arc<Ready>)| !r.free() && !replaced(known);
+        let stay: u64 = lock(&self.loaded).iter().filter(stays).map(|(_, r)| r.planned).sum();
+        let most = Load { memory: Some(self.allowed().saturating_sub(stay)), ..how.clone() };
+        let best = opened.room(&most, self.process)?;
+        let (Some(context), None, Some(_)) = (how.context, self.policy.load.context, best.residency) else {
+            return Ok(());
+        };
+        // No client that asks for a long context wants it at the disk's pace.
+        match opened.room(&Load { context: None, ..most }, self.process)?.residency {
+            Some(_) => Ok(()),
+            None => Err(Error::new(format!(
+                "with {context} tokens of context {}; ask for a shorter one",
+                best.note.unwrap_or_default()
+            ))),
         }
     }
 

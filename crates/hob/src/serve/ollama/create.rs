@@ -44,8 +44,8 @@ pub async fn copy(Asked { app, body, .. }: Asked) -> Result<Response> {
     Ok(StatusCode::OK.into_response())
 }
 
-/// Keeps `preset`, whose base is to be `base`. One that adds nothing to a preset, or is to take the place of it, goes on
-/// from what that says itself.
+/// Keeps `preset`, whose base is to be `base`. Of a preset it takes over what that says, as with Ollama: it then needs
+/// that no more, and may take its place.
 async fn save(app: &App, name: &str, base: Known, preset: Preset) -> Result<()> {
     let name = name.strip_suffix(":latest").unwrap_or(name).to_string();
     // Those that were named when the server was started lie elsewhere.
@@ -55,18 +55,13 @@ async fn save(app: &App, name: &str, base: Known, preset: Preset) -> Result<()> 
     }
     aside(move || {
         let found = store::discover();
-        let preset = Preset { base: name_of(&base, &found)?, ..preset };
-        let alone = preset == Preset { base: preset.base.clone(), ..Preset::default() };
-        let preset = match found.presets.iter().find(|kept| base.preset.is_some() && base.is(&kept.name)) {
-            Some(kept) if alone || base.is(&name) => preset.on(kept.preset.clone()).map_err(invalid)?,
-            _ => preset,
+        let preset = match &base.preset {
+            Some(made) => preset.on(made.settled.preset.clone()).map_err(invalid)?,
+            None => Preset { base: name_of(&base, &found)?, ..preset },
         };
         preset::save(&name, &preset, &found).map_err(invalid)?;
-        terminal::note(&format!(
-            "the preset {} is made of {}",
-            terminal::clean(&name),
-            terminal::clean(&base.name)
-        ));
+        let (name, base) = (terminal::clean(&name), terminal::clean(&base.name));
+        terminal::note(&format!("the preset {name} is made of {base}"));
         Ok(())
     })
     .await
@@ -75,9 +70,6 @@ async fn save(app: &App, name: &str, base: Known, preset: Preset) -> Result<()> 
 /// What a preset calls its base by: its name among models of this machine; what lies elsewhere was given by its path when
 /// the server was started.
 fn name_of(base: &Known, found: &Found) -> Result<String> {
-    if base.preset.is_some() {
-        return Ok(base.name.clone());
-    }
     let name = found.models.iter().find(|m| m.path == base.path).map(|m| m.name.clone());
     let path = || std::path::absolute(&base.path).ok()?.to_str().map(String::from);
     name.or_else(path).ok_or_else(|| invalid(Error::new("the base's path is not UTF-8 text; rename it")))

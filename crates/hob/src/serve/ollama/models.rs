@@ -98,19 +98,24 @@ pub async fn unload(app: &Arc<App>, name: &str, keep: Option<Keep>) -> Result<bo
 
 /// `DELETE /api/delete`.
 pub async fn remove(Asked { app, body, .. }: Asked) -> Result<Response> {
-    let name = named(&Fields::of(&body)?)?;
-    let known = app.manager.find(name).await?;
+    let name = named(&Fields::of(&body)?)?.to_string();
+    // One whose base is gone is no model, and goes all the same.
+    let (manager, wanted) = (app.manager.clone(), name.clone());
+    let preset = aside(move || {
+        let found = store::discover();
+        let Some(kept) = found.preset(&wanted) else { return Ok(false) };
+        preset::remove(kept).map_err(|e| Refusal::failed(e.to_string()))?;
+        manager.release(&kept.name);
+        terminal::note(&format!("{} is removed; its base stays", terminal::clean(&kept.name)));
+        Ok(true)
+    });
+    if preset.await? {
+        return Ok(StatusCode::OK.into_response());
+    }
+    let known = app.manager.find(&name).await?;
     aside(move || {
         let shown = terminal::clean(&known.name);
         let found = store::discover();
-        if known.preset.is_some()
-            && let Some(kept) = found.presets.iter().find(|kept| known.is(&kept.name))
-        {
-            preset::remove(kept).map_err(|e| Refusal::failed(e.to_string()))?;
-            app.manager.release(&known.name);
-            terminal::note(&format!("{shown} is removed; its base stays"));
-            return Ok(StatusCode::OK.into_response());
-        }
         let Some(model) = found.models.iter().find(|m| m.path == known.path) else {
             let message =
                 format!("{shown} lies where the person who started the server said; it is theirs to remove");
