@@ -196,6 +196,18 @@ fn what_cannot_be_made_over_http_is_refused_and_leaves_nothing() {
     let head = server.raw(&format!("HEAD {blob} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
     assert!(!world.path("hob/presets").exists() || files(&world.path("hob/presets")).is_empty());
+    // Many at once make one, whole.
+    std::thread::scope(|scope| {
+        for i in 0..16 {
+            let body = json!({"model": "many", "from": "tiny", "system": i.to_string().repeat(50_000)});
+            let server = &server;
+            scope.spawn(move || statuses(&server.post("/api/create", &body)));
+        }
+    });
+    assert_eq!(files(&world.path("hob/presets")), ["many.toml"]);
+    let system =
+        server.post("/api/show", &json!({"model": "many"})).ok()["system"].as_str().unwrap().to_string();
+    assert!((0..16).any(|i| system == i.to_string().repeat(50_000)));
     // One that lies where the person who started the server said is a base as well.
     statuses(&server.post("/api/create", &json!({"model": "mine", "from": "given", "system": "x"})));
     assert_eq!(server.post("/api/show", &json!({"model": "mine"})).ok()["system"], "x");
