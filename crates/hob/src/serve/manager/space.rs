@@ -61,7 +61,7 @@ impl Manager {
     /// [`evict::choose`] names. It takes the place of `old`, if that is loaded. Nobody goes for a model that would not run.
     pub(super) fn room(&self, opened: &Opened, how: &Load, old: Option<&Known>) -> Result<Room, Error> {
         let replaced = |known: &Known| old.is_some_and(|old| old.same(known));
-        self.check(opened, how, &replaced)?;
+        self.check(opened, how, replaced)?;
         if old.is_some() && !self.remove(|known, ready| replaced(known) && ready.unused()) {
             return Err(Error::new("it is answering; try again when it has ended"));
         }
