@@ -24,6 +24,9 @@ mod embed;
 mod fit;
 #[path = "e2e/folders.rs"]
 mod folders;
+#[cfg(unix)]
+#[path = "e2e/log.rs"]
+mod log;
 #[path = "e2e/look.rs"]
 mod look;
 #[cfg(unix)]
@@ -31,6 +34,9 @@ mod look;
 mod ollama;
 #[path = "e2e/openai.rs"]
 mod openai;
+#[cfg(unix)]
+#[path = "e2e/owned.rs"]
+mod owned;
 #[cfg(unix)]
 #[path = "e2e/page.rs"]
 mod page;
@@ -48,6 +54,9 @@ mod serving;
 mod spent;
 #[path = "e2e/tiny.rs"]
 mod tiny;
+#[cfg(unix)]
+#[path = "e2e/uses.rs"]
+mod uses;
 #[cfg(target_os = "linux")]
 #[path = "e2e/within.rs"]
 mod within;

@@ -211,12 +211,58 @@ def test_errors(llama, guarded):
     assert "temperature" in refused(400, generate(options={"temperature": "hot"}))
     assert "keep_alive" in refused(400, generate(keep_alive="soon"))
     assert "context" in refused(400, generate(prompt="many words " * 9000))
-    assert refused(501, lambda: llama.copy(MODEL, "other"))
-    assert refused(501, lambda: llama.create("other", from_=MODEL))
+    assert "nothing" in refused(404, lambda: llama.copy("nothing", "other"))
+    assert "nothing" in refused(404, lambda: llama.create("other", from_="nothing"))
+    assert "`files`" in refused(400, lambda: llama.create("other", files={"x.gguf": "sha256:" + "0" * 64}))
+    assert "name of a model" in refused(400, lambda: llama.create(MODEL, from_=MODEL))
+    with pytest.raises(ollama.ResponseError, match="no parameter"):
+        list(llama.create("other", from_=MODEL, parameters={"temprature": 1}, stream=True))
+    assert refused(501, lambda: llama.push("other"))
+    assert "num_ctx" in refused(400, generate(prompt="many words " * 99, options={"num_ctx": 64}))
     assert refused(401, lambda: ollama.Client(host=guarded.url).list())
     friend = ollama.Client(host=guarded.url, headers={"Authorization": "Bearer secret"})
     assert friend.list().models
     assert "offline" in refused(403, lambda: friend.pull("hf.co/owner/tiny"))
+
+
+def test_a_preset_from_its_making_to_its_end(llama, server, tmp_path):
+    done = llama.create(
+        "poet", from_=MODEL, system="You are a poet.", license=["MIT"], stream=False,
+        parameters={"temperature": 0, "num_predict": 6, "stop": ["Roses"]},
+        messages=[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Violets"}],
+    )
+    assert done.status == "success"
+    parts = [part.status for part in llama.create("bard", from_="poet", system="You are a bard.", stream=True)]
+    assert parts[0].startswith("using existing layer") and parts[-1] == "success"
+    assert {"poet:latest", "bard:latest"} <= {m.model for m in llama.list().models}
+    poet, base = llama.chat("poet", ASK), llama.chat(MODEL, ASK, options=GREEDY)
+    assert poet.eval_count <= 6 and poet.prompt_eval_count > base.prompt_eval_count
+    assert llama.chat("poet:latest", ASK).message == poet.message
+    # Its base is loaded once, and each is told with its own name.
+    assert {"poet:latest", NAME} <= {m.model for m in llama.ps().models}
+    shown = llama.show("poet")
+    assert "You are a poet." in shown.modelfile and shown.license == "MIT"
+    assert shown.details.parent_model == NAME and "num_predict" in shown.parameters
+    assert shown.modelinfo == llama.show(MODEL).modelinfo
+    assert llama.copy("poet", "copy").status == "success"
+    assert llama.chat("copy", ASK).message == poet.message
+    assert llama.generate("poet", keep_alive=0).done_reason == "unload"
+    assert "poet:latest" not in {m.model for m in llama.ps().models}
+    for name in "poet", "bard", "copy":
+        assert llama.delete(name).status == "success"
+        with pytest.raises(ollama.ResponseError) as e:
+            llama.show(name)
+        assert e.value.status_code == 404
+    (tmp_path / "x.gguf").write_bytes(b"x")
+    with pytest.raises(ollama.ResponseError, match="files are not taken in"):
+        llama.create_blob(tmp_path / "x.gguf")
+
+
+def test_a_context_is_as_long_as_asked(llama):
+    short = llama.generate(MODEL, MONTHS, options={"temperature": 0, "num_ctx": 48})
+    assert short.done_reason == "length" and short.prompt_eval_count + short.eval_count == 49
+    assert llama.generate(MODEL, MONTHS, options={"temperature": 0, "num_ctx": 5000, "num_predict": 1}).done
+    assert next(m for m in llama.ps().models if m.model == NAME).context_length >= 5000
 
 
 def test_embed(llama):

@@ -134,7 +134,7 @@ fn a_prompt_is_answered_and_gone_on_with() {
     assert!(refused(&server.post("/api/chat", &chat(json!({"model": "nothing"}))), 404).contains("nothing"));
     assert!(refused(&server.send("/api/chat", "{", &[]), 400).starts_with("the body is no JSON"));
     assert!(refused(&server.get("/api/nothing"), 404).contains("/api/nothing"));
-    for absent in ["copy", "create", "push"] {
+    for absent in ["push", "blobs/sha256:0"] {
         refused(&server.post(&format!("/api/{absent}"), &json!({})), 501);
     }
 }

@@ -121,7 +121,8 @@ fn sync_dir(path: &Path) {
 
 /// Writes a small file by way of a temporary one beside it.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = beside(path, &format!(".{}.tmp", std::process::id()));
+    // Threads of a server may write the same file at the same time.
+    let temporary = beside(path, &format!(".{:016x}.tmp", crate::commands::chance()));
     let done = File::create(&temporary)
         .and_then(|mut f| f.write_all(bytes).map(|()| f))
         .map_err(|e| Error::io("write", path, &e))

@@ -32,7 +32,7 @@ use commands::{Cli, Command};
 use hob_engine::{isa, near};
 
 fn main() -> ExitCode {
-    install_panic_hook();
+    install_panic_hook(true);
     interrupt::on_closed(false); // Rust's own way would turn `hob list | head` into a panic
     let cli = match read() {
         Ok(cli) => cli,
@@ -94,9 +94,10 @@ fn dispatch(cli: Cli) -> error::Result<()> {
     }
 }
 
-/// A panic is a bug in Hob: one sentence that helps to report it, in place of a trace.
-fn install_panic_hook() {
-    std::panic::set_hook(Box::new(|info| {
+/// A panic is a bug in Hob: one sentence that helps to report it, in place of a trace. Its message `quotes` values, where it
+/// may.
+fn install_panic_hook(quotes: bool) {
+    std::panic::set_hook(Box::new(move |info| {
         let payload = info.payload();
         let why = payload.downcast_ref::<&str>().copied();
         let why =
@@ -107,10 +108,10 @@ fn install_panic_hook() {
             return;
         }
         let place = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
+        let why = if quotes { format!("{} ", terminal::clean(why)) } else { String::new() };
         eprintln!(
-            "hob: a bug in Hob {} stopped this ({} at {place}); please report this line and the command to Hob's issues",
+            "hob: a bug in Hob {} stopped this ({why}at {place}); please report this line and the command to Hob's issues",
             env!("CARGO_PKG_VERSION"),
-            terminal::clean(why)
         );
     }));
 }

@@ -88,6 +88,13 @@ pub struct Load {
     pub stop: Vec<String>,
 }
 
+impl Load {
+    /// Tokens of context that `model` is to have.
+    pub fn wanted(&self, model: &Model) -> usize {
+        self.context.unwrap_or(DEFAULT_CONTEXT.min(model.context()))
+    }
+}
+
 /// A model that answers.
 pub struct Loaded {
     words: Words,
@@ -141,6 +148,12 @@ impl Opened {
     /// Within what memory it is run, beside a process of so many bytes.
     pub fn room(&self, how: &Load, process: usize) -> Result<Room> {
         Room::find(&self.model, how, process, self.words.tokenizer.heap_bytes())
+    }
+
+    /// Bytes that it takes with all weights in memory and as long a context as `how` says, beside a process of so many.
+    pub fn needs(&self, how: &Load, process: usize) -> Result<u64> {
+        let context = how.wanted(&self.model);
+        Room::needs(&self.model, context, process, self.words.tokenizer.heap_bytes()).map(|(_, n)| n as u64)
     }
 
     /// Makes it run so, and says what the person should know of it.

@@ -1,11 +1,11 @@
 //! Within what memory a model is run: all of it there, with a shorter context, or with weights read from the file again
 //! for each token.
 
-use hob_engine::{CHUNK, Model, Residency};
+use hob_engine::{CHUNK, Footprint, Model, Residency};
 
 use crate::error::{Error, Result};
 use crate::machine::Memory;
-use crate::model::{DEFAULT_CONTEXT, Load};
+use crate::model::Load;
 use crate::terminal;
 
 /// Bytes of the machine's memory that are left to others.
@@ -31,12 +31,24 @@ pub struct Room {
 }
 
 impl Room {
+    /// What a run of `model` holds, and how many bytes that is where all of it is in memory.
+    pub fn needs(
+        model: &Model,
+        context: usize,
+        process: usize,
+        tokenizer: usize,
+    ) -> Result<(Footprint, usize)> {
+        let footprint = model.footprint(context.min(CHUNK), 1)?.beside(process, tokenizer);
+        let planned = footprint.at(context).total();
+        Ok((footprint, planned))
+    }
+
     /// Plans `model`, beside a process and a tokenizer of so many bytes.
     ///
     /// # Errors
     /// When nothing fits; the sentence says what would.
     pub fn find(model: &Model, how: &Load, process: usize, tokenizer: usize) -> Result<Room> {
-        let context = how.context.unwrap_or(DEFAULT_CONTEXT.min(model.context()));
+        let context = how.wanted(model);
         let limit = how.memory.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let bytes = limit.unwrap_or_else(|| free(process) as usize);
         let whole = Room { context, residency: None, note: None };
@@ -45,8 +57,7 @@ impl Room {
         if files + files / 4 + model.state_bytes(context)? + SURE < bytes as u128 {
             return Ok(whole);
         }
-        let footprint = model.footprint(context.min(CHUNK), 1)?.beside(process, tokenizer);
-        let planned = footprint.at(context).total();
+        let (footprint, planned) = Room::needs(model, context, process, tokenizer)?;
         if planned <= bytes {
             return Ok(whole);
         }

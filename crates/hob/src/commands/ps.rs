@@ -37,10 +37,19 @@ pub fn run(args: PsArgs) -> Result<()> {
             };
             let memory = terminal::bytes(m["planned_bytes"].as_u64().unwrap_or(0));
             let count = |key: &str| m[key].to_string();
-            vec![text(&m["name"]), memory, count("context"), count("running"), count("waiting"), until]
+            let presets: Vec<_> = m["presets"].as_array().into_iter().flatten().map(text).collect();
+            vec![
+                text(&m["name"]),
+                presets.join(", "),
+                memory,
+                count("context"),
+                count("running"),
+                count("waiting"),
+                until,
+            ]
         })
         .collect();
-    let header = ["NAME", "MEMORY", "CONTEXT", "ANSWERS", "WAITING", "UNLOADS"];
-    print!("{}", terminal::table(&header, &rows, &[1, 2, 3, 4]));
+    let header = ["NAME", "PRESETS", "MEMORY", "CONTEXT", "ANSWERS", "WAITING", "UNLOADS"];
+    print!("{}", terminal::table(&header, &rows, &[2, 3, 4, 5]));
     Ok(())
 }

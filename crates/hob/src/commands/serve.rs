@@ -19,7 +19,11 @@ const EXAMPLES: &str = "Examples:
     [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}]}'
 
 The port is 8421 because no common program listens there: 11434 is Ollama's, 8080 and 8000 are everyone's.
-Programs that speak OpenAI's API use http://127.0.0.1:8421/v1 as their base URL.";
+Programs that speak OpenAI's API use http://127.0.0.1:8421/v1 as their base URL.
+
+How long a context is: --ctx says it for all. Without it, num_ctx in a request to Ollama's API, or a preset's ctx, bounds that
+request's prompt and answer together; a model that is loaded with less is loaded anew once nobody uses it, with no more than
+it was trained for. What does not fit into memory is refused, and nothing is cut from a prompt.";
 
 /// Arguments of `hob serve`.
 #[derive(Args)]
@@ -65,6 +69,9 @@ pub struct ServeArgs {
     /// Connections open at the same time; more wait
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_connections: u16,
+    /// Write what is asked and answered into the log, for whoever looks for a fault; without this nothing of it is
+    #[arg(long)]
+    pub log_prompts: bool,
     #[command(flatten)]
     pub loading: Loading,
     #[command(flatten)]
@@ -101,6 +108,7 @@ pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
         max_body: usize::try_from(args.max_body).unwrap_or(usize::MAX),
         connections: args.max_connections.max(1).into(),
         offline: crate::net::Net::new(global.offline).offline(),
+        log_prompts: args.log_prompts,
     };
     serve::run(config)
 }

@@ -10,7 +10,7 @@ use crate::terminal;
 /// Arguments of `hob stop`.
 #[derive(Args)]
 pub struct StopArgs {
-    /// Unload this model only, as soon as its answers are given
+    /// Unload this model only, as soon as its answers are given; of a preset its base, if nothing else uses that
     pub model: Option<String>,
 }
 
@@ -19,8 +19,11 @@ pub fn run(args: StopArgs) -> Result<()> {
     let local = client::server().ok_or_else(|| Error::new("no server runs"))?;
     match args.model {
         Some(model) => {
-            local.ask("/hob/unload", Some(&json!({ "model": model })))?;
-            println!("{} is unloaded as soon as it has nothing to do.", terminal::clean(&model));
+            let done = local.ask("/hob/unload", Some(&json!({ "model": model })))?;
+            match done["note"].as_str() {
+                Some(note) => println!("{}.", terminal::clean(note)),
+                None => println!("{} is unloaded as soon as it has nothing to do.", terminal::clean(&model)),
+            }
         }
         None => {
             local.ask("/hob/stop", Some(&json!({})))?;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use hob_io::{Adapter, Checkpoint};
 
-use super::{Preset, settle};
+use super::{MAX_FILE, Preset, settle};
 use crate::catalogue;
 use crate::error::{Error, Result};
 use crate::serve::Known;
@@ -101,12 +101,16 @@ pub fn save(name: &str, preset: &Preset, found: &Found) -> Result<bool> {
         let options = hob_engine::Options { threads: 1, ..Default::default() };
         hob_engine::Model::adapted(Arc::new(model), Some(&adapter), options)?;
     }
+    let text = preset.to_toml()?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(Error::new(format!("the preset is longer than {}; say less", terminal::bytes(MAX_FILE))));
+    }
     let folder = places::presets()?;
     file::make_dir(&folder)?;
     // One of that name in other letters goes on under the new spelling.
     let before = find(name, &found.presets).map(|k| k.path.clone());
     let path = folder.join(file_name(name));
-    file::write(&path, preset.to_toml()?.as_bytes())?;
+    file::write(&path, text.as_bytes())?;
     if let Some(old) = before.as_ref().filter(|old| **old != path) {
         let _ = std::fs::remove_file(old);
     }

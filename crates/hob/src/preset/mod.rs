@@ -18,7 +18,6 @@ use crate::store::Found;
 use crate::{naming, near, places, terminal};
 
 pub use kept::{Kept, all, check_name, find, remove, save};
-#[allow(unused_imports)] // the last is for Ollama's POST /api/create
 pub use modelfile::{of_modelfile, of_request};
 
 /// Bytes of a preset's file, or of a template beside it, at most.
@@ -223,7 +222,7 @@ impl Preset {
     ///
     /// # Errors
     /// Both have an adapter.
-    fn on(self, base: Preset) -> Result<Preset> {
+    pub fn on(self, base: Preset) -> Result<Preset> {
         if self.adapter.is_some() && base.adapter.is_some() {
             return Err(Error::new("its base has an adapter too, and a model takes one"));
         }

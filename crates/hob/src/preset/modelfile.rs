@@ -48,18 +48,23 @@ fn names() -> [&'static str; PARAMETERS.len()] {
 /// # Errors
 /// What is wrong, and in which line.
 pub fn of_modelfile(path: &Path) -> Result<(Preset, Vec<String>)> {
-    let text = read_small(path)?;
     let at = places::short(path);
-    let instructions = modelfile::parse(&text).map_err(|bad| Error::new(format!("{at}, {bad}")))?;
+    let (preset, notes) = read(&read_small(path)?, &at)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let whole = preset.beside(folder).and_then(Preset::checked);
+    Ok((whole.map_err(|e| Error::new(format!("{at}: {e}")))?, notes))
+}
+
+/// What a Modelfile says, which is called `at`; paths as they stand.
+fn read(text: &str, at: &str) -> Result<(Preset, Vec<String>)> {
+    let instructions = modelfile::parse(text).map_err(|bad| Error::new(format!("{at}, {bad}")))?;
     let (mut preset, mut notes) = (Preset::default(), Vec::new());
     for i in &instructions {
         let note =
             add(&mut preset, i).map_err(|what| Error::new(format!("{at}, line {}: {what}", i.line)))?;
         notes.extend(note.map(|what| format!("{at}, line {}: {what}", i.line)));
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let whole = preset.beside(folder).and_then(Preset::checked);
-    Ok((whole.map_err(|e| Error::new(format!("{at}: {e}")))?, notes))
+    Ok((preset, notes))
 }
 
 fn add(preset: &mut Preset, i: &Instruction) -> Result<Option<String>, String> {
@@ -157,13 +162,13 @@ fn parameter(p: &mut Parameters, name: &str, value: &Value) -> Result<Option<Str
     Ok(None)
 }
 
-/// Reads the body of Ollama's `POST /api/create`: `from`, `system`, `parameters`, `messages`, `template`, `license`. The
-/// name under `model` is the caller's to take, and [`super::save`] makes the preset; it finds `from` among the models of
-/// this machine. Also what has no place in a preset.
+/// Reads the body of Ollama's `POST /api/create`: `from`, `system`, `parameters`, `messages`, `template`, `license`, and in
+/// place of them or below them the `modelfile` of older clients. The name under `model` is the caller's to take, and to find
+/// the base by its name among the models of this machine, before [`super::save`]: nothing here looks for a file. Also what
+/// has no place in a preset.
 ///
 /// # Errors
 /// What is wrong with it; that it would upload files, or name a path, which only a person here may.
-#[allow(dead_code)] // Ollama's API will call it
 pub fn of_request(body: &Value) -> Result<(Preset, Vec<String>)> {
     let fail = |what: &str| Error::new(what.to_string());
     let text = |key: &str| match &body[key] {
@@ -171,21 +176,38 @@ pub fn of_request(body: &Value) -> Result<(Preset, Vec<String>)> {
         Value::String(text) => Ok(Some(text.clone())),
         _ => Err(Error::new(format!("`{key}` must be a text"))),
     };
-    for key in ["files", "adapters", "quantize", "modelfile"] {
-        if !body[key].is_null() {
+    let empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Object(all) => all.is_empty(),
+        _ => false,
+    };
+    for key in ["files", "adapters", "quantize", "path"] {
+        if !empty(&body[key]) {
             return Err(Error::new(format!(
                 "`{key}` is not taken: Hob makes presets of models that are on this machine (hob create reads Modelfiles and adapters)"
             )));
         }
     }
-    let from = text("from")?
-        .filter(|f| !f.is_empty())
-        .ok_or_else(|| fail("`from` is missing: the model to begin with"))?;
-    let (mut preset, mut notes) = (Preset { base: base(&from), ..Preset::default() }, Vec::new());
-    if from.contains(['\\']) || from.starts_with(['.', '/', '~']) || Path::new(&preset.base).exists() {
+    let (mut preset, mut notes) = match text("modelfile")?.filter(|text| !text.is_empty()) {
+        Some(text) => read(&text, "modelfile")?,
+        None => Default::default(),
+    };
+    if preset.adapter.is_some() {
+        return Err(fail(
+            "ADAPTER names a file, which only a person on this machine may: hob create -f Modelfile",
+        ));
+    }
+    if let Some(from) = text("from")?.filter(|from| !from.is_empty()) {
+        preset.base = base(&from);
+    }
+    if preset.base.is_empty() {
+        return Err(fail("`from` is missing: the model to begin with"));
+    }
+    if preset.base.contains('\\') || preset.base.starts_with(['.', '/', '~']) {
         return Err(fail("`from` must be a model's name; hob create takes paths"));
     }
-    preset.system = text("system")?;
+    preset.system = text("system")?.or(preset.system);
     notes.extend(text("template")?.filter(|t| !t.is_empty()).and_then(|t| template(&mut preset, &t)));
     match &body["license"] {
         Value::Null => {}
@@ -207,6 +229,9 @@ pub fn of_request(body: &Value) -> Result<(Preset, Vec<String>)> {
         let messages = serde_json::from_value::<Vec<Message>>(body["messages"].clone());
         let messages =
             messages.map_err(|_| fail("`messages` must be a list of objects with `role` and `content`"))?;
+        if messages.iter().any(|m| !empty(&m.images) && m.images != serde_json::json!([])) {
+            return Err(fail("`messages` hold pictures, and a preset's examples are texts"));
+        }
         preset.messages = messages.into_iter().map(|m| Said { role: m.role, content: m.content }).collect();
     }
     Ok((preset.checked()?, notes))
@@ -214,8 +239,9 @@ pub fn of_request(body: &Value) -> Result<(Preset, Vec<String>)> {
 
 /// As Ollama has them, with fields that are nothing here.
 #[derive(serde::Deserialize)]
-#[allow(dead_code)] // as above
 struct Message {
     role: String,
     content: String,
+    #[serde(default)]
+    images: Value,
 }

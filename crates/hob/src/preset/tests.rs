@@ -189,11 +189,22 @@ fn a_request_of_ollamas_becomes_a_preset() {
     assert_eq!((preset.base.as_str(), preset.parameters.max_tokens), ("starter", Some(9)));
     assert_eq!(preset.parameters.stop.as_deref().unwrap(), ["a", "b"]);
     assert_eq!((preset.licence.as_deref(), preset.messages.len(), notes.len()), (Some("MIT\n\nBSD"), 1, 2));
+    let old = json!({"modelfile": "FROM x\nSYSTEM one\nPARAMETER top_k 3\nMESSAGE user hi", "system": "two", "files": {}});
+    let (preset, _) = of_request(&old).unwrap();
+    assert_eq!((preset.base.as_str(), preset.system.as_deref()), ("x", Some("two")));
+    assert_eq!((preset.parameters.top_k, preset.messages.len()), (Some(3), 1));
+    // A name is looked for by the caller, and here it is nothing but a text.
+    assert_eq!(of_request(&json!({"from": "Cargo.toml"})).unwrap().0.base, "Cargo.toml");
     for (body, says) in [
         (json!({}), "`from` is missing"),
         (json!({"from": "/etc/passwd"}), "must be a model's name"),
         (json!({"from": "../x"}), "must be a model's name"),
-        (json!({"from": "Cargo.toml"}), "must be a model's name"),
+        (json!({"from": "a\\b"}), "must be a model's name"),
+        (json!({"modelfile": "FROM ./x.gguf"}), "must be a model's name"),
+        (json!({"modelfile": "FROM x\nADAPTER y"}), "ADAPTER names a file"),
+        (json!({"modelfile": "FROM x\n\nFORM y"}), "modelfile, line 3: 'FORM' is no instruction"),
+        (json!({"from": "x", "path": "/etc/passwd"}), "`path` is not taken"),
+        (json!({"from": "x", "messages": [{"role": "user", "content": "", "images": ["aGk="]}]}), "pictures"),
         (json!({"from": "x", "files": {"a": "sha256:0"}}), "`files` is not taken"),
         (json!({"from": "x", "system": 3}), "`system` must be a text"),
         (json!({"from": "x", "parameters": {"top_k": "z"}}), "`parameters`: top_k is z"),

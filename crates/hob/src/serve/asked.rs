@@ -43,7 +43,12 @@ impl FromRequest<Arc<App>> for Asked {
         let Some(tally) = request.extensions().get::<Arc<Tally>>().cloned() else {
             return Err(refuse(&path, &Refusal::failed("the request was not counted")));
         };
-        let body = read(request.into_body(), app, &tally).await.and_then(|bytes| parse(&bytes));
+        let body = read(request.into_body(), app, &tally).await.and_then(|bytes| {
+            if tally.logs() {
+                tally.words("asked", &String::from_utf8_lossy(&bytes));
+            }
+            parse(&bytes)
+        });
         let body = body.map_err(|refusal| refuse(&path, &refusal))?;
         Ok(Asked { app: app.clone(), tally, body })
     }

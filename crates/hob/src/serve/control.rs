@@ -11,8 +11,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use super::App;
-use super::keep::Keep;
-use super::manager::Ready;
+use super::manager::{Ready, Released};
 use super::refusal::{Kind, Refusal, Result};
 
 /// The paths.
@@ -26,13 +25,11 @@ pub fn routes() -> Router<Arc<App>> {
 /// The models that are loaded.
 fn loaded(app: &App) -> Value {
     let one = |ready: &Arc<Ready>| {
-        let (idle, keep) = ready.idle();
-        let left = match keep {
-            Keep::For(time) if !ready.pinned => Some(time.saturating_sub(idle).as_secs_f64()),
-            _ => None,
-        };
+        let uses = ready.uses();
+        let presets: Vec<&str> = uses.iter().map(|u| &*u.name).filter(|name| *name != ready.name).collect();
         json!({
             "name": ready.name,
+            "presets": presets,
             "planned_bytes": ready.planned,
             "context": ready.context,
             "cache_tokens": ready.size.tokens,
@@ -41,26 +38,28 @@ fn loaded(app: &App) -> Value {
             "waiting": ready.waiting(),
             "pinned": ready.pinned,
             "since": ready.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            "expires_in_s": left,
+            "expires_in_s": ready.left().map(|left| left.as_secs_f64()),
         })
     };
     json!({"models": app.manager.loaded().iter().map(one).collect::<Vec<_>>()})
 }
 
 async fn unload(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    let released = || -> Result<()> {
+    let released = || -> Result<Value> {
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let name = body["model"].as_str().ok_or_else(|| Refusal::field("model", "`model` is missing"))?;
         match app.manager.release(name) {
-            true => Ok(()),
-            false => Err(Refusal::new(
-                Kind::UnknownModel,
-                "no model of that name is loaded, or it was named when the server was started",
-            )),
+            Released::Goes => Ok(json!({"status": "success"})),
+            Released::Stays(why) => Ok(json!({"status": "success", "note": why})),
+            Released::Pinned => {
+                let message = "it was named when the server was started, and stays loaded until that ends";
+                Err(Refusal::new(Kind::Forbidden, message))
+            }
+            Released::Absent => Err(Refusal::new(Kind::UnknownModel, "no model of that name is loaded")),
         }
     };
     match released() {
-        Ok(()) => Json(json!({"status": "success"})).into_response(),
+        Ok(done) => Json(done).into_response(),
         Err(refusal) => super::refuse("/hob/unload", &refusal),
     }
 }

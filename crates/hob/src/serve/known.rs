@@ -20,8 +20,6 @@ pub struct Known {
     pub bytes: u64,
     /// when its file was written
     pub modified: SystemTime,
-    /// tokens of context that a preset of it asks for
-    pub context: Option<usize>,
     /// what it is, where it is a preset
     pub preset: Option<Arc<Made>>,
 }
@@ -41,18 +39,21 @@ impl Known {
         let about = std::fs::metadata(&path).ok();
         let modified = about.as_ref().and_then(|m| m.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH);
         let bytes = about.filter(|m| m.is_file()).map_or(0, |m| m.len());
-        Known { name, others: Vec::new(), path, bytes, modified, context: None, preset: None }
+        Known { name, others: Vec::new(), path, bytes, modified, preset: None }
     }
 
-    /// Whether `name` means it: in any case, and with the `:latest` that Ollama's clients add.
+    /// Whether `name` means it.
     pub fn is(&self, name: &str) -> bool {
-        let same = |own: &String| {
-            own.eq_ignore_ascii_case(name)
-                || name.strip_suffix(":latest").is_some_and(|bare| own.eq_ignore_ascii_case(bare))
-                || own.strip_suffix(":latest").is_some_and(|bare| bare.eq_ignore_ascii_case(name))
-        };
-        same(&self.name) || self.others.iter().any(same)
+        same(&self.name, name) || self.others.iter().any(|own| same(own, name))
     }
+}
+
+/// Whether two names are the same: in any case, and with the `:latest` that Ollama's clients add.
+pub fn same(a: &str, b: &str) -> bool {
+    let bare = |name: &str| name.strip_suffix(":latest").map(str::to_string);
+    a.eq_ignore_ascii_case(b)
+        || bare(a).is_some_and(|bare| bare.eq_ignore_ascii_case(b))
+        || bare(b).is_some_and(|bare| bare.eq_ignore_ascii_case(a))
 }
 
 #[cfg(test)]

@@ -1,20 +1,20 @@
 //! The models that are loaded: on demand, for as long as they are used, within the memory there is.
 
-use std::ops::Deref;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod evict;
+mod ready;
+mod space;
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use hob_engine::cache::Size;
-use hob_engine::{CHUNK, Cache, Scheduler, memory};
-use hob_grammar::Vocabulary;
-use hob_io::chat::Dialect;
+use hob_engine::{Cache, memory};
 
 use super::keep::Keep;
 use super::known::Known;
 use super::metrics::Metrics;
-use super::preset::Made;
 use super::pulls::Source;
 use super::refusal::{Kind, Refusal, Result};
 use super::vectors::Vectors;
@@ -22,144 +22,22 @@ use super::worker::{Limits, Worker};
 use crate::error::Error;
 use crate::hub::Spec;
 use crate::model::{Load, Opened};
-use crate::preset::{self, Preset};
-use crate::room::{self, Room};
 use crate::store::{self, Found, Wanted};
-use crate::terminal;
+use crate::{preset, terminal};
 
-/// A model that answers.
-pub struct Ready {
-    /// what a client calls it
-    pub name: String,
-    /// files, tokenizer, template
-    pub opened: Opened,
+pub use ready::{Lease, Ready, Use};
+pub use space::Released;
+
+/// A model that is to have a longer context waits so long for those that it answers.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a request says of how a model is loaded; where it does not, the server does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stay {
+    /// how long it stays
+    pub keep: Option<Keep>,
     /// tokens of context
-    pub context: usize,
-    /// bytes of memory that it is planned to take
-    pub planned: u64,
-    /// how much of conversations it has room for
-    pub size: Size,
-    /// when it was loaded
-    #[allow(dead_code)] // Ollama's API tells it
-    pub since: SystemTime,
-    /// stays until the server ends
-    pub pinned: bool,
-    /// how it writes calls and thoughts
-    pub dialect: Dialect,
-    worker: Option<Worker>,
-    /// its tokens for grammars, made when the first is asked for
-    vocabulary: OnceLock<hob_grammar::Result<Vocabulary>>,
-    /// what makes its vectors
-    pub vectors: Vectors,
-    /// what was noted of it
-    noted: Mutex<Vec<String>>,
-    users: AtomicUsize,
-    used: Mutex<(Instant, Keep)>,
-}
-
-impl Ready {
-    /// Its thread; `None` of a model that only makes vectors.
-    pub fn worker(&self) -> Option<&Worker> {
-        self.worker.as_ref()
-    }
-
-    /// Answers being made.
-    pub fn running(&self) -> usize {
-        self.worker.as_ref().map_or(0, Worker::running)
-    }
-
-    /// Requests that wait for their turn.
-    pub fn waiting(&self) -> usize {
-        self.worker.as_ref().map_or(0, Worker::waiting)
-    }
-
-    /// Tokens guessed, and those of them that were right.
-    pub fn guessed(&self) -> [u64; 2] {
-        self.worker.as_ref().map_or([0, 0], Worker::guessed)
-    }
-
-    /// Whether it answers; else it makes vectors only.
-    pub fn answers(&self) -> bool {
-        self.worker.is_some()
-    }
-
-    /// Its tokens for grammars. The first call takes a moment.
-    pub fn vocabulary(&self) -> hob_grammar::Result<&Vocabulary> {
-        let make = || Vocabulary::new(self.opened.words.tokenizer.clone(), self.opened.model.vocab_size());
-        self.vocabulary.get_or_init(make).as_ref().map_err(Clone::clone)
-    }
-
-    /// Tells what is to be noted of it, the first time.
-    pub fn once(&self, note: &str, tell: impl FnOnce()) {
-        let mut noted = lock(&self.noted);
-        if !noted.iter().any(|n| n == note) {
-            noted.push(note.into());
-            tell();
-        }
-    }
-
-    /// How long it stays without being used, and since when it is not.
-    pub fn idle(&self) -> (Duration, Keep) {
-        let used = lock(&self.used);
-        (used.0.elapsed(), used.1)
-    }
-
-    fn free(&self) -> bool {
-        !self.pinned && self.users.load(Ordering::SeqCst) == 0
-    }
-}
-
-/// A model in use: it stays loaded while this lives.
-pub struct Lease {
-    /// what the client calls it: its own name, or that of a preset
-    pub name: String,
-    ready: Arc<Ready>,
-    preset: Option<Arc<Made>>,
-}
-
-impl Lease {
-    fn new(ready: &Arc<Ready>) -> Lease {
-        ready.users.fetch_add(1, Ordering::SeqCst);
-        Lease { name: ready.name.clone(), ready: ready.clone(), preset: None }
-    }
-
-    /// The same as that model, which may be a preset of it.
-    fn called(mut self, known: &Known) -> Lease {
-        self.preset = known.preset.clone();
-        if self.preset.is_some() {
-            self.name.clone_from(&known.name);
-        }
-        self
-    }
-
-    /// The preset that was asked for, if it was one.
-    pub fn preset(&self) -> Option<&Preset> {
-        self.preset.as_ref().map(|made| &made.settled.preset)
-    }
-}
-
-impl Clone for Lease {
-    fn clone(&self) -> Lease {
-        let mut lease = Lease::new(&self.ready);
-        lease.name.clone_from(&self.name);
-        lease.preset.clone_from(&self.preset);
-        lease
-    }
-}
-
-impl Deref for Lease {
-    type Target = Ready;
-
-    fn deref(&self) -> &Ready {
-        &self.ready
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        lock(&self.ready.used).0 = Instant::now();
-        self.ready.users.fetch_sub(1, Ordering::SeqCst);
-    }
+    pub context: Option<usize>,
 }
 
 /// How models are loaded and kept.
@@ -174,14 +52,6 @@ pub struct Policy {
     pub cache: Option<u64>,
 }
 
-/// What an unloaded model read of conversations: it goes on there when it is loaded again.
-struct Left {
-    of: Known,
-    size: Size,
-    cache: Cache,
-    bytes: u64,
-}
-
 /// All models of the server.
 pub struct Manager {
     policy: Policy,
@@ -192,7 +62,7 @@ pub struct Manager {
     pinned: Mutex<Vec<Known>>,
     loaded: Mutex<Vec<(Known, Arc<Ready>)>>,
     /// the one unloaded last is last
-    left: Mutex<Vec<Left>>,
+    left: Mutex<Vec<space::Left>>,
     /// one is loaded at a time, so that each plan knows of the others
     loading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -212,7 +82,9 @@ impl Manager {
     /// Loads a model that stays until the server ends.
     pub async fn pin(self: &Arc<Self>, known: Known) -> Result<()> {
         lock(&self.pinned).push(known.clone());
-        self.load(known.root(), true).await.map(drop)
+        let lease = self.load(&known, Stay::default(), true).await?;
+        lease.keep(&lease.name, Keep::Always);
+        Ok(())
     }
 
     /// Every model that a client may name: the pinned ones, then presets and models of this machine.
@@ -242,19 +114,28 @@ impl Manager {
     ///
     /// # Errors
     /// No model has that name, or it cannot be loaded.
-    pub async fn get(self: &Arc<Self>, name: Option<&str>, keep: Option<Keep>) -> Result<Lease> {
-        let lease = match name {
+    pub async fn get(self: &Arc<Self>, name: Option<&str>, stay: Stay) -> Result<Lease> {
+        let known = match name {
             None => self.only()?,
             Some(name) => match self.preset(name).await? {
-                Some(known) => self.load(known.root(), false).await?.called(&known),
-                None => match self.lease(|known| known.preset.is_none() && known.is(name)) {
-                    Some(lease) => lease,
-                    None => self.load(self.find(name).await?, false).await?,
+                Some(known) => known,
+                None => match self.known_loaded(|known| known.preset.is_none() && known.is(name)) {
+                    Some(known) => known,
+                    None => self.find(name).await?,
                 },
             },
         };
-        if let Some(keep) = keep {
-            lock(&lease.used).1 = keep;
+        let lease = self.load(&known, stay, false).await?;
+        if let Some(keep) = stay.keep {
+            lease.keep(&lease.name, keep);
+        }
+        if let Some(asked) = stay.context.filter(|n| *n > lease.context && lease.answers()) {
+            let name = terminal::clean(&lease.name);
+            let note = format!(
+                "{name} has {} tokens of context, and a client asks for num_ctx {asked}: it gets those",
+                lease.context
+            );
+            lease.once(&note, || terminal::note(&note));
         }
         Ok(lease)
     }
@@ -300,86 +181,135 @@ impl Manager {
         known.map_err(|e| Refusal::new(Kind::Failed, e.to_string()))
     }
 
-    fn only(&self) -> Result<Lease> {
+    fn only(&self) -> Result<Known> {
         match &lock(&self.loaded)[..] {
-            [(known, one)] => {
+            [(known, _)] => {
                 let as_named = lock(&self.pinned).iter().find(|p| p.root().same(known)).cloned();
-                Ok(Lease::new(one).called(as_named.as_ref().unwrap_or(known)))
+                Ok(as_named.unwrap_or_else(|| known.clone()))
             }
             _ => Err(Refusal::field("model", "`model` is missing; GET /v1/models lists what it may be")),
         }
     }
 
-    fn lease(&self, which: impl Fn(&Known) -> bool) -> Option<Lease> {
-        lock(&self.loaded).iter().find(|(known, _)| which(known)).map(|(_, ready)| Lease::new(ready))
+    fn known_loaded(&self, which: impl Fn(&Known) -> bool) -> Option<Known> {
+        lock(&self.loaded).iter().map(|(known, _)| known).find(|known| which(known)).cloned()
     }
 
-    async fn load(self: &Arc<Self>, known: Known, pinned: bool) -> Result<Lease> {
-        if let Some(lease) = self.lease(|k| k.same(&known)) {
-            return Ok(lease); // without waiting for others that are being loaded
-        }
-        let turn = self.loading.clone().lock_owned().await;
-        if let Some(lease) = self.lease(|k| k.same(&known)) {
-            return Ok(lease);
-        }
-        let manager = self.clone();
-        // It goes on though the client leaves: another may wait for the same model.
-        let work = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let ready = Arc::new(manager.open(&known, pinned)?);
-            let lease = Lease::new(&ready);
-            lock(&manager.loaded).push((known, ready));
-            Ok(lease)
-        });
-        work.await.unwrap_or_else(|_| {
-            Err(Refusal::failed("loading the model failed by a bug in Hob; please report it"))
-        })
+    /// Tokens of context that a model is to have which was trained for `trained`; as usual where `None`. What the person
+    /// said who started the server holds for all; a request gets no more than the model was trained for, as with Ollama.
+    fn context(&self, known: &Known, stay: Stay, trained: usize) -> Option<usize> {
+        let asked = stay.context.map(|n| n.min(trained));
+        self.policy.load.context.or(asked).or_else(|| known.context())
     }
 
-    fn open(&self, known: &Known, pinned: bool) -> Result<Ready> {
+    /// The model, if it is loaded, and its lease if its context is as long as is wanted. Who asks for no length does not
+    /// wait for others that have a shorter one.
+    fn lease(&self, known: &Known, root: &Known, stay: Stay) -> Option<(Arc<Ready>, Option<Lease>)> {
+        let loaded = lock(&self.loaded);
+        let ready = loaded.iter().find(|(k, _)| k.same(root)).map(|(_, ready)| ready)?;
+        let wanted = self.context(known, stay, ready.opened.model.context());
+        let fits = ready.reaches(wanted) || wanted.is_none() && !ready.unused();
+        Some((ready.clone(), fits.then(|| Lease::new(ready, known))))
+    }
+
+    async fn load(self: &Arc<Self>, known: &Known, stay: Stay, pinned: bool) -> Result<Lease> {
+        let (root, until) = (known.root(), Instant::now() + PATIENCE);
+        loop {
+            if let Some((_, Some(lease))) = self.lease(known, &root, stay) {
+                return Ok(lease); // without waiting for others that are being loaded
+            }
+            let turn = self.loading.clone().lock_owned().await;
+            let short = match self.lease(known, &root, stay) {
+                Some((_, Some(lease))) => return Ok(lease),
+                Some((ready, None)) if !ready.unused() => {
+                    drop(turn);
+                    if Instant::now() > until {
+                        return Err(self.too_short(&ready, known, stay));
+                    }
+                    drop(ready); // so that it can be unloaded
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                short => short.is_some(),
+            };
+            let (manager, known) = (self.clone(), known.clone());
+            // It goes on though the client leaves: another may wait for the same model.
+            let work = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                let ready = Arc::new(manager.open(&known, &root, stay, pinned, short)?);
+                let lease = Lease::new(&ready, &known);
+                lock(&manager.loaded).push((root, ready));
+                Ok(lease)
+            });
+            return work.await.unwrap_or_else(|_| {
+                Err(Refusal::failed("loading the model failed by a bug in Hob; please report it"))
+            });
+        }
+    }
+
+    /// That a model is in use with less context than is wanted.
+    fn too_short(&self, ready: &Ready, known: &Known, stay: Stay) -> Refusal {
+        let wanted = self.context(known, stay, ready.opened.model.context());
+        let message = format!(
+            "{} is answering others with {} tokens of context, and {} are asked for; try again when it has ended \
+             (hob serve --ctx gives all the same)",
+            terminal::clean(&ready.name),
+            ready.context,
+            wanted.unwrap_or(ready.context)
+        );
+        Refusal { retry: Some(1), ..Refusal::new(Kind::Busy, message) }
+    }
+
+    /// Loads `root`, which `known` is made of; in place of the one that is loaded where that is too `short`.
+    fn open(&self, known: &Known, root: &Known, stay: Stay, pinned: bool, short: bool) -> Result<Ready> {
         let start = Instant::now();
-        let name = &known.name;
+        let name = &root.name;
         let cannot = |kind| move |e: Error| Refusal::new(kind, format!("{name} cannot be loaded: {e}"));
-        let how = known.load(&self.policy.load);
-        let opened = Opened::open(&known.path, &how).map_err(cannot(Kind::Failed))?;
+        let opened = Opened::open(&root.path, &root.load(&self.policy.load)).map_err(cannot(Kind::Failed))?;
+        let asked = self.context(known, stay, opened.model.context());
+        let how = Load { context: asked, ..root.load(&self.policy.load) };
         let (context, size, worker, planned) = match opened.model.outline().encoder() {
             // Of texts nothing is kept.
-            Some(_) => {
-                (opened.model.context(), Size { tokens: 0, streams: 0, context: 0 }, None, known.bytes)
-            }
-            None => self.work(known, &opened, &how).map_err(cannot(Kind::NoRoom))?,
+            Some(_) => (opened.model.context(), Size { tokens: 0, streams: 0, context: 0 }, None, root.bytes),
+            None => self.work(root, &opened, &how, short).map_err(cannot(Kind::NoRoom))?,
         };
         let dialect = opened.chat.dialect(Some(&opened.words.tokenizer));
         self.metrics.loads.fetch_add(1, Ordering::Relaxed);
-        terminal::note(&format!("{} is loaded ({} ms)", terminal::clean(name), start.elapsed().as_millis()));
+        let loading = start.elapsed();
+        terminal::note(&format!("{} is loaded ({} ms)", terminal::clean(name), loading.as_millis()));
+        // One that takes the place of a pinned one is pinned as well.
+        let pinned = pinned || lock(&self.pinned).iter().any(|p| p.root().same(root));
         Ok(Ready {
             name: name.clone(),
             opened,
             context,
+            asked,
             planned,
             size,
             since: SystemTime::now(),
+            loading,
             pinned,
             dialect,
             worker,
             vocabulary: OnceLock::new(),
             vectors: Vectors::default(),
             noted: Mutex::default(),
-            users: AtomicUsize::new(0),
-            used: Mutex::new((Instant::now(), self.policy.keep)),
+            keep: self.policy.keep,
+            uses: Mutex::default(),
         })
     }
 
     /// Plans a model that answers, and sets it to work.
     fn work(
         &self,
-        known: &Known,
+        root: &Known,
         opened: &Opened,
         how: &Load,
+        short: bool,
     ) -> Result<(usize, Size, Option<Worker>, u64), Error> {
-        let room = self.room(opened, how)?;
+        let room = self.room(opened, how, short.then_some(root))?;
         opened.settle_in(&room);
-        let (size, cache) = match self.take_left(known, room.context) {
+        let (size, cache) = match self.take_left(root, room.context) {
             Some(left) => left,
             None => {
                 let size = self.size(opened, room.context)?;
@@ -387,144 +317,8 @@ impl Manager {
             }
         };
         let worker = Worker::start(&opened.model, cache, room.context, self.policy.limits)?;
-        let planned = self.planned(opened, &room, size).unwrap_or(known.bytes);
+        let planned = self.planned(opened, &room, size).unwrap_or(root.bytes);
         Ok((room.context, size, Some(worker), planned))
-    }
-
-    /// Bytes of memory that a model may take, beside those loaded and what others left.
-    fn limit(&self) -> u64 {
-        let others: u64 = lock(&self.loaded).iter().map(|(_, ready)| ready.planned).sum();
-        let left: u64 = lock(&self.left).iter().map(|left| left.bytes).sum();
-        let limit = self.policy.load.memory.unwrap_or(u64::MAX);
-        // What is loaded may not be in memory yet, so it is its plan that counts.
-        limit.min(room::free(memory::process())).saturating_sub(others + left)
-    }
-
-    /// Where the model fits, after others that nobody uses have made room for it: what unloaded ones left, then the
-    /// one unused longest.
-    fn room(&self, opened: &Opened, how: &Load) -> Result<Room, Error> {
-        loop {
-            let how = Load { memory: Some(self.limit()), ..how.clone() };
-            let room = opened.room(&how, self.process);
-            let whole = room.as_ref().is_ok_and(|room| room.note.is_none());
-            if whole || !self.forget() && !self.evict(|_| true) {
-                return room;
-            }
-        }
-    }
-
-    /// Bytes that a model takes beside the process itself.
-    fn planned(&self, opened: &Opened, room: &Room, size: Size) -> Option<u64> {
-        let rows = Scheduler::rows(self.policy.limits.parallel);
-        let footprint = opened.model.footprint(room.context.min(CHUNK), rows).ok()?;
-        let mut budget = footprint.beside(0, opened.words.tokenizer.heap_bytes()).at(room.context);
-        let states = opened.model.program(1, 1).ok()?.graph.states.clone();
-        budget.state = usize::try_from(size.bytes(&states, opened.model.options().kv)).ok()?;
-        if let Some(residency) = &room.residency {
-            budget.weights = residency.budget.weights;
-        }
-        Some(budget.total() as u64)
-    }
-
-    /// Forgets what the model left that was unloaded first. Returns whether there was one.
-    fn forget(&self) -> bool {
-        let mut left = lock(&self.left);
-        let any = !left.is_empty();
-        left.drain(..usize::from(any));
-        any
-    }
-
-    /// What the model left when it was unloaded, if its file and its context are the same.
-    fn take_left(&self, known: &Known, context: usize) -> Option<(Size, Cache)> {
-        let mut left = lock(&self.left);
-        let at = left.iter().position(|l| l.of.same(known))?;
-        let Left { of, size, cache, .. } = left.remove(at);
-        (of.modified == known.modified && size.context == context).then_some((size, cache))
-    }
-
-    /// How much of conversations the model has room for: one at least, and all at their longest at most.
-    fn size(&self, opened: &Opened, context: usize) -> Result<Size, Error> {
-        let streams = self.policy.limits.parallel;
-        let bytes = self.policy.cache.unwrap_or_else(|| self.limit() / 8);
-        let size = |tokens| Size { tokens, streams, context };
-        let states = opened.model.program(1, 1)?.graph.states.clone();
-        let needs = |tokens| size(tokens).bytes(&states, opened.model.options().kv);
-        let fits = |tokens| needs(tokens) <= u128::from(bytes);
-        if self.policy.cache.is_some() && !fits(context) {
-            let least = u64::try_from(needs(context)).unwrap_or(u64::MAX);
-            return Err(Error::new(format!(
-                "one conversation of {context} tokens takes {} of keys and values, and --cache allows {}; allow more, or \
-                 ask for a shorter context with --ctx",
-                terminal::bytes(least),
-                terminal::bytes(bytes)
-            )));
-        }
-        // In contexts: the next model then finds its cache of the same size again, though a little more is free.
-        let (mut least, mut most) = (1, streams.max(2));
-        while most - least > 1 {
-            let middle = least.midpoint(most);
-            if fits(middle * context) { least = middle } else { most = middle }
-        }
-        Ok(size(if fits(most * context) { most } else { least } * context))
-    }
-
-    /// Unloads the model that was unused longest, of those that nobody uses and that `may` go. Returns whether one was.
-    fn evict(&self, may: impl Fn(&Ready) -> bool) -> bool {
-        let gone = {
-            let mut loaded = lock(&self.loaded);
-            let free = loaded.iter().enumerate().filter(|(_, (_, r))| r.free() && may(r));
-            let Some(at) = free.max_by_key(|(_, (_, r))| r.idle().0).map(|(i, _)| i) else { return false };
-            loaded.swap_remove(at)
-        };
-        terminal::note(&format!("{} is unloaded", terminal::clean(&gone.1.name)));
-        self.keep_left(gone); // its thread is waited for here, without the lock
-        true
-    }
-
-    fn keep_left(&self, (known, ready): (Known, Arc<Ready>)) {
-        // Who asked for the list of those loaded may hold it for a moment; then nothing is left.
-        let Some(mut ready) = Arc::into_inner(ready) else { return };
-        let Some(cache) = ready.worker.take().and_then(Worker::end) else { return };
-        let bytes = u64::try_from(cache.touched_bytes()).unwrap_or(u64::MAX);
-        lock(&self.left).push(Left { of: known, size: ready.size, cache, bytes });
-        // Within the room that one model has for them.
-        let most = self.policy.cache.unwrap_or_else(|| room::free(memory::process()) / 8);
-        while lock(&self.left).iter().map(|l| l.bytes).sum::<u64>() > most && self.forget() {}
-    }
-
-    /// Unloads what was not used for as long as it was to be kept. It may wait for threads to end.
-    pub fn expire(&self) {
-        let over = |r: &Ready| matches!(r.idle(), (idle, Keep::For(keep)) if idle >= keep);
-        while self.evict(over) {}
-    }
-
-    /// Unloads the model at `path`, if it is loaded. It may wait for its thread to end.
-    ///
-    /// # Errors
-    /// Somebody uses it, or it is to stay.
-    pub fn unload(&self, path: &Path) -> Result<()> {
-        let loaded = lock(&self.loaded).iter().find(|(known, _)| known.path == path).map(|(_, r)| r.clone());
-        let Some(ready) = loaded else { return Ok(()) };
-        let name = terminal::clean(&ready.name);
-        if ready.pinned {
-            let message = format!("{name} was named when the server was started, and stays");
-            return Err(Refusal::new(Kind::Forbidden, message));
-        }
-        drop(ready);
-        match self.evict(|r| r.opened.words.checkpoint.path == path) {
-            true => Ok(()),
-            false => {
-                let message = format!("{name} is answering; try again when it has ended");
-                Err(Refusal { retry: Some(1), ..Refusal::new(Kind::Busy, message) })
-            }
-        }
-    }
-
-    /// Unloads a model by name as soon as nobody uses it. Returns whether it was loaded and may go.
-    pub fn release(&self, name: &str) -> bool {
-        let loaded = lock(&self.loaded);
-        let found = loaded.iter().find(|(known, ready)| known.is(name) && !ready.pinned);
-        found.map(|(_, ready)| lock(&ready.used).1 = Keep::For(Duration::ZERO)).is_some()
     }
 }
 

@@ -89,6 +89,8 @@ pub struct Config {
     pub connections: usize,
     /// nothing is fetched, whatever is asked
     pub offline: bool,
+    /// what is asked and answered goes into the log
+    pub log_prompts: bool,
 }
 
 /// What handlers share.
@@ -113,6 +115,8 @@ pub struct App {
     pub page: page::Page,
     /// nothing is fetched, whatever is asked
     pub offline: bool,
+    /// what is asked and answered goes into the log; else nothing of it does
+    pub log_prompts: bool,
     guard: Guard,
     /// places for large bodies
     large: Arc<Semaphore>,
@@ -188,7 +192,7 @@ async fn watch_over(
 ) -> Response {
     clock.busy();
     let path = request.uri().path().to_string();
-    let tally = Tally::new(&app.metrics, request.method().as_str(), &path, route(&path));
+    let tally = Tally::new(&app.metrics, request.method().as_str(), &path, route(&path), app.log_prompts);
     request.extensions_mut().insert(tally.clone());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let mut response = match app.guard.check(&request) {
@@ -213,6 +217,11 @@ async fn watch_over(
 /// The address cannot be listened on, or a model named at the start cannot be loaded.
 pub fn run(config: Config) -> Result<()> {
     let _survive = SurviveClosed::new();
+    // What a panic says may quote a prompt.
+    crate::install_panic_hook(config.log_prompts);
+    if config.log_prompts {
+        terminal::note("--log-prompts: what is asked and answered is written into this log");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hob-serve").build();
     let runtime = runtime.map_err(|e| Error::new(format!("the system grants no threads: {}", plain(&e))))?;
     let done = runtime.block_on(serve(config));
@@ -247,7 +256,7 @@ async fn serve(config: Config) -> Result<()> {
     let (max_body, responses) = (config.max_body, openai::Kept::default());
     let large = Arc::new(Semaphore::new(asked::FEW));
     let (headers, pulls, offline) = (ollama::Headers::default(), pulls::Pulls::default(), config.offline);
-    let page = page::Page::open()?;
+    let (page, log_prompts) = (page::Page::open()?, config.log_prompts);
     let app = Arc::new(App {
         manager: manager.clone(),
         metrics,
@@ -258,6 +267,7 @@ async fn serve(config: Config) -> Result<()> {
         headers,
         pulls,
         offline,
+        log_prompts,
         stop: tokio::sync::Notify::new(),
         guard,
         large,

@@ -25,6 +25,8 @@ pub const PATHS: &[(&str, &str, &str)] = &[
     ("/api/show", "post", "What a model's header says (Ollama's API)"),
     ("/api/ps", "get", "The models that are loaded (Ollama's API)"),
     ("/api/pull", "post", "Fetches a model (Ollama's API)"),
+    ("/api/create", "post", "Makes a preset of a model (Ollama's API)"),
+    ("/api/copy", "post", "Gives a model another name (Ollama's API)"),
     ("/api/delete", "delete", "Removes a model (Ollama's API)"),
     ("/api/version", "get", "Which of Ollama's APIs this is"),
     ("/", "get", "The page; for Ollama's clients, that the server runs"),
@@ -108,7 +110,7 @@ fn fields(path: &str) -> Vec<Field> {
                 "options",
                 "object",
                 false,
-                "temperature, top_k, top_p, min_p, seed, num_predict, stop and others",
+                "temperature, top_k, top_p, min_p, seed, num_predict, num_ctx, stop and others",
             ),
             ("keep_alive", "string", false, "how long the model stays loaded: seconds or 5m; 0 unloads it"),
         ],
@@ -120,10 +122,30 @@ fn fields(path: &str) -> Vec<Field> {
                 "options",
                 "object",
                 false,
-                "temperature, top_k, top_p, min_p, seed, num_predict, stop and others",
+                "temperature, top_k, top_p, min_p, seed, num_predict, num_ctx, stop and others",
             ),
             ("keep_alive", "string", false, "how long the model stays loaded: seconds or 5m; 0 unloads it"),
         ],
+        "/api/create" => &[
+            ("from", "string", false, "the model to begin with, one of this machine"),
+            (
+                "system",
+                "string",
+                false,
+                "what holds for every conversation that has no system message of its own",
+            ),
+            ("template", "string", false, "a chat template in Jinja"),
+            ("license", "string", false, "a licence's text, or a list of them"),
+            ("parameters", "object", false, "temperature, top_k, num_predict, num_ctx, stop and others"),
+            ("messages", "array", false, "examples that begin each conversation"),
+            ("modelfile", "string", false, "the same as a Modelfile's text, as older clients send it"),
+        ],
+        "/api/copy" => {
+            return vec![
+                ("source", "string", true, "a name from /v1/models"),
+                ("destination", "string", true, "the name of the preset that is made"),
+            ];
+        }
         "/api/show" | "/api/pull" | "/api/delete" => &[],
         _ => return Vec::new(),
     };

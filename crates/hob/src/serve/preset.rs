@@ -11,7 +11,7 @@ use super::generate::{Prompt, Request};
 use super::known::Known;
 use super::manager::Lease;
 use crate::error::{Error, Result};
-use crate::model::{DEFAULT_CONTEXT, Load};
+use crate::model::Load;
 use crate::preset::{Kept, Settled, settle};
 use crate::store::{self, Found, Wanted};
 use crate::{naming, terminal};
@@ -54,9 +54,8 @@ impl Known {
     /// Its base is not here.
     pub fn of_preset(kept: &Kept, found: &Found) -> Result<Known> {
         let settled = settle(&kept.name, &kept.preset, found)?;
-        let mut base = Known::here(store::of_preset(&settled, found)?, &settled.preset.base)
+        let base = Known::here(store::of_preset(&settled, found)?, &settled.preset.base)
             .map_err(|e| Error::new(format!("the preset {} has no base: {e}", settled.name)))?;
-        base.context = settled.preset.parameters.ctx.map(|n| n as usize).filter(|n| *n > DEFAULT_CONTEXT);
         let mut known = Known { name: kept.name.clone(), path: kept.path.clone(), ..base.clone() };
         (known.others, known.modified) = (Vec::new(), kept.modified);
         known.preset = Some(Arc::new(Made { settled, base }));
@@ -95,8 +94,12 @@ impl Known {
 
     /// How it is loaded, where all others are as `how` says.
     pub fn load(&self, how: &Load) -> Load {
-        let context = how.context.or(self.context);
-        Load { context, adapter: self.adapter().map(Path::to_path_buf), ..how.clone() }
+        Load { adapter: self.adapter().map(Path::to_path_buf), ..how.clone() }
+    }
+
+    /// Tokens of context that it asks for.
+    pub fn context(&self) -> Option<usize> {
+        self.preset.as_ref()?.settled.preset.parameters.ctx.map(|n| n as usize)
     }
 }
 
@@ -114,13 +117,7 @@ impl Lease {
             let system = |m: &chat::Message| matches!(m.role.as_str(), "system" | "developer");
             request.prompt = Prompt::Chat(preset.begin(messages, system, chat::Message::new));
         }
-        if let Some(ctx) = parameters.ctx.filter(|n| *n as usize > self.context) {
-            let note = format!(
-                "{} asks for {ctx} tokens of context, and its base is loaded with {}; hob serve --ctx makes it longer",
-                self.name, self.context
-            );
-            self.once(&note, || terminal::note(&note));
-        }
+        request.context = request.context.or(parameters.ctx.map(|n| n as usize));
         request
     }
 

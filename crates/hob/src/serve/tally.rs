@@ -1,8 +1,8 @@
 //! What one request took: a line in the log and the counts, written when its answer is out or its client has gone. No
-//! word of a prompt is in them.
+//! word of a prompt is in them; where `--log-prompts` wants it there, it has lines of its own.
 
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -20,8 +20,16 @@ use crate::terminal;
 /// The status in the log of a request whose client left, as nginx has it.
 const GONE: u16 = 499;
 
+/// Characters of a prompt or an answer in the log at most.
+const LONGEST: usize = 1 << 16;
+
+/// Requests whose words are in the log, so that its lines can be told apart.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
 /// What a request took so far.
 pub struct Tally {
+    /// its number where its words go into the log
+    logged: Option<u64>,
     metrics: Arc<Metrics>,
     method: String,
     path: String,
@@ -42,11 +50,18 @@ struct Counts {
 
 impl Tally {
     /// Begins with a request; `route` is its label in the metrics.
-    pub fn new(metrics: &Arc<Metrics>, method: &str, path: &str, route: &'static str) -> Arc<Tally> {
+    pub fn new(
+        metrics: &Arc<Metrics>,
+        method: &str,
+        path: &str,
+        route: &'static str,
+        log: bool,
+    ) -> Arc<Tally> {
         // A path may be long and strange; its beginning is enough for a line.
         let path = terminal::clean(path).chars().take(80).collect();
         let (metrics, method, start) = (metrics.clone(), method.into(), Instant::now());
         Arc::new(Tally {
+            logged: log.then(|| NUMBER.fetch_add(1, Ordering::Relaxed)),
             metrics,
             method,
             path,
@@ -59,6 +74,21 @@ impl Tally {
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether its words go into the log.
+    pub fn logs(&self) -> bool {
+        self.logged.is_some()
+    }
+
+    /// Puts words of it into the log, if they go there: `what` they are, and on one line the words.
+    pub fn words(&self, what: &str, words: &str) {
+        let Some(number) = self.logged.filter(|_| !words.is_empty()) else { return };
+        let all = words.chars().count();
+        let shown: String = terminal::clean(words).chars().take(LONGEST).collect();
+        let more =
+            if all > LONGEST { format!(" … ({} characters more)", all - LONGEST) } else { String::new() };
+        terminal::log(&format!("#{number} {} {what}: {shown}{more}", self.path));
     }
 
     /// Keeps a place among the requests that need much memory, until this one ends.
@@ -119,7 +149,11 @@ impl Tally {
         };
         let first = counts.first.map_or(String::new(), |t| format!(", first after {} ms", t.as_millis()));
         let Tally { method, path, start, .. } = self;
-        terminal::log(&format!("{method} {path} {status}{tokens} {} ms{first}", start.elapsed().as_millis()));
+        let number = self.logged.map_or(String::new(), |n| format!("#{n} "));
+        terminal::log(&format!(
+            "{number}{method} {path} {status}{tokens} {} ms{first}",
+            start.elapsed().as_millis()
+        ));
     }
 }
 

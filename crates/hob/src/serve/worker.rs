@@ -107,6 +107,8 @@ struct Gauges {
     room: AtomicUsize,
     /// tokens guessed, and those of them that were right
     guessed: [AtomicU64; 2],
+    /// microseconds that went into laying out its weights
+    settling: AtomicU64,
 }
 
 impl Worker {
@@ -168,6 +170,11 @@ impl Worker {
     /// Tokens that were guessed, and those of them that were right.
     pub fn guessed(&self) -> [u64; 2] {
         [0, 1].map(|i| self.load.guessed[i].load(Ordering::Relaxed))
+    }
+
+    /// How long laying out its weights took, which reads all of them.
+    pub fn settling(&self) -> Duration {
+        Duration::from_micros(self.load.settling.load(Ordering::Relaxed))
     }
 
     /// Jobs waiting.
@@ -271,8 +278,10 @@ impl Bench {
                 self.load.room.store(self.scheduler.cache().room(), Ordering::SeqCst);
             }
             if !self.settled && (!worked || self.scheduler.tally().said > LONG) {
+                let start = Instant::now();
                 // Without memory for it, weights stay as they are.
                 self.settled = self.model.settle(SHARES).unwrap_or(true);
+                self.load.settling.fetch_add(start.elapsed().as_micros() as u64, Ordering::Relaxed);
             }
         }
     }

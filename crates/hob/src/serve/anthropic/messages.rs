@@ -11,6 +11,7 @@ use super::write::Writer;
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
 use crate::serve::generate;
+use crate::serve::manager::Stay;
 use crate::serve::refusal::{Refusal, Result};
 use crate::serve::sse;
 
@@ -21,7 +22,7 @@ pub async fn create(Asked { app, tally, body }: Asked) -> Result<Response> {
     let most = f.need("max_tokens", f.count("max_tokens", 1..=u64::MAX)?)? as usize;
     request.most = Some(most);
     let streamed = f.flag("stream")?.unwrap_or(false);
-    let lease = app.manager.get(Some(model(&f)?), None).await?;
+    let lease = app.manager.get(Some(model(&f)?), Stay::default()).await?;
     let answer = generate::start(&lease, request, app.sampling, &tally).await?;
     let mut writer = Writer::new(&lease.name, most);
     if !streamed {
@@ -34,7 +35,7 @@ pub async fn create(Asked { app, tally, body }: Asked) -> Result<Response> {
 pub async fn count(Asked { app, body, .. }: Asked) -> Result<Response> {
     let f = Fields::of(&body)?;
     let request = input::request(&f)?;
-    let lease = app.manager.get(Some(model(&f)?), None).await?;
+    let lease = app.manager.get(Some(model(&f)?), Stay::default()).await?;
     let ids = generate::ids(&lease, &request).await?;
     Ok(Json(json!({"input_tokens": ids.len()})).into_response())
 }

@@ -62,6 +62,8 @@ pub async fn follow(
     together: Arc<Together>,
 ) {
     let mut text = Text::new(choice, &lease, &how);
+    let mut said =
+        together.tally.logs().then(|| Said { tally: together.tally.clone(), choice, words: String::new() });
     let mut generated = 0;
     let start = Instant::now();
     let mut read = start;
@@ -92,6 +94,7 @@ pub async fn follow(
                 together.tally.token();
                 generated += 1;
                 let finish = text.push(id, logprob, top, &mut send);
+                said.iter_mut().for_each(|said| said.hear(&send));
                 together.with(|sum| {
                     sum.usage.generated += 1;
                     sum.usage.thought += usize::from(text.thinking());
@@ -108,6 +111,7 @@ pub async fn follow(
             Some(worker::Event::Done { stop, timings }) => {
                 together.tally.answer(generated, timings.decode);
                 let finish = text.finish(stop, &mut send);
+                said.iter_mut().for_each(|said| said.hear(&send));
                 let worker::Timings { queued, prefill, decode } = timings;
                 end(choice, finish, Timings { queued, prefill, decode }, &out, &together, send).await;
                 return;
@@ -121,6 +125,33 @@ pub async fn follow(
                 return;
             }
         }
+    }
+}
+
+/// The words of an answer for the log, which gets them when it ends, however it does.
+struct Said {
+    tally: Arc<Tally>,
+    choice: usize,
+    words: String,
+}
+
+impl Said {
+    fn hear(&mut self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::Piece { delta: Delta::Text(text) | Delta::Thought(text), .. } => self.words += text,
+                Event::Piece { delta: Delta::Call(call), .. } => {
+                    self.words += &format!(" {}({})", call.name, call.arguments);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Drop for Said {
+    fn drop(&mut self) {
+        self.tally.words(&format!("answered [{}]", self.choice), &self.words);
     }
 }
 

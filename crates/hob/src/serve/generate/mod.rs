@@ -140,6 +140,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// tokens of each answer at most
     pub most: Option<usize>,
+    /// tokens of prompt and answer at most, where the model's context holds more
+    pub context: Option<usize>,
     /// number of answers
     pub n: usize,
     /// how many of the likeliest tokens are told with each, at most [`MOST_TOP`]; `None` tells no log-probability
@@ -163,6 +165,7 @@ impl Request {
             bias: Vec::new(),
             stop: Vec::new(),
             most: None,
+            context: None,
             n: 1,
             logprobs: None,
             begin: String::new(),
@@ -444,7 +447,13 @@ fn job(lease: &Lease, request: &Request, ready: &Ready, sampling: Sampling) -> R
     }
     Ok(Job {
         ids: ready.ids.clone(),
-        most: request.most,
+        most: match request.context.filter(|bound| *bound < lease.context) {
+            // As the engine counts: the last token of a full context is said, and not read.
+            Some(bound) => {
+                Some(request.most.unwrap_or(usize::MAX).min(bound + 1 - ready.ids.len().min(bound)))
+            }
+            None => request.most,
+        },
         sampling,
         bias: request.bias.clone(),
         logprobs: request.logprobs.map(|n| n.min(MOST_TOP)),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Format, Prompt, Request, ToolChoice};
 use crate::serve::manager::Lease;
-use crate::serve::refusal::{Refusal, Result};
+use crate::serve::refusal::{Kind, Refusal, Result};
 use crate::serve::worker::Rule;
 use crate::terminal;
 
@@ -51,6 +51,15 @@ pub fn ready(lease: &Lease, request: &Request) -> Result<Ready> {
     let (ids, spoken) = ids(lease, request)?;
     match ids.len() {
         0 => return Err(hob_engine::Error::Empty.into()),
+        tokens if request.context.is_some_and(|bound| tokens > bound && bound < lease.context) => {
+            let bound = request.context.unwrap_or_default();
+            let message = format!(
+                "the text has {tokens} tokens, {} more than the {bound} of context that are asked for; shorten it, or ask \
+                 for a longer context (num_ctx, or a preset's ctx)",
+                tokens - bound
+            );
+            return Err(Refusal::new(Kind::TooLong, message));
+        }
         tokens if tokens > lease.context => {
             return Err(hob_engine::Error::Context { tokens, context: lease.context }.into());
         }
@@ -107,12 +116,21 @@ fn chat(lease: &Lease, request: &Request, messages: &[chat::Message]) -> Result<
     let encoded = chat.encode(tokenizer, &prepared.messages, &options);
     let (ids, rendered) = encoded.map_err(|refused| wrong(refused.to_string()))?;
     for note in prepared.note.iter().chain(&rendered.note) {
-        lease.once(note, || terminal::note(note));
+        let note = unquoted(note);
+        lease.once(&note, || terminal::note(&note));
     }
     let from = rendered.text.len().saturating_sub(END);
     let prompt_end = (from..).find_map(|i| rendered.text.get(i..)).unwrap_or_default().to_string();
     let tools = offered.map(Tool::list).unwrap_or_default();
     Ok((ids, Spoken { dialect: prepared.dialect, tools, prompt_end }))
+}
+
+/// A note without the reason why a template fails: that may quote what it was given, which is for no log.
+fn unquoted(note: &str) -> String {
+    match (note.find(" fails ("), note.rfind("), ")) {
+        (Some(from), Some(to)) if from < to => format!("{} fails{}", &note[..from], &note[to + 1..]),
+        _ => note.into(),
+    }
 }
 
 /// What the answer must keep to: the form asked for, or calls of the tools that must be called.

@@ -17,17 +17,17 @@ use crate::serve::refusal::{Refusal, Result};
 pub async fn chat(Asked { app, tally, body }: Asked) -> Result<Response> {
     let start = Instant::now();
     let f = Fields::of(&body)?;
-    let (name, keep, think) = (named(&f)?, options::keep(&f)?, options::think(&f)?);
+    let (name, stay, think) = (named(&f)?, options::stay(&f)?, options::think(&f)?);
     let streamed = f.flag("stream")?.unwrap_or(true);
     let (messages, begin) = messages(&f)?;
     let mut request = Request { begin, ..Request::new(Prompt::Chat(messages)) };
     options::read(&f, &mut request)?;
     tools(&f, &mut request)?;
     let empty = matches!(&request.prompt, Prompt::Chat(messages) if messages.is_empty());
-    if empty && models::unload(&app, name, keep).await? {
+    if empty && models::unload(&app, name, stay.keep).await? {
         return Ok(Writer::new(Shape::Message, name, start).nothing("unload"));
     }
-    let lease = load(&app, name, keep).await?;
+    let lease = load(&app, name, stay).await?;
     let writer = Writer::new(Shape::Message, name, start);
     if empty {
         return Ok(writer.nothing("load"));

@@ -24,7 +24,7 @@ pub async fn embed(asked: Asked) -> Result<Response> {
         return Err(Refusal::field("input", format!("`input` must hold {MOST_TEXTS} texts at most")));
     }
     let dimensions = f.count("dimensions", 0..=1 << 20)?.filter(|n| *n > 0).map(|n| n as usize);
-    let lease = load(&asked.app, named(&f)?, options::keep(&f)?).await?;
+    let lease = load(&asked.app, named(&f)?, options::stay(&f)?).await?;
     let loaded = start.elapsed();
     let (mut vectors, read) = match texts.is_empty() {
         true => (Vec::new(), 0), // only to be loaded
@@ -48,7 +48,7 @@ pub async fn embed(asked: Asked) -> Result<Response> {
 pub async fn embeddings(asked: Asked) -> Result<Response> {
     let f = Fields::of(&asked.body)?;
     let text = f.text("prompt")?.unwrap_or_default().to_string();
-    let lease = load(&asked.app, named(&f)?, options::keep(&f)?).await?;
+    let lease = load(&asked.app, named(&f)?, options::stay(&f)?).await?;
     let (vectors, read) = match text.is_empty() {
         true => (Vec::new(), 0),
         false => vectors::embed(&lease, vec![Input::Text(text)]).await?,

@@ -16,7 +16,7 @@ use crate::serve::refusal::{Refusal, Result};
 pub async fn generate(Asked { app, tally, body }: Asked) -> Result<Response> {
     let start = Instant::now();
     let f = Fields::of(&body)?;
-    let (name, keep, think) = (named(&f)?, options::keep(&f)?, options::think(&f)?);
+    let (name, stay, think) = (named(&f)?, options::stay(&f)?, options::think(&f)?);
     let streamed = f.flag("stream")?.unwrap_or(true);
     let raw = f.flag("raw")?.unwrap_or(false);
     let (before, prompt) = (context(&f)?, f.text("prompt")?.unwrap_or_default());
@@ -30,10 +30,10 @@ pub async fn generate(Asked { app, tally, body }: Asked) -> Result<Response> {
         }
     });
     options::read(&f, &mut request)?;
-    if prompt.is_empty() && models::unload(&app, name, keep).await? {
+    if prompt.is_empty() && models::unload(&app, name, stay.keep).await? {
         return Ok(Writer::new(Shape::Response, name, start).nothing("unload"));
     }
-    let lease = load(&app, name, keep).await?;
+    let lease = load(&app, name, stay).await?;
     let mut writer = Writer::new(Shape::Response, name, start);
     if prompt.is_empty() {
         return Ok(writer.nothing("load"));

@@ -2,6 +2,7 @@
 
 mod answer;
 mod chat;
+mod create;
 mod details;
 mod embed;
 mod generate;
@@ -14,7 +15,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
@@ -24,8 +25,7 @@ use tokio_stream::Stream;
 use super::App;
 use super::asked::Asked;
 use super::fields::Fields;
-use super::keep::Keep;
-use super::manager::Lease;
+use super::manager::{Lease, Stay};
 use super::refusal::{Kind, Refusal, Result};
 
 pub use details::Headers;
@@ -34,10 +34,11 @@ pub use details::Headers;
 const VERSION: &str = "0.33.0";
 
 /// Paths of Ollama that Hob has not, and why.
-const ABSENT: [(&str, &str); 4] = [
-    ("/api/copy", "models are not copied; Hob uses them where they lie"),
-    ("/api/create", "models are not made here; pull one, or put its GGUF file into Hob's folder of models"),
-    ("/api/blobs/{digest}", "files are not taken in; put the GGUF file into Hob's folder of models"),
+const ABSENT: [(&str, &str); 2] = [
+    (
+        "/api/blobs/{digest}",
+        "files are not taken in: put a GGUF file into Hob's folder of models, or run hob create on this machine for an adapter",
+    ),
     ("/api/push", "models are not uploaded: Hob sends nothing anywhere"),
 ];
 
@@ -49,6 +50,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/tags", get(models::tags))
         .route("/api/ps", get(models::ps))
         .route("/api/show", post(async |asked: Asked| answer(show::show(asked).await)))
+        .route("/api/create", post(async |asked: Asked| answer(create::create(asked).await)))
+        .route("/api/copy", post(async |asked: Asked| answer(create::copy(asked).await)))
         .route("/api/delete", delete(async |asked: Asked| answer(models::remove(asked).await)))
         .route("/api/pull", post(async |asked: Asked| answer(pull::pull(asked).await)))
         .route("/api/chat", post(async |asked: Asked| answer(chat::chat(asked).await)))
@@ -56,7 +59,9 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/embed", post(async |asked: Asked| answer(embed::embed(asked).await)))
         .route("/api/embeddings", post(async |asked: Asked| answer(embed::embeddings(asked).await)));
     ABSENT.iter().fold(routes, |routes, (path, why)| {
-        routes.route(path, post(async || answer(Err(Refusal::new(Kind::Absent, *why)))))
+        let absent = post(async || answer(Err(Refusal::new(Kind::Absent, *why))));
+        // Clients ask so whether a file is here, before they send it.
+        routes.route(path, absent.head(async || StatusCode::NOT_FOUND))
     })
 }
 
@@ -88,8 +93,8 @@ fn named<'a>(f: &Fields<'a>) -> Result<&'a str> {
 }
 
 /// The model of that name, loaded.
-async fn load(app: &Arc<App>, name: &str, keep: Option<Keep>) -> Result<Lease> {
-    app.manager.get(Some(name), keep).await
+async fn load(app: &Arc<App>, name: &str, stay: Stay) -> Result<Lease> {
+    app.manager.get(Some(name), stay).await
 }
 
 /// A name as Ollama's clients expect it, with a tag.

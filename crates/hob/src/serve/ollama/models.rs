@@ -16,7 +16,7 @@ use crate::serve::date::rfc3339;
 use crate::serve::fields::Fields;
 use crate::serve::keep::Keep;
 use crate::serve::known::Known;
-use crate::serve::manager::Ready;
+use crate::serve::manager::{Ready, Released, Use};
 use crate::serve::refusal::{Kind, Refusal, Result};
 use crate::terminal;
 use crate::{preset, store};
@@ -52,12 +52,15 @@ pub async fn tags(State(app): State<Arc<App>>) -> Response {
 pub async fn ps(State(app): State<Arc<App>>) -> Response {
     let loaded = app.manager.loaded();
     let models = aside(move || {
-        let mut all: Vec<_> = loaded.iter().map(|ready| (expires(ready), ready)).collect();
+        // Each name that it is used by is a model of its own to clients: its base's memory is told with each.
+        let each =
+            |ready| Ready::uses(ready).into_iter().map(move |used| (expires(ready, &used), ready, used.name));
+        let mut all: Vec<_> = loaded.iter().flat_map(|ready: &Arc<Ready>| each(ready)).collect();
         // The one that stays longest comes first.
-        all.sort_by_key(|(expires, _)| std::cmp::Reverse(*expires));
-        let one = |(expires, ready): (SystemTime, &Arc<Ready>)| {
+        all.sort_by_key(|(expires, ..)| std::cmp::Reverse(*expires));
+        let one = |(expires, ready, name): (SystemTime, &Ready, String)| {
             let path = ready.opened.words.checkpoint.path.clone();
-            let known = Known::at(ready.name.clone(), path);
+            let known = Known::at(name, path);
             let mut value = model(&app, &known);
             value["size"] = ready.planned.into();
             value["size_vram"] = 0.into();
@@ -74,13 +77,9 @@ pub async fn ps(State(app): State<Arc<App>>) -> Response {
 }
 
 /// When it goes if nobody asks it again. Ollama writes a time in some centuries where that is never.
-fn expires(ready: &Ready) -> SystemTime {
-    let (idle, keep) = ready.idle();
-    let left = match keep {
-        Keep::For(keep) if !ready.pinned => keep.saturating_sub(idle),
-        _ => Duration::from_nanos(i64::MAX as u64),
-    };
-    SystemTime::now() + left
+fn expires(ready: &Ready, used: &Use) -> SystemTime {
+    let left = used.left().filter(|_| !ready.pinned);
+    SystemTime::now() + left.unwrap_or(Duration::from_nanos(i64::MAX as u64))
 }
 
 /// Unloads a model where a request without a prompt asks for that by a `keep_alive` of 0. Tells whether it did.
@@ -89,8 +88,7 @@ pub async fn unload(app: &Arc<App>, name: &str, keep: Option<Keep>) -> Result<bo
         return Ok(false);
     }
     let known = app.manager.find(name).await?;
-    let loaded = app.manager.loaded();
-    if !app.manager.release(name) && loaded.iter().any(|r| r.pinned && r.name == known.name) {
+    if matches!(app.manager.release(&known.name), Released::Pinned) {
         let name = terminal::clean(&known.name);
         let message = format!("{name} was named when the server was started, and stays loaded");
         return Err(Refusal::field("keep_alive", message));
@@ -100,18 +98,24 @@ pub async fn unload(app: &Arc<App>, name: &str, keep: Option<Keep>) -> Result<bo
 
 /// `DELETE /api/delete`.
 pub async fn remove(Asked { app, body, .. }: Asked) -> Result<Response> {
-    let name = named(&Fields::of(&body)?)?;
-    let known = app.manager.find(name).await?;
+    let name = named(&Fields::of(&body)?)?.to_string();
+    // One whose base is gone is no model, and goes all the same.
+    let (manager, wanted) = (app.manager.clone(), name.clone());
+    let preset = aside(move || {
+        let found = store::discover();
+        let Some(kept) = found.preset(&wanted) else { return Ok(false) };
+        preset::remove(kept).map_err(|e| Refusal::failed(e.to_string()))?;
+        manager.release(&kept.name);
+        terminal::note(&format!("{} is removed; its base stays", terminal::clean(&kept.name)));
+        Ok(true)
+    });
+    if preset.await? {
+        return Ok(StatusCode::OK.into_response());
+    }
+    let known = app.manager.find(&name).await?;
     aside(move || {
         let shown = terminal::clean(&known.name);
         let found = store::discover();
-        if known.preset.is_some()
-            && let Some(kept) = found.presets.iter().find(|kept| known.is(&kept.name))
-        {
-            preset::remove(kept).map_err(|e| Refusal::failed(e.to_string()))?;
-            terminal::note(&format!("{shown} is removed; its base stays"));
-            return Ok(StatusCode::OK.into_response());
-        }
         let Some(model) = found.models.iter().find(|m| m.path == known.path) else {
             let message =
                 format!("{shown} lies where the person who started the server said; it is theirs to remove");

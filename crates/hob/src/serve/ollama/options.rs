@@ -5,11 +5,12 @@ use serde_json::Value;
 use crate::serve::fields::Fields;
 use crate::serve::generate::{Format, Request};
 use crate::serve::keep::Keep;
-use crate::serve::manager::Lease;
+use crate::serve::manager::{Lease, Stay};
 use crate::serve::refusal::{Refusal, Result};
 
 /// Fills in what the request says of the answer. Options that Hob has not (`mirostat`, `num_gpu` …) are passed over, as
-/// Ollama does; `num_ctx` as well: nothing is cut where a prompt is longer than the context that there is, it is refused.
+/// Ollama does. `num_ctx` bounds prompt and answer together; unlike with Ollama, nothing is cut from a prompt that is
+/// longer: it is refused.
 pub fn read(f: &Fields, request: &mut Request) -> Result<()> {
     if let Some(o) = f.object("options")? {
         let k = &mut request.knobs;
@@ -28,6 +29,7 @@ pub fn read(f: &Fields, request: &mut Request) -> Result<()> {
         request.most = o.integer("num_predict")?.and_then(|n| usize::try_from(n).ok());
         request.stop = o.strings("stop")?;
     }
+    request.context = context(f)?;
     request.format = match f.get("format") {
         None => Format::Text,
         Some(Value::String(format)) if format.is_empty() => Format::Text,
@@ -79,8 +81,19 @@ impl Think {
     }
 }
 
+/// `options.num_ctx`; what is not above zero is as usual.
+fn context(f: &Fields) -> Result<Option<usize>> {
+    let n = f.object("options")?.map_or(Ok(None), |o| o.integer("num_ctx"))?;
+    Ok(n.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0))
+}
+
+/// How the model is to be loaded: `keep_alive` and `options.num_ctx`.
+pub fn stay(f: &Fields) -> Result<Stay> {
+    Ok(Stay { keep: keep(f)?, context: context(f)? })
+}
+
 /// `keep_alive`: seconds, or a text such as `5m`; below zero for ever.
-pub fn keep(f: &Fields) -> Result<Option<Keep>> {
+fn keep(f: &Fields) -> Result<Option<Keep>> {
     let wrong = |why: String| Refusal::field("keep_alive", format!("`keep_alive`: {why}"));
     match f.get("keep_alive") {
         None => Ok(None),
@@ -114,6 +127,9 @@ mod tests {
         let r = r.unwrap();
         assert_eq!((r.knobs.temperature, r.knobs.top_k, r.knobs.seed), (Some(0.0), Some(5), Some(7)));
         assert_eq!((r.most, r.stop.len(), r.knobs.repeat_last_n), (Some(9), 2, Some(usize::MAX)));
+        assert_eq!(r.context, Some(1 << 20));
+        assert_eq!(request(&json!({"options": {"num_ctx": -1}})).unwrap().context, None);
+        assert!(request(&json!({"options": {"num_ctx": "long"}})).is_err());
         let r =
             request(&json!({"options": {"seed": -1, "num_predict": -1, "stop": "x", "top_k": -1}})).unwrap();
         assert_eq!((r.knobs.seed, r.most, r.stop, r.knobs.top_k), (None, None, vec!["x".into()], Some(0)));

@@ -9,6 +9,7 @@ use super::{FINGERPRINT, finish_reason, id, knobs, logprobs, messages, now, stre
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
 use crate::serve::generate::{self, Call, Choice, Delta, Event, Finish, Logprob, Prompt, Request};
+use crate::serve::manager::Stay;
 use crate::serve::refusal::{Refusal, Result};
 use crate::serve::sse::data;
 
@@ -26,7 +27,7 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
         return Err(Refusal::field("stream_options", "`stream_options` is for `stream: true` alone"));
     }
     let with_usage = options.map_or(Ok(None), |o| o.flag("include_usage"))?.unwrap_or(false);
-    let lease = app.manager.get(f.text("model")?, None).await?;
+    let lease = app.manager.get(f.text("model")?, Stay::default()).await?;
     let head = Head { id: id("chatcmpl-"), created: now(), model: lease.name.clone() };
     let (n, told) = (request.n, request.logprobs.is_some());
     let answer = generate::start(&lease, request, app.sampling, &tally).await?;

@@ -9,7 +9,7 @@ use super::{FINGERPRINT, finish_reason, finite, id, knobs, now, stream, timings,
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
 use crate::serve::generate::{self, Delta, Event, Finish, Logprob, Prompt, Request};
-use crate::serve::manager::Lease;
+use crate::serve::manager::{Lease, Stay};
 use crate::serve::refusal::{Refusal, Result};
 use crate::serve::sse::data;
 
@@ -38,7 +38,7 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
             "`echo` together with `logprobs` is not there: prompts have no log-probabilities",
         ));
     }
-    let lease = app.manager.get(f.text("model")?, None).await?;
+    let lease = app.manager.get(f.text("model")?, Stay::default()).await?;
     // What each answer begins with.
     let mut begin = Vec::new();
     for request in &requests {

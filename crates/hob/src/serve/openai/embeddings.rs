@@ -10,6 +10,7 @@ use super::completions::ids;
 use super::refuse;
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
+use crate::serve::manager::Stay;
 use crate::serve::refusal::{Refusal, Result};
 use crate::serve::vectors::{self, Input, MOST_TEXTS};
 
@@ -27,7 +28,7 @@ async fn answer(asked: &Asked) -> Result<Response> {
         Some(_) => return Err(f.wrong("encoding_format", "float or base64")),
     };
     let dimensions = f.count("dimensions", 1..=1 << 20)?.map(|n| n as usize);
-    let lease = asked.app.manager.get(f.text("model")?, None).await?;
+    let lease = asked.app.manager.get(f.text("model")?, Stay::default()).await?;
     let (mut vectors, read) = vectors::embed(&lease, inputs).await?;
     if let Some(n) = dimensions {
         if vectors.iter().any(|v| v.len() < n) {
@@ -84,7 +85,7 @@ async fn ranked(asked: &Asked) -> Result<Response> {
     }
     let most = f.count("top_n", 1..=u64::MAX)?.map_or(texts.len(), |n| (n as usize).min(texts.len()));
     let shown = f.flag("return_documents")?.unwrap_or(false);
-    let lease = asked.app.manager.get(f.text("model")?, None).await?;
+    let lease = asked.app.manager.get(f.text("model")?, Stay::default()).await?;
     let (scores, read) = vectors::rerank(&lease, question, texts.clone()).await?;
     asked.tally.prompt(read, 0);
     let mut order: Vec<usize> = (0..texts.len()).collect();

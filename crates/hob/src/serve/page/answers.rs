@@ -12,6 +12,7 @@ use super::store::{Finish, Settings, State, Stats, ToolCall};
 use super::stored;
 use crate::serve::App;
 use crate::serve::generate::{self, Delta, Event, Knobs, Prompt, Request};
+use crate::serve::manager::Stay;
 use crate::serve::refusal::{Refusal, Result};
 use crate::serve::tally::Tally;
 
@@ -173,7 +174,7 @@ async fn make(app: &Arc<App>, running: &Running, wanted: Wanted, tally: Arc<Tall
         }
     });
     let started = async {
-        let lease = app.manager.get(Some(&wanted.model), None).await?;
+        let lease = app.manager.get(Some(&wanted.model), Stay::default()).await?;
         running.change(|now| {
             now.doing = Doing::Reading;
             now.stats.context = lease.context;

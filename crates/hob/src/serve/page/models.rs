@@ -25,7 +25,7 @@ use crate::model::options;
 use crate::net::Net;
 use crate::serve::App;
 use crate::serve::asked::Asked;
-use crate::serve::manager::Ready;
+use crate::serve::manager::{Ready, Released, Stay};
 use crate::serve::pulls::{self, Source};
 use crate::serve::refusal::{Kind, Refusal, Result};
 use crate::store::{self, Place};
@@ -77,7 +77,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Response {
                     "licence": licence.map(|l| short(&l)),
                     "error": read.as_ref().err().map(|e| e.to_string()),
                     "removable": of.is_some_and(|m| matches!(m.place, Place::Hob | Place::HuggingFace)),
-                    "loaded": ready.iter().find(|r| r.name == k.name).map(|r| loaded(r)),
+                    "loaded": ready.iter().find(|r| r.is_called(&k.name)).map(|r| loaded(r)),
                 })
             });
             let models: Vec<_> = models.collect();
@@ -99,7 +99,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Response {
 
 /// Loads a model, as a first question would.
 pub async fn load(Asked { app, body, .. }: Asked) -> Response {
-    let load = async { app.manager.get(Some(&named(body)?), None).await };
+    let load = async { app.manager.get(Some(&named(body)?), Stay::default()).await };
     answer(load.await.map(|lease| loaded(&lease)))
 }
 
@@ -107,14 +107,15 @@ pub async fn load(Asked { app, body, .. }: Asked) -> Response {
 pub async fn unload(Asked { app, body, .. }: Asked) -> Response {
     let unload = async {
         let name = named(body)?;
-        let here = || app.manager.loaded().iter().any(|r| r.name == name);
-        if !here() {
-            return Ok(json!({}));
-        }
-        if !app.manager.release(&name) {
-            let why =
-                format!("{} was named when the server was started and stays loaded", terminal::clean(&name));
-            return Err(Refusal::new(Kind::Invalid, why));
+        let here = || app.manager.loaded().iter().any(|r| r.is_called(&name));
+        match app.manager.release(&name) {
+            Released::Absent | Released::Stays(_) => return Ok(json!({})),
+            Released::Pinned => {
+                let name = terminal::clean(&name);
+                let why = format!("{name} was named when the server was started and stays loaded");
+                return Err(Refusal::new(Kind::Invalid, why));
+            }
+            Released::Goes => {}
         }
         for _ in 0..40 {
             if !here() {

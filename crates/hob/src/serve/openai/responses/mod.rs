@@ -20,6 +20,7 @@ use crate::serve::App;
 use crate::serve::asked::Asked;
 use crate::serve::fields::Fields;
 use crate::serve::generate::{self, Prompt, Request};
+use crate::serve::manager::Stay;
 use crate::serve::refusal::{Kind, Refusal, Result};
 use crate::serve::sse;
 
@@ -58,7 +59,7 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
     }
     let request = read(&f, Prompt::Chat(messages))?;
     let (streamed, stored) = (f.flag("stream")?.unwrap_or(false), f.flag("store")?.unwrap_or(true));
-    let lease = app.manager.get(f.text("model")?, None).await?;
+    let lease = app.manager.get(f.text("model")?, Stay::default()).await?;
     let response = object(&f, &request, &lease.name, app.sampling);
     let answer = generate::start(&lease, request, app.sampling, &tally).await?;
     let mut writer = Writer::new(response);

@@ -137,6 +137,16 @@ fn gone() -> Error {
 impl Store {
     /// The branch that is shown, from its first message on.
     pub fn branch(&self, conversation: i64) -> Result<Vec<Shown>> {
+        let branch = self.branch_as_kept(conversation)?;
+        if !branch.iter().any(|m| m.state == State::Running) {
+            return Ok(branch);
+        }
+        // Another run that wrote there may have died meanwhile.
+        self.settle()?;
+        self.branch_as_kept(conversation)
+    }
+
+    fn branch_as_kept(&self, conversation: i64) -> Result<Vec<Shown>> {
         let db = self.db();
         let leaf = db.query_row("SELECT leaf FROM conversations WHERE id = ?1", [conversation], |r| r.get(0));
         let leaf: Option<i64> = leaf.optional().map_err(said)?.ok_or_else(unknown)?;
@@ -187,7 +197,7 @@ impl Store {
                 _ => said(e),
             }
         })?;
-        let answer = answer_to(&tx, conversation, asked, model).map_err(said)?;
+        let answer = self.answer_to(&tx, conversation, asked, model).map_err(said)?;
         tx.commit().map_err(said)?;
         Ok((asked, answer))
     }
@@ -202,9 +212,27 @@ impl Store {
         };
         let mut db = self.db();
         let tx = db.transaction().map_err(said)?;
-        let answer = answer_to(&tx, conversation, question, model).map_err(said)?;
+        let answer = self.answer_to(&tx, conversation, question, model).map_err(said)?;
         tx.commit().map_err(said)?;
         Ok((conversation, answer))
+    }
+
+    /// Begins an answer, which this run is to write.
+    fn answer_to(
+        &self,
+        db: &Connection,
+        conversation: i64,
+        question: i64,
+        model: &str,
+    ) -> rusqlite::Result<i64> {
+        let answer =
+            Shown { model: Some(model.into()), state: State::Running, ..blank(Role::Assistant, "", &[]) };
+        let id = insert(db, conversation, Some(question), &answer)?;
+        let owner = self.owner.as_ref().map(|(_, owner)| &owner.name);
+        db.execute("UPDATE messages SET owner = ?2 WHERE id = ?1", params![id, owner])?;
+        let sql = "UPDATE conversations SET leaf = ?2, updated = ?3, model = ?4 WHERE id = ?1";
+        db.execute(sql, params![conversation, id, now(), model])?;
+        Ok(id)
     }
 
     /// Keeps an answer as far as it is. Nothing happens where its conversation was deleted meanwhile.
@@ -260,15 +288,6 @@ fn blank(role: Role, text: &str, attachments: &[Attachment]) -> Shown {
         created: now(),
         siblings: Vec::new(),
     }
-}
-
-fn answer_to(db: &Connection, conversation: i64, question: i64, model: &str) -> rusqlite::Result<i64> {
-    let answer =
-        Shown { model: Some(model.into()), state: State::Running, ..blank(Role::Assistant, "", &[]) };
-    let id = insert(db, conversation, Some(question), &answer)?;
-    let sql = "UPDATE conversations SET leaf = ?2, updated = ?3, model = ?4 WHERE id = ?1";
-    db.execute(sql, params![conversation, id, now(), model])?;
-    Ok(id)
 }
 
 fn up_to(db: &Connection, leaf: i64) -> rusqlite::Result<Vec<Shown>> {

@@ -4,12 +4,13 @@
 mod conversations;
 mod exchange;
 mod messages;
+mod owner;
 mod schema;
 mod search;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::{file, places};
+use owner::Owner;
 
 pub use conversations::Change;
 pub use exchange::{Export, with_files};
@@ -130,6 +132,8 @@ impl Settings {
 /// The conversations of this user.
 pub struct Store {
     db: Mutex<Connection>,
+    /// their file, and this run among those that write answers into it
+    owner: Option<(PathBuf, Owner)>,
     /// whether they outlive this process
     pub lasting: bool,
     /// why they do not
@@ -153,7 +157,12 @@ impl Store {
             return Err(damaged(path));
         }
         schema::migrate(&mut db, path)?;
-        let store = Store { db: Mutex::new(db), lasting: true, note: None };
+        // One at a time begins, and looks who is there.
+        let tx = db.transaction().map_err(failed)?;
+        Owner::tidy(path);
+        let owner = Some((path.to_path_buf(), Owner::begin(path)?));
+        tx.commit().map_err(failed)?;
+        let store = Store { db: Mutex::new(db), owner, lasting: true, note: None };
         store.settle()?;
         Ok(store)
     }
@@ -164,7 +173,7 @@ impl Store {
         let mut db = Connection::open_in_memory().map_err(failed)?;
         schema::prepare(&mut db).map_err(failed)?;
         schema::migrate(&mut db, Path::new("memory"))?;
-        Ok(Store { db: Mutex::new(db), lasting: false, note })
+        Ok(Store { db: Mutex::new(db), owner: None, lasting: false, note })
     }
 
     /// The user's file, and memory where it cannot be used.
@@ -174,11 +183,24 @@ impl Store {
             .or_else(|e| Store::in_memory(Some(format!("{e}; conversations are kept until Hob ends"))))
     }
 
-    /// Answers that a process was writing when it died.
+    /// Answers that a run was writing when it died: what it had kept of them stays. Those of runs that go on are theirs.
     fn settle(&self) -> Result<()> {
-        let note = "Hob ended while this was written";
-        let sql = "UPDATE messages SET state = 'failed', note = ?1 WHERE state = 'running'";
-        self.db().execute(sql, [note]).map(drop).map_err(said)
+        let Some((path, own)) = &self.owner else { return Ok(()) };
+        let mut db = self.db();
+        let tx = db.transaction().map_err(said)?;
+        let owners: Vec<Option<String>> = {
+            let sql = "SELECT DISTINCT owner FROM messages WHERE state = 'running'";
+            let mut statement = tx.prepare(sql).map_err(said)?;
+            let rows = statement.query_map([], |r| r.get(0)).map_err(said)?;
+            rows.collect::<rusqlite::Result<_>>().map_err(said)?
+        };
+        let runs = |name: &str| name == own.name || Owner::runs(path, name);
+        for dead in owners.iter().filter(|name| !name.as_deref().is_some_and(runs)) {
+            let sql = "UPDATE messages SET state = 'failed', note = 'Hob ended while this was written'
+                       WHERE state = 'running' AND owner IS ?1";
+            tx.execute(sql, [dead]).map_err(said)?;
+        }
+        tx.commit().map_err(said)
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {

@@ -47,6 +47,8 @@ pub const MIGRATIONS: &[&str] = &[
     CREATE VIRTUAL TABLE words USING fts5(text, conversation UNINDEXED, tokenize = 'trigram');
     INSERT INTO words(words, rank) VALUES ('secure-delete', 1);",
     "ALTER TABLE conversations ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;",
+    // The run that writes an answer.
+    "ALTER TABLE messages ADD COLUMN owner TEXT;",
 ];
 
 /// Settings of a connection, which the file does not keep.

@@ -249,6 +249,40 @@ fn an_answer_that_was_cut_off_is_not_running_after_a_restart() {
 }
 
 #[test]
+fn answers_of_runs_that_go_on_are_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.sqlite");
+    let running = || {
+        let paths = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
+        paths.filter(|p| p.extension().is_some_and(|e| e == "running")).collect::<Vec<_>>()
+    };
+    let state = |store: &Store, id| store.message(id).unwrap().1.state;
+    let [first, second] = [0; 2].map(|_| Store::open(&path).unwrap());
+    let begin = |store: &Store| {
+        let id = store.create(None, &Settings::default()).unwrap();
+        (id, store.ask(id, &NewMessage { text: "q", ..Default::default() }, "m").unwrap().1)
+    };
+    let (a, b) = (begin(&first), begin(&second));
+    let third = Store::open(&path).unwrap();
+    assert_eq!([a, b].map(|m| state(&third, m.1)), [State::Running; 2]);
+    assert_eq!(running().len(), 3);
+    // One that ends while another looks on, and leaves its file behind.
+    let left = running();
+    drop(first);
+    left.iter().for_each(|p| drop(fs::OpenOptions::new().create(true).append(true).open(p).unwrap()));
+    assert_eq!(running().len(), 3);
+    assert_eq!(third.branch(b.0).unwrap()[1].state, State::Running);
+    assert_eq!(third.branch(a.0).unwrap()[1].state, State::Failed);
+    assert_eq!(state(&second, b.1), State::Running);
+    // It still may end its own.
+    done(&second, b.1, "whole");
+    assert_eq!(state(&third, b.1), State::Done);
+    drop((second, third));
+    drop(Store::open(&path).unwrap());
+    assert_eq!(running().len(), 0);
+}
+
+#[test]
 fn exports_come_back_the_same() {
     let store = memory();
     let settings = Settings { system: "Be brief.".into(), temperature: Some(0.5), ..Settings::default() };
