@@ -8,6 +8,7 @@ use hob_io::{
     Safetensors, Tensor,
     gguf::Writer,
     pipeline::{Family, Part, Pipeline, Purpose, Role},
+    safetensors::Header,
 };
 use serde_json::Value;
 use std::{
@@ -394,11 +395,19 @@ fn parts_can_be_given_and_must_fit() {
     let said = sentence(Pipeline::open(&path).unwrap().with_part(Role::TextEncoder, &text));
     assert!(said.contains("it has width 8, and this Stable Diffusion 1 needs 12"), "{said}");
 
+    // One that cannot be read may be what is missed.
+    fs::create_dir(dir.path().join("vae")).unwrap();
+    let header = br#"{"decoder.conv_in.weight":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}"#;
+    let float8 = [&(header.len() as u64).to_le_bytes()[..], header, &[0]].concat();
+    fs::write(dir.path().join("vae/float8.safetensors"), float8).unwrap();
+    let said = sentence(Pipeline::open(&path).unwrap().check());
+    assert!(said.contains("float8.safetensors") && said.contains("the dtype F8_E4M3"), "{said}");
     // Two that fit: not chosen for the person.
     write_safetensors(&dir.path().join("vae/a.safetensors"), &original("sd15", "vae", false), None);
     write_safetensors(&dir.path().join("vae/b.safetensors"), &original("sd15", "vae", false), None);
     let said = sentence(Pipeline::open(&path).unwrap().check());
     assert!(said.contains("several files hold one") && said.contains("b.safetensors); say which"), "{said}");
+    assert!(sentence(Pipeline::open(&dir.path().join("vae"))).contains("it holds several models"));
     fs::remove_file(dir.path().join("vae/b.safetensors")).unwrap();
     Pipeline::open(&path).unwrap().check().unwrap();
 }
@@ -663,5 +672,20 @@ fn control_nets_and_previews_are_parts() {
     assert_eq!(decoder.config["decoder_block_out_channels"], preview.config["decoder_block_out_channels"]);
     for (name, t) in &decoder.tensors {
         assert_eq!(decoder.bytes(t), preview.bytes(&preview.tensors[name]));
+    }
+}
+
+/// The fuzzers begin with files that get as far as a pipeline, by their headers alone.
+#[test]
+fn headers_alone_open_too() {
+    for (seed, family) in [("sd15_small", Family::Sd1), ("flux", Family::FluxDev)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/pipeline").join(seed);
+        let bytes = fs::read(&path).unwrap();
+        let header = Header::parse(&bytes, bytes.len() as u64, &path).unwrap();
+        let weights = Safetensors::from_headers(vec![header], None).unwrap();
+        let p = Pipeline::from_safetensors(weights, &path).unwrap();
+        assert_eq!(p.family, family);
+        assert!(p.parts().all(|part| !part.has_data() && part.tensors.len() > 20));
+        assert!(sentence(p.need(Role::TextEncoder2)).contains("it is not in the file"));
     }
 }

@@ -89,8 +89,14 @@ pub(super) fn weights_in(folder: &Path) -> Result<PathBuf> {
     };
     let mut ranked: Vec<_> = names.iter().filter_map(|name| Some((rank(&name)?, name))).collect();
     ranked.sort();
-    if let Some((_, name)) = ranked.first() {
-        return Ok(folder.join(name));
+    // Of names that no program gives, none is the plain one.
+    let unknown = ranked.iter().filter(|((unknown, ..), _)| *unknown).count();
+    match ranked.first() {
+        Some(((true, ..), _)) if unknown > 1 => {
+            return Err(several(folder, &ranked.iter().map(|(_, name)| *name).collect::<Vec<_>>()));
+        }
+        Some((_, name)) => return Ok(folder.join(name)),
+        None => {}
     }
     let ending = |end: &str| names.iter().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
     match ending(".gguf").as_slice() {
@@ -99,11 +105,13 @@ pub(super) fn weights_in(folder: &Path) -> Result<PathBuf> {
             Error::unsupported(folder, PICKLE.replace("it is a PyTorch pickle", "it holds a PyTorch pickle")),
         ),
         [] => Err(Error::unsupported(folder, "there is no safetensors or GGUF file in it")),
-        several => {
-            let list = several.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ");
-            Err(Error::unsupported(folder, format!("it holds several models; give the path of one: {list}")))
-        }
+        names => Err(several(folder, names)),
     }
+}
+
+fn several(folder: &Path, names: &[&String]) -> Error {
+    let list = names.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ");
+    Error::unsupported(folder, format!("it holds several models; give the path of one: {list}"))
 }
 
 /// Whether a name is that of one of several files that an index lists: `…-00001-of-00002…`.

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 pub(super) enum Missing {
     /// `model_index.json` lists it, but there is no such folder.
     Folder(PathBuf),
-    /// It was looked for in these folders; those files hold one, which does not fit for the reason given.
-    Nowhere { looked: Vec<PathBuf>, unfit: Vec<(PathBuf, String)> },
+    /// It was looked for in these folders; a file there holds one that does not fit, or could not be read: which, and why.
+    Nowhere { looked: Vec<PathBuf>, unfit: Option<String> },
     /// Several files hold one that fits.
     Several(Vec<PathBuf>),
 }
@@ -25,10 +25,7 @@ impl std::fmt::Display for Missing {
             Missing::Nowhere { looked, .. } if looked.is_empty() => f.write_str("it is not in the file"),
             Missing::Nowhere { looked, unfit } => {
                 write!(f, "neither the file nor any other in {} holds one that fits", list(looked))?;
-                match unfit.first() {
-                    Some((path, why)) => write!(f, " ({}: {why})", path.display()),
-                    None => Ok(()),
-                }
+                unfit.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
             }
         }
     }

@@ -258,13 +258,21 @@ impl Pipeline {
         let around = if path.is_dir() { path.join("model_index.json") } else { path.to_owned() };
         let folders = folders(&around);
         let mut fit: BTreeMap<Role, Vec<(PathBuf, Part)>> = BTreeMap::new();
-        let mut unfit: BTreeMap<Role, Vec<(PathBuf, String)>> = BTreeMap::new();
+        let mut unfit: BTreeMap<Role, Vec<String>> = BTreeMap::new();
+        let mut unread = None;
         for folder in &folders {
             // The nearest folder that has one decides.
             wanted.retain(|role| !fit.contains_key(role));
             for file in candidates(folder) {
-                // What cannot be read here was not asked for. Other models keep their own parts.
-                let Ok(opened) = Opened::open(&file) else { continue };
+                // What cannot be read here was not asked for, but may be what is missed. Other models keep their own parts.
+                let weights = match Weights::open(&file) {
+                    Ok(weights) => weights,
+                    Err(e) => {
+                        unread.get_or_insert(e.to_string());
+                        continue;
+                    }
+                };
+                let Ok(opened) = Opened::of(weights, &file) else { continue };
                 if opened.denoiser().is_some() {
                     continue;
                 }
@@ -275,7 +283,9 @@ impl Pipeline {
                     let Ok(part) = opened.part(found, role, Some(self.family)) else { continue };
                     match self.fits(&part) {
                         Ok(()) => fit.entry(role).or_default().push((file.clone(), part)),
-                        Err(why) => unfit.entry(role).or_default().push((file.clone(), why)),
+                        Err(why) => {
+                            unfit.entry(role).or_default().push(format!("{}: {why}", file.display()));
+                        }
                     }
                 }
             }
@@ -293,9 +303,9 @@ impl Pipeline {
             } else if found.len() > 1 {
                 self.missing
                     .insert(role, Missing::Several(found.into_iter().map(|(file, _)| file).collect()));
-            } else if !self.missing.contains_key(&role) {
-                let unfit = unfit.remove(&role).unwrap_or_default();
-                self.missing.insert(role, Missing::Nowhere { looked: folders.clone(), unfit });
+            } else {
+                let unfit = unfit.remove(&role).unwrap_or_default().into_iter().chain(unread.clone()).next();
+                self.missing.entry(role).or_insert(Missing::Nowhere { looked: folders.clone(), unfit });
             }
         }
         self.settle();
@@ -365,7 +375,7 @@ impl Pipeline {
     /// It is not: the sentence says which, and where it was looked for.
     pub fn need(&self, role: Role) -> Result<&Part> {
         self.parts.get(&role).ok_or_else(|| {
-            let nowhere = Missing::Nowhere { looked: Vec::new(), unfit: Vec::new() };
+            let nowhere = Missing::Nowhere { looked: Vec::new(), unfit: None };
             let why = self.missing.get(&role).unwrap_or(&nowhere);
             let what = format!(
                 "it lacks its {}: {why}; put it beside the model or give its file",

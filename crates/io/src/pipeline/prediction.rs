@@ -50,7 +50,7 @@ fn spread(denoiser: &Part) -> Option<f64> {
     let last = |(name, _): &(&String, _)| {
         name.starts_with("up_blocks.") && name.ends_with(".transformer_blocks.0.norm1.bias")
     };
-    let (_, bias) = denoiser.tensors.iter().filter(last).next_back().filter(|_| denoiser.has_data())?;
+    let (_, bias) = denoiser.tensors.iter().rfind(last).filter(|_| denoiser.has_data())?;
     // An inpainting model of SD 2 predicts noise.
     if denoiser.size("in_channels") != denoiser.size("out_channels") {
         return Some(0.0);
