@@ -92,7 +92,7 @@ fn chunks_are_those_of_a1111() {
 fn weights_are_with_their_tokens() {
     let chunk = &chunks("a (cat:1.5), [a]")[0];
     assert_eq!(inner(chunk), [A, CAT, COMMA, A]);
-    assert_eq!(chunk.weights[..5], [1.0, 1.0, 1.5, 1.0, 1.0 / 1.1]);
+    assert_eq!(chunk.weights[..5], [1.0, 1.0, 1.5, 1.0, (1.0 / 1.1f64) as f32]);
     assert!(chunk.weights[5..].iter().all(|&weight| weight == 1.0));
     // They move with them.
     let all = chunks(&format!("{}, ({}:1.2)", "cat ".repeat(70), "a ".repeat(10)));

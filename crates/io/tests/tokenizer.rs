@@ -323,7 +323,7 @@ fn a_file_is_named_in_its_errors() {
         ),
         (
             written(|w| _ = w.str("tokenizer.ggml.model", "rwkv").strings("tokenizer.ggml.tokens", &["a"])),
-            "of the kind \"rwkv\", and Hob knows gpt2, llama and bert",
+            "of the kind \"rwkv\", and Hob knows gpt2, llama, t5 and bert",
         ),
         (
             written(|w| _ = w.str("tokenizer.ggml.model", "bert").strings("tokenizer.ggml.tokens", &["a"])),
