@@ -398,6 +398,14 @@ fn images() -> Vec<Row> {
             }
         }
     }
+    // Enough tiles and channels for minimal filtering, and neither whole tiles nor whole vectors.
+    for (dims, out, padding) in
+        [([2, 33, 21, 27], 35, 1), ([1, 300, 18, 66], 50, 1), ([1, 32, 23, 22], 97, 0)]
+    {
+        rows.push(row(format!("conv2d {dims:?} to {out}, padding {padding}"), move |g| {
+            x(g, &dims).conv2d(g.path("c"), out, window(3, 1, padding), true)
+        }));
+    }
     for (dims, n) in [([1, 2, 2, 3], 2), ([2, 1, 3, 1], 3), ([1, 1, 1, 1], 2), ([2, 8, 33, 29], 2)] {
         rows.push(row(format!("upsample {n} {dims:?}"), move |g| x(g, &dims).upsample(n)));
     }

@@ -146,6 +146,27 @@ macro_rules! for_each_isa {
 }
 pub use for_each_isa;
 
+/// Compiles a function for AVX-512 too, beside what [`for_each_isa`](crate::isa::for_each_isa) does.
+macro_rules! for_each_width {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+        $(#[$doc])*
+        $vis fn $name($($arg: $type),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            if crate::isa::isa() == crate::isa::Isa::Avx512 {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn widest($($arg: $type),*) $(-> $out)? $body
+                // SAFETY: the processor has what the function is compiled for.
+                return unsafe { widest($($arg),*) };
+            }
+            crate::isa::for_each_isa! {
+                fn others($($arg: $type),*) $(-> $out)? $body
+            }
+            others($($arg),*)
+        }
+    };
+}
+pub(crate) use for_each_width;
+
 #[cfg(test)]
 mod tests {
     use super::*;

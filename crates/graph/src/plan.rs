@@ -172,7 +172,7 @@ fn homes(graph: &Graph, live: &[bool], root: &[usize]) -> Vec<Home> {
 /// Whether `op` reads operand `k` in any format.
 pub fn reads_stored(op: &Op, k: usize) -> bool {
     match op {
-        Op::Linear | Op::MatMul => k == 1,
+        Op::Linear | Op::MatMul | Op::Conv2d(_) => k == 1,
         Op::Gather => k == 0,
         Op::Experts(_) => k >= 2,
         _ => false,

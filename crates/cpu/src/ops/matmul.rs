@@ -1,7 +1,7 @@
 //! `(B…, M, K) × (B…, K, N) → (B…, M, N)`; the right operand may be a stored weight, decoded as it is needed.
 
 use crate::exec::{Call, Cpu};
-use crate::ops::gemm::{Gemm, WIDTH};
+use crate::ops::gemm::{Gemm, Left, WIDTH};
 use hob_graph::{DType, Graph, Node, Shape};
 
 /// Columns of a task: whole blocks of any format.
@@ -10,7 +10,7 @@ const TASK: usize = 256;
 fn gemm(y: Shape, depth: usize, stored: bool) -> Gemm {
     let [rows, columns] = [y[y.len() - 2], y.last()];
     // Where b is plain numbers smaller tasks will do, which keep more threads busy.
-    let task = if stored { TASK } else { 4 * WIDTH };
+    let task = if stored { TASK } else { 2 * WIDTH };
     Gemm { rows, depth, columns, task: task.min(columns.next_multiple_of(WIDTH)) }
 }
 
@@ -48,5 +48,13 @@ pub fn run(c: &mut Call) {
                 }
             }
         };
-    g.run(&c.cpu.pool, batches, c.out, c.scratch, |batch| &a[batch * size..][..size], fill, |_, _| {});
+    g.run(
+        &c.cpu.pool,
+        batches,
+        c.out,
+        c.scratch,
+        |batch| Left::plain(&a[batch * size..][..size]),
+        fill,
+        |_, _, _| {},
+    );
 }

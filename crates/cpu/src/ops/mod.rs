@@ -33,6 +33,7 @@ use hob_graph::{Graph, NodeId, Op};
 pub fn run(c: &mut Call) {
     match c.node.op {
         Op::Attend(_) => attend::run(c),
+        Op::CrossAttend(how) => attend::cross::run(c, how),
         Op::Act(act) => act::run(c, act),
         Op::Binary(f) => binary::run(c, f),
         Op::Concat(axis) => concat::run(c, axis as usize),
@@ -66,7 +67,8 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
     let node = graph.node(id);
     match node.op {
         Op::Attend(_) => attend::scratch(cpu, graph, node),
-        Op::Conv2d(_) => conv2d::scratch(cpu, graph, node),
+        Op::CrossAttend(how) => attend::cross::scratch(cpu, graph, node, how),
+        Op::Conv2d(window) => conv2d::scratch(cpu, graph, node, window),
         Op::Experts(_) => experts::scratch(cpu, graph, node),
         Op::Linear => linear::scratch(cpu, graph, id),
         Op::MatMul => matmul::scratch(cpu, graph, node),

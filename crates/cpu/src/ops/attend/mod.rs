@@ -4,6 +4,7 @@
 //! Over paged keys and values: with few rows the cache is read as it is kept, each number converted once for all of them;
 //! with many a page is decoded first. Over a run's own keys and values ([`flat`]): they are laid out once for all tasks.
 
+pub mod cross;
 mod flat;
 mod panel;
 mod weigh;
@@ -352,26 +353,6 @@ fn merge(parts: &[f32], d: usize, out: &mut [f32]) {
     out.iter_mut().for_each(|o| *o /= weight);
 }
 
-/// Compiles a function for AVX-512 too, beside what [`for_each_isa`](crate::isa::for_each_isa) does.
-macro_rules! for_each_width {
-    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)? $body:block) => {
-        $(#[$doc])*
-        fn $name($($arg: $type),*) $(-> $out)? {
-            #[cfg(target_arch = "x86_64")]
-            if crate::isa::isa() == crate::isa::Isa::Avx512 {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                fn widest($($arg: $type),*) $(-> $out)? $body
-                // SAFETY: the processor has what the function is compiled for.
-                return unsafe { widest($($arg),*) };
-            }
-            crate::isa::for_each_isa! {
-                fn others($($arg: $type),*) $(-> $out)? $body
-            }
-            others($($arg),*)
-        }
-    };
-}
-
 crate::isa::for_each_isa! {
     fn dot(a: &[f32], b: &[f32]) -> f32 {
         let mut sums = [0.0f32; GROUP];
@@ -384,7 +365,7 @@ crate::isa::for_each_isa! {
     }
 }
 
-for_each_width! {
+crate::isa::for_each_width! {
     /// Scores become cap · tanh(score / cap).
     fn soften(scores: &mut [f32], cap: f32) {
         let inverse = 1.0 / cap;

@@ -78,6 +78,12 @@ pub trait Lanes: Copy {
     unsafe fn sum(self) -> f32;
     /// e^x of numbers up to 0 within 2 units in the last place; 0 below -87.3.
     unsafe fn exp(self) -> Self;
+    /// 2^x of numbers up to 0, within 3 units in the last place.
+    #[inline(always)]
+    unsafe fn exp2(self) -> Self {
+        // SAFETY: the processor has what the vectors need.
+        unsafe { self.times(Self::splat(std::f32::consts::LN_2)).exp() }
+    }
     /// Reads f16.
     unsafe fn load_f16(p: *const u8) -> Self;
     /// Reads signed bytes.

@@ -1,5 +1,6 @@
 //! Vectors of AVX2 and AVX-512 for [`super::panel`].
 
+use super::cross::columns_of;
 use super::panel::{Bytes, Floats, Halves, LANES, Lanes, Nibbles, Panel, blocks};
 use super::weigh::{Known, rows_of};
 use hob_graph::DType;
@@ -49,6 +50,32 @@ pub unsafe fn weigh_avx2(scores: &mut [f32], known: Known) {
 pub unsafe fn weigh_avx512(scores: &mut [f32], known: Known) {
     // SAFETY: as the caller promises, and the function is compiled for it.
     unsafe { rows_of::<One>(scores, known) }
+}
+
+/// # Safety
+/// As of [`columns_of`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn weigh_columns_avx2(
+    scores: &mut [[f32; 32]],
+    largest: &mut [f32; 32],
+    weight: &mut [f32; 32],
+    keep: &mut [f32; 32],
+) {
+    // SAFETY: as the caller promises, and the function is compiled for it.
+    unsafe { columns_of::<Two>(scores, largest, weight, keep) }
+}
+
+/// # Safety
+/// As of [`columns_of`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub unsafe fn weigh_columns_avx512(
+    scores: &mut [[f32; 32]],
+    largest: &mut [f32; 32],
+    weight: &mut [f32; 32],
+    keep: &mut [f32; 32],
+) {
+    // SAFETY: as the caller promises, and the function is compiled for it.
+    unsafe { columns_of::<One>(scores, largest, weight, keep) }
 }
 
 /// What e^x is made of, as [`crate::math::exp`] has it: adding `ROUND` leaves the nearest whole number in the low bits.
@@ -223,6 +250,23 @@ impl Lanes for One {
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn exp2(self) -> Self {
+        // 2^r for |r| <= 1/2, interpolated at the Chebyshev points, the highest power first
+        const POWERS: [f32; 6] =
+            [0.001_339_086_3, 0.009_676_032, 0.055_503_57, 0.240_221_07, 0.693_147_2, 1.000_000_1];
+        unsafe {
+            // What is no number stays none, as the second operand counts then.
+            let x = _mm512_max_ps(_mm512_set1_ps(-150.0), self.0);
+            let n = _mm512_roundscale_ps::<8>(x);
+            let r = _mm512_sub_ps(x, n);
+            let mut p = _mm512_set1_ps(POWERS[0]);
+            for c in &POWERS[1..] {
+                p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
+            }
+            One(_mm512_scalef_ps(p, n))
+        }
     }
     #[inline(always)]
     unsafe fn exp(self) -> Self {

@@ -1,10 +1,14 @@
-//! Linear layers in f32. With few tokens plain floats are read where they lie; other weights, and all with many
-//! tokens, are decoded block by block and multiplied while they are in cache.
+//! Linear layers in f32. With few tokens plain floats are read where they lie; other weights, and all with some
+//! tokens, are decoded block by block and multiplied while they are in cache. With many tokens the decoded blocks are
+//! turned, so that one product of any layout ([`crate::ops::gemm`]) serves.
 
 use super::float::{self, BF16, F16, F32, Rows, Stored};
 use super::{Carver, Linear, Shared, Size, carved};
+use crate::isa::for_each_isa;
+use crate::ops::gemm::{DEPTH, Gemm, Left, WIDTH};
 use crate::threads::Pool;
 use hob_graph::DType;
+use std::ops::Range;
 
 /// Rows of weights that a task has at hand where there are many tokens, and values of a row: 64 KB of f32, of which a
 /// tile's part stays in the first level of cache.
@@ -16,8 +20,17 @@ const TASK: usize = 64 << 10;
 /// Rows whose distance is a power of two share the same few lines of a cache; so much is put between them.
 const GAP: usize = 16;
 
+/// Tokens from which on turning the weights is paid back.
+const TURNED: usize = 48;
+
 fn many(size: Size) -> bool {
     size.tokens > float::TOKENS
+}
+
+/// The product with turned weights, where that pays.
+fn turned(size: Size) -> Option<Gemm> {
+    let task = (2 * WIDTH).min(size.n.next_multiple_of(WIDTH));
+    (size.tokens >= TURNED).then_some(Gemm { rows: size.tokens, depth: size.k, columns: size.n, task })
 }
 
 /// Rows of weights at hand, and values of a row.
@@ -38,12 +51,20 @@ fn decoded(size: Size) -> usize {
 
 /// Bytes of working memory: decoded weights of each thread, and activations with gaps.
 pub(super) fn scratch(pool: &Pool, dtype: DType, size: Size) -> usize {
+    if let Some(g) = turned(size) {
+        // Experts plan for all tokens, and multiply those that came to each.
+        let fewer = scratch(pool, dtype, Size { tokens: TURNED - 1, ..size });
+        return fewer.max(64 + g.scratch(pool));
+    }
     let weights = if in_place(dtype, size) { 0 } else { carved::<f32>(pool.threads() * decoded(size)) };
     let x = if many(size) { carved::<f32>(size.tokens * (size.k + GAP)) } else { 0 };
     64 + weights + x
 }
 
 pub(super) fn run(l: &Linear, size: Size, row_bytes: usize, out: Shared<f32>, scratch: &mut [u8]) {
+    if let Some(g) = turned(size) {
+        return many_tokens(l, size, g, row_bytes, out, scratch);
+    }
     let mut memory = Carver::new(scratch);
     let x = match many(size) {
         true => {
@@ -84,6 +105,45 @@ pub(super) fn run(l: &Linear, size: Size, row_bytes: usize, out: Shared<f32>, sc
             match plain {
                 DType::F16 => products::<F16>(l, size, x, out, rows),
                 _ => products::<BF16>(l, size, x, out, rows),
+            }
+        }
+    }
+}
+
+/// Rows of x by columns of decoded and turned weights.
+fn many_tokens(l: &Linear, size: Size, g: Gemm, row_bytes: usize, out: Shared<f32>, scratch: &mut [u8]) {
+    let fill = |_: usize, deep: Range<usize>, rows: Range<usize>, panel: &mut [f32]| {
+        let bytes = |n: usize| l.dtype.bytes(n).expect("panels and rows are whole blocks");
+        let mut decoded = [[0.0f32; DEPTH]; LANES];
+        for first in rows.clone().step_by(LANES) {
+            for (row, to) in (first..size.n).zip(&mut decoded) {
+                let w = &l.w[row * row_bytes + bytes(deep.start)..][..bytes(deep.len())];
+                decode(l.dtype, w, &mut to[..deep.len()]);
+            }
+            let place = first - rows.start;
+            turn(&decoded, &mut panel[place / WIDTH * deep.len() * WIDTH..], place % WIDTH, deep.len());
+        }
+    };
+    let finish = |_, first: usize, y: &mut [f32]| {
+        if let Some(bias) = l.bias {
+            y.iter_mut().zip(&bias[first..]).for_each(|(y, b)| *y += b);
+        }
+    };
+    // SAFETY: the result has so many numbers, and nobody else uses them.
+    let y = unsafe { out.slice(0, size.tokens * size.n) };
+    g.run(l.pool, 1, y, scratch, |_| Left::plain(l.x), fill, finish);
+}
+
+/// Rows turned together.
+const LANES: usize = 16;
+
+for_each_isa! {
+    /// Columns of rows become parts of a strip's rows, from `at` on.
+    fn turn(rows: &[[f32; DEPTH]; LANES], strip: &mut [f32], at: usize, deep: usize) {
+        let _ = FMA;
+        for (k, y) in strip.as_chunks_mut::<WIDTH>().0[..deep].iter_mut().enumerate() {
+            for i in 0..LANES {
+                y[at + i] = rows[i][k];
             }
         }
     }
@@ -149,7 +209,7 @@ fn gaps<'a>(x: &[f32], k: usize, to: &'a mut [f32]) -> &'a [f32] {
 }
 
 /// Decodes to f32.
-fn decode(dtype: DType, bytes: &[u8], to: &mut [f32]) {
+pub(crate) fn decode(dtype: DType, bytes: &[u8], to: &mut [f32]) {
     match dtype {
         DType::F16 => float::from_f16(bytes, to),
         DType::BF16 => float::from_bf16(bytes, to),

@@ -21,6 +21,8 @@ pub(crate) mod float;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use exact::decode;
+
 use crate::exec::{Call, Cpu, Precision};
 use crate::isa::{Isa, isa};
 use crate::quant;

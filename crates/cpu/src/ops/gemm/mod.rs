@@ -7,19 +7,78 @@
 //! sums in registers. Between panels the sums lie close together, as the rows of the result are often a power of two
 //! apart and would push each other out of the cache.
 
-use crate::isa::{fma, for_each_isa};
+mod tile;
+
+use crate::ops::linear::decode;
 use crate::ops::rows::Shared;
 use crate::threads::Pool;
+use hob_graph::DType;
 use std::ops::Range;
+pub use tile::{HEIGHT, Rows, WIDTH, tile, tile_turned};
 
 /// Rows of a panel: a strip of so many stays in the first cache.
 pub const DEPTH: usize = 256;
-/// Columns of a strip.
-pub const WIDTH: usize = 16;
-/// Rows of the result computed together: with WIDTH columns, twelve registers of AVX2.
-const HEIGHT: usize = 6;
-/// Rows of a task at most.
-const ROWS: usize = 84 * HEIGHT;
+/// Sums of a task at most, so that they and the panel stay in the second cache.
+const SUMS: usize = 63 << 10;
+
+/// The left operand, `(M, K)` as stored.
+#[derive(Clone, Copy)]
+pub struct Left<'a> {
+    pub dtype: DType,
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Left<'a> {
+    pub fn plain(x: &'a [f32]) -> Left<'a> {
+        // SAFETY: floats are bytes without padding.
+        Left {
+            dtype: DType::F32,
+            bytes: unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) },
+        }
+    }
+
+    /// Bytes of `n` numbers.
+    fn bytes_of(&self, n: usize) -> usize {
+        self.dtype.bytes(n).expect("panels and rows are whole blocks")
+    }
+
+    /// `n` numbers from `first` on, where they lie or decoded to `room`.
+    pub fn numbers<'r>(self, first: usize, n: usize, room: &'r mut [f32]) -> &'r [f32]
+    where
+        'a: 'r,
+    {
+        if self.dtype == DType::F32 {
+            return &self.rows(0, 1, 0, first..first + n, room).at[..n];
+        }
+        decode(self.dtype, &self.bytes[self.bytes_of(first)..][..self.bytes_of(n)], &mut room[..n]);
+        &room[..n]
+    }
+
+    /// Rows `row..row + count` of `depth` numbers, of which `deep` are wanted: where they lie, or decoded to `room`.
+    fn rows<'r>(
+        self,
+        row: usize,
+        count: usize,
+        depth: usize,
+        deep: Range<usize>,
+        room: &'r mut [f32],
+    ) -> Rows<'r>
+    where
+        'a: 'r,
+    {
+        if self.dtype == DType::F32 {
+            // SAFETY: any bits are an f32.
+            let (head, x, _) = unsafe { self.bytes.align_to::<f32>() };
+            assert!(head.is_empty(), "plain numbers are aligned");
+            return Rows { at: &x[row * depth + deep.start..], stride: depth, count };
+        }
+        for (i, to) in room.chunks_exact_mut(DEPTH).take(count).enumerate() {
+            let from = self.bytes_of((row + i) * depth + deep.start);
+            decode(self.dtype, &self.bytes[from..][..self.bytes_of(deep.len())], &mut to[..deep.len()]);
+        }
+        Rows { at: room, stride: DEPTH, count }
+    }
+}
 
 /// How large a product is and how it is split.
 #[derive(Clone, Copy)]
@@ -40,23 +99,29 @@ impl Gemm {
         pool.threads() * self.per_thread() * 4
     }
 
-    fn per_thread(&self) -> usize {
-        (self.depth.min(DEPTH) + self.rows.next_multiple_of(HEIGHT).min(ROWS)) * self.task
+    /// Rows of a task at most.
+    fn most(&self) -> usize {
+        SUMS / self.task / HEIGHT * HEIGHT
     }
 
-    /// Computes `batches` products: `a(i)` is `(M, K)` and `out` holds `(batches, M, N)`.
+    fn per_thread(&self) -> usize {
+        (self.depth.min(DEPTH) + self.rows.next_multiple_of(HEIGHT).min(self.most())) * self.task
+    }
+
+    /// Computes `batches` products: `a(i)` is a product's left operand and `out` holds `(batches, M, N)`.
     ///
     /// `fill(i, rows, columns, panel)` writes b's part of product i into a panel `(columns / WIDTH, rows, WIDTH)`,
-    /// with anything where `columns` goes beyond N. `finish(row, y)` is called for finished parts of rows.
+    /// with anything where `columns` goes beyond N. `finish(row, column, y)` is called for finished parts of rows, from a
+    /// column on.
     pub fn run<'a>(
         &self,
         pool: &Pool,
         batches: usize,
         out: &mut [f32],
         scratch: &mut [u8],
-        a: impl Fn(usize) -> &'a [f32] + Sync,
+        a: impl Fn(usize) -> Left<'a> + Sync,
         fill: impl Fn(usize, Range<usize>, Range<usize>, &mut [f32]) + Sync,
-        finish: impl Fn(usize, &mut [f32]) + Sync,
+        finish: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
         let Gemm { rows, depth, columns, task } = *self;
         assert_eq!(out.len(), batches * rows * columns);
@@ -77,8 +142,8 @@ impl Gemm {
             1
         };
         let heights = rows.div_ceil(HEIGHT);
-        let parts = spread.max(heights.div_ceil(ROWS / HEIGHT));
-        let panels_deep = depth.div_ceil(DEPTH).max(1);
+        let parts = spread.max(heights.div_ceil(self.most() / HEIGHT));
+        let panels_deep = depth.div_ceil(DEPTH);
         let work = |chunk: usize, thread: usize| {
             let (batch, rest) = (chunk / (tasks * parts), chunk % (tasks * parts));
             let (first, part) = (rest / parts * task, rest % parts);
@@ -88,19 +153,26 @@ impl Gemm {
             let memory = unsafe { panels.slice(thread * self.per_thread(), self.per_thread()) };
             let (panel, sums) = memory.split_at_mut(depth.min(DEPTH) * task);
             let sums = &mut sums.as_chunks_mut::<WIDTH>().0[..strips * mine.len()]; // (strips, rows, WIDTH)
-            sums.fill([0.0; WIDTH]);
+            if depth == 0 {
+                sums.fill([0.0; WIDTH]);
+            }
             let a = a(batch);
+            let mut room = [0.0; HEIGHT * DEPTH];
             for i in 0..panels_deep {
-                let deep = depth * i / panels_deep..depth * (i + 1) / panels_deep;
+                let deep = DEPTH * i..depth.min(DEPTH * (i + 1));
                 let panel = &mut panel[..deep.len() * strips * WIDTH];
                 fill(batch, deep.clone(), first..first + strips * WIDTH, panel);
                 for row in mine.clone().step_by(HEIGHT) {
                     let high = HEIGHT.min(rows - row);
-                    let a = &a[row * depth + deep.start..];
-                    for strip in 0..strips {
-                        let b = &panel[strip * deep.len() * WIDTH..][..deep.len() * WIDTH];
+                    let ahead = (row + HEIGHT..rows.min(row + 2 * HEIGHT))
+                        .map(|r| a.bytes_of(r * depth + deep.start));
+                    let rows = a.rows(row, high, depth, deep.clone(), &mut room);
+                    for (strip, b) in panel.as_chunks::<WIDTH>().0.chunks_exact(deep.len()).enumerate() {
+                        // The next rows come while these are multiplied, some of each beside every strip.
+                        let part = a.bytes_of(deep.len()).div_ceil(strips);
+                        ahead.clone().for_each(|at| prefetch(a.bytes, at + strip * part, part));
                         let at = strip * mine.len() + row - mine.start;
-                        tile(a, depth, high, b, &mut sums[at..at + HEIGHT]);
+                        tile(rows, b, &mut sums[at..at + HEIGHT], i == 0);
                     }
                 }
             }
@@ -111,7 +183,7 @@ impl Gemm {
                 for (strip, y) in y.chunks_mut(WIDTH).enumerate() {
                     y.copy_from_slice(&sums[strip * mine.len() + row - mine.start][..y.len()]);
                 }
-                finish(row, y);
+                finish(row, first, y);
             }
         };
         if batches * rows * columns * depth < 1 << 14 {
@@ -122,31 +194,15 @@ impl Gemm {
     }
 }
 
-for_each_isa! {
-    /// Adds `high` rows of a, `stride` apart, times a strip to `sums (HEIGHT, WIDTH)`.
-    fn tile(a: &[f32], stride: usize, high: usize, b: &[f32], sums: &mut [[f32; WIDTH]]) {
-        if high == HEIGHT {
-            rows::<FMA, HEIGHT>(a, stride, b, sums);
-        } else {
-            for i in 0..high {
-                rows::<FMA, 1>(&a[i * stride..], stride, b, &mut sums[i..i + 1]);
-            }
-        }
-    }
-}
-
+/// Asks for memory that will be read: `len` elements from `from` on, which may lie beyond the end.
 #[inline(always)]
-fn rows<const FMA: bool, const N: usize>(a: &[f32], stride: usize, b: &[f32], y: &mut [[f32; WIDTH]]) {
-    let (b, _) = b.as_chunks::<WIDTH>();
-    let a: [&[f32]; N] = std::array::from_fn(|i| &a[i * stride..][..b.len()]);
-    let mut sums: [[f32; WIDTH]; N] = std::array::from_fn(|i| y[i]);
-    for (k, b) in b.iter().enumerate() {
-        for i in 0..N {
-            let x = a[i][k];
-            for j in 0..WIDTH {
-                sums[i][j] = fma::<FMA>(x, b[j], sums[i][j]);
-            }
-        }
+pub fn prefetch<T>(x: &[T], from: usize, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (from..from + len).step_by((64 / size_of::<T>()).max(1)) {
+        use std::arch::x86_64::*;
+        // SAFETY: every x86-64 processor has it, and it reads nothing, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) };
     }
-    y[..N].copy_from_slice(&sums);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, from, len);
 }

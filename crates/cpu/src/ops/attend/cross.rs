@@ -1,0 +1,257 @@
+//! Attention over parts known when the graph is built.
+//!
+//! Scores lie turned, keys by queries: so a strip of [`WIDTH`] queries is all that is laid out anew, keys and values being
+//! the left operands of both products, and the softmax goes through the keys without sums across a vector. A task is a
+//! strip of one head; its scores, in powers of two, of a block of keys never leave the first cache.
+
+use super::panel::{LANES, Lanes, Plain};
+use crate::exec::{Call, Cpu};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Isa, isa};
+use crate::ops::gemm::{HEIGHT, Rows, WIDTH, tile, tile_turned};
+use crate::ops::rows::Shared;
+use hob_graph::{Cross, Graph, Node};
+use std::{f32::consts::LOG2_E, ops::Range};
+
+/// Strips of a task, which share what they read of keys and values.
+const STRIPS: usize = 2;
+/// Keys of a block.
+const BLOCK: usize = 132;
+
+/// One number for each query of a strip.
+type Strip = [f32; WIDTH];
+
+/// What all tasks share.
+struct Size {
+    parts: usize,
+    /// queries of a part
+    queries: usize,
+    /// keys of a part
+    keys: usize,
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+}
+
+impl Size {
+    fn of(graph: &Graph, node: &Node, how: Cross) -> Size {
+        let (q, k, parts) = (node.shape, graph.node(node.inputs[1]).shape, how.parts as usize);
+        Size { parts, queries: q[0] / parts, keys: k[0] / parts, heads: q[1], kv_heads: k[1], dim: q[2] }
+    }
+
+    /// Numbers of keys, and as many of values, head by head.
+    fn laid(&self) -> usize {
+        self.parts * self.kv_heads * self.keys * self.dim
+    }
+
+    /// Numbers by query of a thread: queries and sums, each of D rows, scores, and what is known of the queries.
+    fn strips(&self) -> usize {
+        STRIPS * (self.dim + self.dim.next_multiple_of(HEIGHT) + BLOCK + 3)
+    }
+}
+
+/// Bytes of working memory.
+pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node, how: Cross) -> usize {
+    let s = Size::of(graph, node, how);
+    4 * (cpu.pool.threads() * s.strips() * WIDTH + 2 * s.laid())
+}
+
+/// Runs the node of `c`.
+pub fn run(c: &mut Call, how: Cross) {
+    let (s, pool) = (Size::of(c.graph, c.node, how), &c.cpu.pool);
+    let [q, k, v] = [c.x(0).f32s(), c.x(1).f32s(), c.x(2).f32s()];
+    let bias = (c.arity() == 4).then(|| c.x(3).f32s());
+    if c.out.is_empty() {
+        return;
+    }
+    // SAFETY: the plan's scratch is aligned and as large as `scratch` says; any bits are an f32.
+    let scratch = unsafe { c.scratch.align_to_mut::<f32>().1 };
+    let (working, laid) = scratch.split_at_mut(pool.threads() * s.strips() * WIDTH);
+    let (keys, values) = laid[..2 * s.laid()].split_at_mut(s.laid());
+    for (from, to) in [(k, &mut *keys), (v, &mut *values)] {
+        by_head(&s, pool, from, to);
+    }
+    let (keys, values): (&[f32], &[f32]) = (keys, values);
+    let (working, out) = (Shared(working.as_mut_ptr()), Shared(c.out.as_mut_ptr()));
+    let tasks = s.queries.div_ceil(STRIPS * WIDTH);
+    pool.run(s.parts * s.heads * tasks, &|task, thread| {
+        let (head, first) = (task / tasks, task % tasks * STRIPS * WIDTH);
+        let (part, head) = (head / s.heads, head % s.heads);
+        // SAFETY: each thread has its own part of the working memory.
+        let memory = unsafe { working.slice(thread * s.strips() * WIDTH, s.strips() * WIDTH) };
+        let mut rest = memory.as_chunks_mut::<WIDTH>().0;
+        let mut strips: [Part; STRIPS] = std::array::from_fn(|i| {
+            let first = first + i * WIDTH;
+            let mut take = |n: usize| {
+                let (taken, left) = std::mem::take(&mut rest).split_at_mut(n);
+                rest = left;
+                taken
+            };
+            let known = take(3).first_chunk_mut().expect("three are taken");
+            Part {
+                first,
+                count: WIDTH.min(s.queries.saturating_sub(first)),
+                queries: take(s.dim),
+                sums: take(s.dim.next_multiple_of(HEIGHT)),
+                scores: take(BLOCK),
+                known,
+            }
+        });
+        let row = |i: usize| ((part * s.queries + i) * s.heads + head) * s.dim;
+        for strip in &mut strips {
+            strip.load(&s, how.scale * LOG2_E, |i| &q[row(i)..]);
+        }
+        let kv = (part * s.kv_heads + head / (s.heads / s.kv_heads)) * s.keys * s.dim;
+        let bias = bias.map(|b| &b[head * (s.queries + s.keys - 1)..][..s.queries + s.keys - 1]);
+        let seen = if how.causal { s.keys.min(first + STRIPS * WIDTH) } else { s.keys };
+        for from in (0..seen).step_by(BLOCK) {
+            let block = from..seen.min(from + BLOCK);
+            let at = kv + from * s.dim..kv + block.end * s.dim;
+            for strip in strips.iter_mut().filter(|s| s.count > 0) {
+                strip.attend(&s, block.clone(), [&keys[at.clone()], &values[at.clone()]], bias, how.causal);
+            }
+        }
+        for strip in &strips {
+            for i in 0..strip.count {
+                // SAFETY: rows and heads of different tasks are different.
+                strip.finish(i, unsafe { out.slice(row(strip.first + i), s.dim) });
+            }
+        }
+    });
+}
+
+/// A strip of queries of one head.
+struct Part<'a> {
+    first: usize,
+    /// less than [`WIDTH`] at the end
+    count: usize,
+    /// `(D)`, scaled
+    queries: &'a mut [Strip],
+    /// `(D)`, filled up to whole tiles
+    sums: &'a mut [Strip],
+    /// `(BLOCK)`
+    scores: &'a mut [Strip],
+    /// the largest score of each query, the sum of its weights relative to that, and what earlier sums are multiplied by
+    known: &'a mut [Strip; 3],
+}
+
+impl Part<'_> {
+    fn load<'q>(&mut self, s: &Size, scale: f32, row: impl Fn(usize) -> &'q [f32]) {
+        self.queries.fill([0.0; WIDTH]);
+        for i in 0..self.count {
+            for (to, q) in self.queries.iter_mut().zip(&row(self.first + i)[..s.dim]) {
+                to[i] = q * scale;
+            }
+        }
+        *self.known = [[f32::NEG_INFINITY; WIDTH], [0.0; WIDTH], [1.0; WIDTH]];
+    }
+
+    /// Takes a block of keys and their values.
+    fn attend(
+        &mut self,
+        s: &Size,
+        block: Range<usize>,
+        [keys, values]: [&[f32]; 2],
+        bias: Option<&[f32]>,
+        causal: bool,
+    ) {
+        let scores = &mut self.scores[..block.len()];
+        for j in (0..block.len()).step_by(HEIGHT) {
+            let count = HEIGHT.min(block.len() - j);
+            let keys = Rows { at: &keys[j * s.dim..], stride: s.dim, count };
+            tile(keys, self.queries, &mut scores[j..], true);
+        }
+        for (j, scores) in block.clone().zip(scores.iter_mut()).filter(|_| bias.is_some() || causal) {
+            if let Some(bias) = bias {
+                let of = |i: usize| j + s.queries - 1 - (self.first + i);
+                (0..self.count).for_each(|i| scores[i] += bias[of(i)] * LOG2_E);
+            }
+            if causal {
+                scores[..j.saturating_sub(self.first).min(WIDTH)].fill(f32::NEG_INFINITY);
+            }
+        }
+        let [largest, weight, keep] = self.known;
+        weigh(scores, largest, weight, keep);
+        if block.start > 0 && keep.iter().any(|k| *k != 1.0) {
+            let sums = self.sums.iter_mut();
+            sums.for_each(|sums| sums.iter_mut().zip(&*keep).for_each(|(s, keep)| *s *= keep));
+        }
+        for d in (0..s.dim).step_by(HEIGHT) {
+            let count = HEIGHT.min(s.dim - d);
+            let values = Rows { at: &values[d..], stride: s.dim, count };
+            tile_turned(values, scores, &mut self.sums[d..], block.start == 0);
+        }
+    }
+
+    /// Query `i` of the strip.
+    fn finish(&self, i: usize, y: &mut [f32]) {
+        let norm = 1.0 / self.known[1][i];
+        y.iter_mut().zip(&*self.sums).for_each(|(y, sums)| *y = sums[i] * norm);
+    }
+}
+
+/// Keys or values `(N·S, K, D)` as `(N, K, S, D)`, so that those of a head lie side by side.
+fn by_head(s: &Size, pool: &crate::Pool, x: &[f32], to: &mut [f32]) {
+    let to = Shared(to.as_mut_ptr());
+    pool.run(s.parts * s.kv_heads, &|task, _| {
+        let (part, head) = (task / s.kv_heads, task % s.kv_heads);
+        // SAFETY: each task writes a head of its own.
+        let to = unsafe { to.slice(task * s.keys * s.dim, s.keys * s.dim) };
+        for (j, to) in to.chunks_exact_mut(s.dim).enumerate() {
+            to.copy_from_slice(&x[((part * s.keys + j) * s.kv_heads + head) * s.dim..][..s.dim]);
+        }
+    });
+}
+
+/// Scores `(keys, queries)` become 2^(score - largest of the query), and what is known of the queries is carried on:
+/// their largest scores, -inf at first, their weights, and what earlier weights are multiplied by.
+fn weigh(scores: &mut [Strip], largest: &mut Strip, weight: &mut Strip, keep: &mut Strip) {
+    #[cfg(target_arch = "x86_64")]
+    match isa() {
+        // SAFETY: the processor has what is called.
+        Isa::Avx512 => return unsafe { super::x86::weigh_columns_avx512(scores, largest, weight, keep) },
+        // SAFETY: likewise.
+        set if set >= Isa::Avx2 => {
+            return unsafe { super::x86::weigh_columns_avx2(scores, largest, weight, keep) };
+        }
+        _ => {}
+    }
+    // SAFETY: plain code needs nothing of the processor.
+    unsafe { columns_of::<Plain>(scores, largest, weight, keep) }
+}
+
+/// # Safety
+/// The processor has what `L` needs.
+#[inline(always)]
+pub unsafe fn columns_of<L: Lanes>(
+    scores: &mut [Strip],
+    largest: &mut Strip,
+    weight: &mut Strip,
+    keep: &mut Strip,
+) {
+    const { assert!(WIDTH.is_multiple_of(LANES)) };
+    for at in (0..WIDTH).step_by(LANES) {
+        // SAFETY: strips hold WIDTH numbers, and `at` with LANES more stays within.
+        unsafe {
+            let before = L::load(largest.as_ptr().add(at));
+            let mut best = before;
+            for scores in scores.iter() {
+                best = best.most(L::load(scores.as_ptr().add(at)));
+            }
+            let less = best.times(L::splat(-1.0));
+            // Four sums, as each addition waits for the one before.
+            let mut sums = [L::splat(0.0); 4];
+            for (j, scores) in scores.iter_mut().enumerate() {
+                let to = scores.as_mut_ptr().add(at);
+                let e = L::load(to).plus(less).exp2();
+                e.store(to);
+                sums[j % 4] = sums[j % 4].plus(e);
+            }
+            let sum = sums[0].plus(sums[1]).plus(sums[2].plus(sums[3]));
+            let kept = before.plus(less).exp2(); // 0 in the first block
+            kept.store(keep.as_mut_ptr().add(at));
+            best.store(largest.as_mut_ptr().add(at));
+            sum.add_product(L::load(weight.as_ptr().add(at)), kept).store(weight.as_mut_ptr().add(at));
+        }
+    }
+}
