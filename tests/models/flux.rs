@@ -174,8 +174,9 @@ fn the_real_model_is_planned_without_weights() {
     assert_eq!(numbers / 1_000_000, 11_901);
     let shapes: BTreeMap<String, Vec<usize>> =
         graph.weights.iter().map(|w| (w.name.clone(), w.shape.to_vec())).collect();
-    let format =
-        |dims: &[usize]| if dims.len() == 2 && dims[1] % 256 == 0 { DType::Q4_K } else { DType::F32 };
+    let format = |dims: &[usize]| {
+        if dims.len() == 2 && dims[1].is_multiple_of(256) { DType::Q4_K } else { DType::F32 }
+    };
     graph.bind(|name| shapes.get(name).map(|dims| (format(dims), dims.clone()))).unwrap();
     let plan = Plan::new(&graph, &Cpu::new(2, Precision::Fast));
     // The joined rows of text and picture, once: at most a block holds them, its attention and MLP, and both joined.

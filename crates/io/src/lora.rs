@@ -129,8 +129,10 @@ impl Lora {
         for (module, mut form) in modules {
             let bare = module.strip_prefix("base_model.model.").unwrap_or(&module);
             let found = names.iter().enumerate().find_map(|(i, names)| Some((i, names.find(bare)?)));
-            let Some((part, targets)) = found.filter(|(i, t)| !lora.parts[*i].contains_key(&t[0].weight))
-            else {
+            let Some((part, targets)) = found.filter(|(i, targets)| {
+                // A file may hold the same twice, in two namings.
+                !targets.iter().any(|t| lora.parts[*i].contains_key(&t.weight))
+            }) else {
                 lora.unmatched.push(module);
                 continue;
             };
