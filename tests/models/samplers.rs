@@ -3,7 +3,7 @@
 use crate::golden::{Arrays, facts, largest_difference};
 use hob_engine::diffuse::noise::Source;
 use hob_engine::diffuse::{
-    At, Ays, Guidance, How, Levels, Mask, Noise, Prediction, Progress, SampleError, Sampler, Schedule,
+    At, Ays, Guidance, How, Levels, Mask, Model, Noise, Prediction, Progress, SampleError, Sampler, Schedule,
     Scheduler, Space, Steps, Walk, sample,
 };
 use serde_json::Value;
@@ -211,7 +211,7 @@ fn every_sampler_comes_to_the_picture() {
                     each: &mut |_| {},
                     mask: None,
                 };
-                let got = sample(sampler, &How::of(sampler), walk, steps.begin(&vec![1.0; 40])).unwrap();
+                let got = sample(sampler, &How::of(sampler), walk, steps.begin(&[1.0; 40])).unwrap();
                 let d = largest_difference(&got, &picture);
                 // PLMS ends at the least level, with a little noise left.
                 let most = if steps.list.last().unwrap().to > 0.0 { 0.1 } else { 2e-5 };
@@ -225,7 +225,7 @@ fn every_sampler_comes_to_the_picture() {
 fn walks_stop_with_the_step() {
     let scheduler = Scheduler::stable_diffusion(Prediction::Epsilon);
     let steps = Steps::diffusers(&scheduler, Sampler::Heun, 5, 0).unwrap();
-    let go = |model: &mut dyn FnMut(&[f32], At) -> Result<Vec<f32>, String>, mask: Option<&Mask>| {
+    let go = |model: &mut Model<String>, mask: Option<&Mask>| {
         let walk = Walk { steps: &steps, model, noise: &mut || vec![0.0; 4], each: &mut |_| {}, mask };
         sample(Sampler::Heun, &How::of(Sampler::Heun), walk, vec![1.0; 4]).unwrap_err()
     };

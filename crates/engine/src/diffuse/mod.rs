@@ -35,5 +35,5 @@ pub use names::{Sampler, Schedule, from_a1111};
 pub use noise::{Noise, Source};
 pub use painter::{Event, Given, PaintError, Painter, Phase, Request, Said, Tokens, Words};
 pub use predict::{Guidance, Mask, Prediction, Space};
-pub use sampler::{At, How, Progress, SampleError, Walk, sample};
+pub use sampler::{At, How, Model, Progress, SampleError, Walk, sample};
 pub use steps::{Step, Steps};

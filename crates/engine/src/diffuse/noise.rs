@@ -150,7 +150,7 @@ impl TorchCpu {
         let mut out: Vec<f32> = (0..n).map(|_| self.uniform()).collect();
         out.chunks_exact_mut(16).for_each(box_muller);
         // What does not fill a block is drawn again, as the last 16.
-        if n % 16 != 0 {
+        if !n.is_multiple_of(16) {
             let last = &mut out[n - 16..];
             last.fill_with(|| self.uniform());
             box_muller(last);

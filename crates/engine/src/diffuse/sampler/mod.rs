@@ -100,12 +100,15 @@ impl How {
     }
 }
 
+/// The picture in x as a network sees it. An error ends the walk.
+pub type Model<'a, E> = dyn FnMut(&[f32], At) -> Result<Vec<f32>, E> + 'a;
+
 /// What a walk has to do with: its steps, and those it asks.
 pub struct Walk<'a, E> {
     /// the way
     pub steps: &'a Steps,
-    /// the picture in x: the network with guidance, see [`super::Prediction`]. An error ends the walk
-    pub model: &'a mut dyn FnMut(&[f32], At) -> Result<Vec<f32>, E>,
+    /// the network with guidance, see [`super::Prediction`]
+    pub model: &'a mut Model<'a, E>,
     /// as many fresh standard normal numbers as x has
     pub noise: &'a mut dyn FnMut() -> Vec<f32>,
     /// told once in every step

@@ -24,7 +24,7 @@ pub(super) fn dpmpp<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) -> Out<E> {
                 2 if few => 2,
                 _ => 3,
             };
-            let order = how.order.min(lower).min(before.len() + 1);
+            let order = how.order.clamp(1, 3).min(lower).min(before.len() + 1);
             let alpha = space.alpha(to);
             let all = h * (1.0 + how.eta);
             let (phi_1, phi_2) = (-(-all).exp_m1(), (-all).exp_m1() / all + 1.0);
