@@ -28,15 +28,19 @@ pub struct Job {
     pub bias: Vec<(u32, f32)>,
     /// how many of the likeliest tokens are to be told with each, at most [`MOST_TOP`]; `None` tells no log-probability
     pub logprobs: Option<usize>,
+    /// the same for the tokens of the prompt
+    pub prompt_logprobs: Option<usize>,
     /// what the answer must keep to
     pub rule: Option<Box<dyn Rule>>,
     /// tokens that end the answer; they are not told
     pub ends: Vec<u32>,
 }
 
-/// What comes of a job, in this order: a prompt, tokens, and an end. A job whose receiver is dropped is given up.
+/// What comes of a job, in this order: scores of the prompt, the prompt, tokens, and an end. A job whose receiver is dropped is given up.
 #[derive(Debug)]
 pub enum Event {
+    /// How likely the next tokens of the prompt were, from the second on, where asked for.
+    Scored(Vec<Token>),
     /// The prompt is read.
     Prompt {
         /// its tokens
@@ -46,6 +50,8 @@ pub enum Event {
     },
     /// A token of the answer.
     Token(Token),
+    /// The token that ended the answer and is no part of it, where probabilities are asked for.
+    Last(Token),
     /// The answer is whole.
     Done {
         /// why it ended
@@ -145,6 +151,7 @@ impl Worker {
             ends: job.ends.into(),
             sampler: Sampler::with_bias(job.sampling, job.bias),
             logprobs: job.logprobs.map(|n| n.min(MOST_TOP)),
+            prompt_logprobs: job.prompt_logprobs.map(|n| n.min(MOST_TOP)),
             rule: job.rule,
             out: Box::new(ear),
         };
@@ -210,7 +217,9 @@ impl Out for Ear {
                 self.read = now;
                 Event::Prompt { tokens, cached }
             }
+            hob_engine::Event::Scored(tokens) => Event::Scored(tokens),
             hob_engine::Event::Token(token) => Event::Token(token),
+            hob_engine::Event::Last(token) => Event::Last(token),
             hob_engine::Event::Done(stop) => {
                 let (queued, prefill) = (self.begun - self.since, self.read - self.begun);
                 Event::Done { stop, timings: Timings { queued, prefill, decode: now - self.read } }

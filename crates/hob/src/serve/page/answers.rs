@@ -230,6 +230,7 @@ async fn make(app: &Arc<App>, running: &Running, wanted: Wanted, tally: Arc<Tall
                 return Ok(state);
             }
             Some(Event::Failed(refusal)) => return Err(refusal),
+            Some(Event::Prompt { .. }) => {}
             None => return Err(Refusal::failed("the answer broke off")),
         }
         if kept.elapsed() >= KEEP {
