@@ -235,6 +235,7 @@ impl Manager {
 
     /// The models that are loaded.
     pub fn loaded(&self) -> Vec<Arc<Ready>> {
+        self.drop_broken();
         lock(&self.loaded).iter().map(|(_, ready)| ready.clone()).collect()
     }
 
@@ -244,7 +245,13 @@ impl Manager {
     /// No model has that name, or it cannot be loaded.
     pub async fn get(self: &Arc<Self>, name: Option<&str>, keep: Option<Keep>) -> Result<Lease> {
         let lease = match name {
-            None => self.only()?,
+            None => match self.only() {
+                // The only one broke down.
+                Err(_) if let Some(known) = self.only_pinned() => {
+                    self.load(known.root(), false).await?.called(&known)
+                }
+                only => only?,
+            },
             Some(name) => match self.preset(name).await? {
                 Some(known) => self.load(known.root(), false).await?.called(&known),
                 None => match self.lease(|known| known.preset.is_none() && known.is(name)) {
@@ -300,7 +307,16 @@ impl Manager {
         known.map_err(|e| Refusal::new(Kind::Failed, e.to_string()))
     }
 
+    fn only_pinned(&self) -> Option<Known> {
+        let none = lock(&self.loaded).is_empty();
+        match &lock(&self.pinned)[..] {
+            [one] if none => Some(one.clone()),
+            _ => None,
+        }
+    }
+
     fn only(&self) -> Result<Lease> {
+        self.drop_broken();
         match &lock(&self.loaded)[..] {
             [(known, one)] => {
                 let as_named = lock(&self.pinned).iter().find(|p| p.root().same(known)).cloned();
@@ -310,7 +326,20 @@ impl Manager {
         }
     }
 
+    /// Lets go of models whose threads ended by a bug: they count as unloaded, and the next request loads them anew.
+    fn drop_broken(&self) {
+        let broken = |ready: &Ready| ready.worker().is_some_and(Worker::broken);
+        let gone: Vec<_> = lock(&self.loaded).extract_if(.., |(_, ready)| broken(ready)).collect();
+        for (known, _) in gone {
+            let name = terminal::clean(&known.name);
+            terminal::note(&format!(
+                "{name} is unloaded, as its thread ended by a bug in Hob; the next request loads it anew"
+            ));
+        }
+    }
+
     fn lease(&self, which: impl Fn(&Known) -> bool) -> Option<Lease> {
+        self.drop_broken();
         lock(&self.loaded).iter().find(|(known, _)| which(known)).map(|(_, ready)| Lease::new(ready))
     }
 
@@ -318,6 +347,8 @@ impl Manager {
         if let Some(lease) = self.lease(|k| k.same(&known)) {
             return Ok(lease); // without waiting for others that are being loaded
         }
+        // One that broke down is loaded again as it was.
+        let pinned = pinned || lock(&self.pinned).iter().any(|p| p.root().same(&known));
         let turn = self.loading.clone().lock_owned().await;
         if let Some(lease) = self.lease(|k| k.same(&known)) {
             return Ok(lease);
@@ -494,6 +525,7 @@ impl Manager {
 
     /// Unloads what was not used for as long as it was to be kept. It may wait for threads to end.
     pub fn expire(&self) {
+        self.drop_broken();
         let over = |r: &Ready| matches!(r.idle(), (idle, Keep::For(keep)) if idle >= keep);
         while self.evict(over) {}
     }
@@ -540,3 +572,6 @@ async fn cached(spec: Spec) -> Result<Option<PathBuf>> {
         _ => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests;

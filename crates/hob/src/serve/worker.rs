@@ -1,6 +1,6 @@
 //! A loaded model on a thread of its own: ids in, ids out. It knows nothing of text and of HTTP.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -113,7 +113,13 @@ struct Gauges {
     room: AtomicUsize,
     /// tokens guessed, and those of them that were right
     guessed: [AtomicU64; 2],
+    /// the thread ended by a bug
+    broken: AtomicBool,
 }
+
+/// What those hear whose answers end with the thread of their model.
+pub const BROKEN: &str = "the model's thread ended by a bug in Hob, which the server's log tells of; please report it, and \
+                          ask again: the model is loaded anew";
 
 impl Worker {
     /// A worker over `model`, whose sequences have room for `context` tokens each and share `cache`.
@@ -124,6 +130,7 @@ impl Worker {
         let bounds = scheduler::Limits { streams: limits.parallel, context, guess };
         load.room.store(cache.room(), Ordering::SeqCst);
         let bench = Bench {
+            _end: End(load.clone()),
             model: model.clone(),
             scheduler: Scheduler::new(model, cache, bounds),
             load: load.clone(),
@@ -156,8 +163,7 @@ impl Worker {
             out: Box::new(ear),
         };
         if self.jobs.as_ref().is_none_or(|jobs| jobs.send(request).is_err()) {
-            let _ = tell
-                .send(Event::Failed(Error::Ask("the model's thread has ended; restart the server".into())));
+            let _ = tell.send(Event::Failed(Error::Ask(BROKEN.into())));
         }
         Ok(events)
     }
@@ -175,6 +181,11 @@ impl Worker {
     /// Tokens that were guessed, and those of them that were right.
     pub fn guessed(&self) -> [u64; 2] {
         [0, 1].map(|i| self.load.guessed[i].load(Ordering::Relaxed))
+    }
+
+    /// Whether the thread ended by a bug: jobs fail from then on.
+    pub fn broken(&self) -> bool {
+        self.load.broken.load(Ordering::SeqCst)
     }
 
     /// Jobs waiting.
@@ -247,8 +258,22 @@ const SHARES: usize = 32;
 /// Tokens of the first answer that come before: a short answer is not worth it.
 const LONG: u64 = 4;
 
+/// Notes that the thread ends by a panic.
+struct End(Arc<Gauges>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.running.store(0, Ordering::SeqCst);
+            self.0.broken.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
 /// The worker's side.
 struct Bench {
+    /// dropped first: whoever hears that an answer broke off, and asks again, finds the model gone
+    _end: End,
     model: Arc<Model>,
     scheduler: Scheduler,
     load: Arc<Gauges>,

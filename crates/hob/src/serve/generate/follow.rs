@@ -127,7 +127,11 @@ pub async fn follow(
                 return;
             }
             Some(worker::Event::Failed(e)) => send.push(Event::Failed(e.into())),
-            None => send.push(Event::Failed(Refusal::failed("the answer broke off"))),
+            None => {
+                let broken = lease.worker().is_some_and(worker::Worker::broken);
+                let why = if broken { worker::BROKEN } else { "the answer broke off" };
+                send.push(Event::Failed(Refusal::failed(why)));
+            }
         }
         for event in send {
             let over = matches!(event, Event::Failed(_));
