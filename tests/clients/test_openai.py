@@ -129,6 +129,48 @@ def test_completions(gpt):
     assert make([504, 28, 827], max_tokens=2).usage.prompt_tokens in (3, 4)
 
 
+def test_an_echoed_prompt_is_scored(gpt):
+    """As tools that judge models ask: how likely is a text, and would the model have said it?"""
+    make = lambda prompt, **more: gpt.completions.create(
+        model=MODEL, prompt=prompt, **{"max_tokens": 0, "temperature": 0, "echo": True, "logprobs": 1, **more}
+    )
+    prompt = "The months: January, February, March, April,"
+    one = make(prompt)
+    told = one.choices[0].logprobs
+    assert one.choices[0].text == prompt == "".join(told.tokens) and one.usage.completion_tokens == 0
+    assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == one.usage.prompt_tokens
+    assert told.token_logprobs[0] is None and told.top_logprobs[0] is None
+    starts = [sum(map(len, told.tokens[:i])) for i in range(len(told.tokens))]
+    assert told.text_offset == starts
+    # lm-evaluation-harness: the sum over what follows a context, and whether each of it was the likeliest. It asks for
+    # one token of an answer and takes that off.
+    def judge(context, rest):
+        choice = make(context + rest, max_tokens=1).choices[0].logprobs
+        at = choice.text_offset.index(len(context))
+        logprobs, top = choice.token_logprobs[at:-1], choice.top_logprobs[at:-1]
+        return sum(logprobs), all(own == max(others.values()) for own, others in zip(logprobs, top))
+
+    right, greedy = judge(prompt, " May, June")
+    wrong, other = judge(prompt, " Tuesday, cow")
+    assert greedy and not other and -3 < right < 0 and wrong < right - 5
+    # What was said is as likely when it is read.
+    said = make(prompt, max_tokens=12, logprobs=3).choices[0]
+    read = make(said.text, logprobs=3).choices[0].logprobs
+    assert read.tokens == said.logprobs.tokens
+    pairs = list(zip(read.token_logprobs, said.logprobs.token_logprobs))[1:]
+    assert all(math.isclose(a, b, abs_tol=0.15) for a, b in pairs), pairs
+    assert all(3 <= len(top) <= 4 for top in read.top_logprobs[1:])
+    # Several prompts, as tokens; and a stream.
+    many = make([[504, 28, 827], [504, 827]], max_tokens=1)
+    assert [len(c.logprobs.tokens) for c in many.choices] == [4, 3]
+    chunks = list(make(prompt, max_tokens=4, stream=True))
+    assert chunks[0].choices[0].text == prompt and chunks[0].choices[0].logprobs.tokens == told.tokens
+    assert "".join(c.choices[0].text for c in chunks) == said.text[: sum(map(len, said.logprobs.tokens[: len(told.tokens) + 4]))]
+    # A long text takes many steps; what it repeats is likely by then.
+    long = make("Monday, Tuesday, Wednesday, Thursday, Friday, " * 40).choices[0].logprobs.token_logprobs
+    assert len(long) >= 400 and sum(long[-100:]) / 100 > -0.4 > sum(long[1:11]) / 10
+
+
 def test_responses(gpt):
     make = lambda text, **more: gpt.responses.create(
         model=MODEL, input=text, **{"max_output_tokens": 16, "temperature": 0, **more}

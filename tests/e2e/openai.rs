@@ -183,6 +183,92 @@ fn probabilities_are_told_in_both_shapes() {
 }
 
 #[test]
+fn an_echoed_prompt_is_told_with_its_probabilities() {
+    let world = World::new();
+    let server = server(&world);
+    let prompt = "Žluť 🦀 counts: one, two, three,";
+    let body = json!({"model": "starter", "prompt": prompt, "temperature": 0, "logprobs": 2, "echo": true});
+    let ask = |more: Value| server.post("/v1/completions", &with(body.clone(), more)).ok();
+    let list = |told: &Value, name: &str| told[name].as_array().unwrap().clone();
+    // Kernels for one token and for many round differently, with activations in 8 bits.
+    let near = |a: &Value, b: &Value| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 0.15;
+
+    let whole = ask(json!({"max_tokens": 5}));
+    let (text, told) = (whole["choices"][0]["text"].as_str().unwrap(), &whole["choices"][0]["logprobs"]);
+    assert!(text.starts_with(prompt) && text.len() > prompt.len(), "{text}");
+    let read = whole["usage"]["prompt_tokens"].as_u64().unwrap() as usize;
+    let [tokens, logprobs, top, offsets] =
+        ["tokens", "token_logprobs", "top_logprobs", "text_offset"].map(|name| list(told, name));
+    assert_eq!([&tokens, &logprobs, &top, &offsets].map(Vec::len), [read + 5; 4]);
+    assert!(logprobs[0].is_null() && top[0].is_null() && offsets[0] == 0, "nothing stands before the first");
+    let offsets: Vec<usize> = offsets.iter().map(|o| o.as_u64().unwrap() as usize).collect();
+    assert_eq!(offsets[read], prompt.chars().count(), "where the answer begins");
+    let chars: Vec<char> = text.chars().collect();
+    for i in 0..read + 5 {
+        let token = tokens[i].as_str().unwrap();
+        let end = *offsets.get(i + 1).unwrap_or(&chars.len());
+        // Part of a character is no text by itself.
+        let part = token.contains('\u{fffd}');
+        assert!(part || chars[offsets[i]..end].iter().collect::<String>() == token, "{i} {token:?}");
+        if i > 0 {
+            assert!(logprobs[i].as_f64().unwrap() <= 0.0);
+            let top = top[i].as_object().unwrap();
+            assert!((1..=3).contains(&top.len()) && (part || top[token] == logprobs[i]), "{i} {top:?}");
+        }
+    }
+    assert!(tokens.iter().any(|t| t.as_str().unwrap().contains('\u{fffd}')), "some are parts: {tokens:?}");
+
+    // The same without the prompt, and the whole read as a prompt.
+    let said = ask(json!({"max_tokens": 5, "echo": false}));
+    let said = list(&said["choices"][0]["logprobs"], "token_logprobs");
+    assert!(said.iter().zip(&logprobs[read..]).all(|(a, b)| near(a, b)), "{said:?} {logprobs:?}");
+    let again = ask(json!({"prompt": text, "max_tokens": 0}));
+    let told = &again["choices"][0]["logprobs"];
+    assert_eq!((&again["choices"][0]["text"], &list(told, "tokens")), (&json!(text), &tokens));
+    assert_eq!(again["choices"][0]["finish_reason"], "length");
+    let usage = &again["usage"];
+    assert_eq!((&usage["completion_tokens"], &usage["prompt_tokens"]), (&json!(0), &json!(read + 5)));
+    let heard = list(told, "token_logprobs");
+    assert!(heard[0].is_null() && heard[1..].iter().zip(&logprobs[1..]).all(|(a, b)| near(a, b)), "{told}");
+
+    // A stream begins with the prompt, whose log-probabilities come with it.
+    let events =
+        server.stream("/v1/completions", &with(body.clone(), json!({"max_tokens": 5, "stream": true})));
+    assert_eq!(events[0]["choices"][0]["text"], prompt);
+    assert_eq!(list(&events[0]["choices"][0]["logprobs"], "tokens"), tokens[..read]);
+    let part = |name: &str| -> Vec<Value> {
+        let told = events.iter().filter_map(|e| e["choices"][0]["logprobs"][name].as_array());
+        told.flatten().cloned().collect()
+    };
+    assert_eq!(
+        (part("tokens"), part("text_offset")),
+        (tokens, list(&whole["choices"][0]["logprobs"], "text_offset"))
+    );
+    assert!(part("token_logprobs")[1..].iter().zip(&logprobs[1..]).all(|(a, b)| near(a, b)));
+    let scored = json!({"max_tokens": 0, "stream": true});
+    let events = server.stream("/v1/completions", &with(body.clone(), scored));
+    let [first, end, done] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((&first["choices"][0]["text"], done), (&json!(prompt), &json!("[DONE]")));
+    assert_eq!(end["choices"][0]["finish_reason"], "length");
+
+    // Several prompts with several answers: each has that of its own prompt.
+    let many = json!({"prompt": ["One, two,", "Hello"], "n": 2, "max_tokens": 1, "logprobs": 0});
+    let many = ask(many);
+    let told: Vec<Vec<Value>> = (0..4).map(|i| list(&many["choices"][i]["logprobs"], "tokens")).collect();
+    assert!(told[0][..told[0].len() - 1] == told[1][..told[1].len() - 1] && told[0][0] == "One");
+    assert!(told[2][0] == "Hello" && told[3][0] == "Hello" && told[2].len() == 2);
+    // A token that ends the answer is told as well: those who take the last one off count on it.
+    let tiny = json!({"model": "tiny", "prompt": [[72, 105]], "max_tokens": 3, "logit_bias": {"257": 100}});
+    let ended = ask(tiny);
+    assert_eq!(list(&ended["choices"][0]["logprobs"], "tokens"), ["H", "i", "<|im_end|>"]);
+    assert_eq!(ended["choices"][0]["text"], "Hi");
+    assert!(
+        list(&ended["choices"][0]["logprobs"], "token_logprobs")[2].as_f64().unwrap() < -1.0,
+        "as the model has it"
+    );
+}
+
+#[test]
 fn completions_take_texts_and_tokens() {
     let world = World::new();
     let server = server(&world);

@@ -2,10 +2,14 @@
 
 use crate::golden::{Arrays, facts, ids, largest_difference};
 use crate::models::model;
-use hob_engine::{KvTypes, Model, Options, Precision, Sampler, Sampling, Session, sample::argmax};
+use hob_engine::cache::{Cache, Size};
+use hob_engine::{
+    CHUNK, Event, Guess, KvTypes, Limits, Model, Options, Out, Precision, Request, Sampler, Sampling,
+    Scheduler, Session, Token, sample::argmax,
+};
 use hob_graph::DType;
 use hob_io::Checkpoint;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 const SMOLLM2: (&str, &str) = ("smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf");
 const GEMMA3: (&str, &str) = ("gemma3-270m", "gemma-3-270m-q4_k_m.gguf");
@@ -61,6 +65,95 @@ fn real_smollm2_logits() {
 #[test]
 fn real_gemma3_logits() {
     logits_are_golden(GEMMA3);
+}
+
+/// The log-probabilities of `ids` but the first, with the likeliest in each place, as the scheduler tells them of a prompt.
+fn scored(model: &Arc<Model>, ids: &[u32]) -> Vec<Token> {
+    #[derive(Clone, Default)]
+    struct Client(Arc<Mutex<Vec<Token>>>);
+    impl Out for Client {
+        fn tell(&mut self, event: Event) {
+            match event {
+                Event::Scored(tokens) => self.0.lock().unwrap().extend(tokens),
+                Event::Failed(e) => panic!("{e}"),
+                _ => {}
+            }
+        }
+        fn listens(&self) -> bool {
+            true
+        }
+    }
+    let context = ids.len();
+    let cache = Cache::of_size(model, Size { tokens: context, streams: 1, context }).unwrap();
+    let limits = Limits { streams: 1, context, guess: Guess::Paying };
+    let mut scheduler = Scheduler::new(model, cache, limits);
+    let client = Client::default();
+    scheduler.add(Request {
+        ids: ids.to_vec(),
+        most: 0,
+        ends: Arc::new([]),
+        sampler: Sampler::new(Sampling::greedy()),
+        logprobs: None,
+        prompt_logprobs: Some(1),
+        rule: None,
+        out: Box::new(client.clone()),
+    });
+    while scheduler.step() {}
+    let scored = std::mem::take(&mut *client.0.lock().unwrap());
+    assert_eq!(scored.iter().map(|t| t.id).collect::<Vec<_>>(), ids[1..]);
+    scored
+}
+
+/// Prompts are as likely as `transformers` says, and as a direct pass.
+fn prompts_are_scored((name, file): (&str, &str)) {
+    let golden = format!("logits/{name}");
+    let (facts, arrays) = (facts(&golden), Arrays::open(&golden, "golden"));
+    let model = open(file, Precision::Exact);
+    for (key, text) in facts["texts"].as_object().unwrap() {
+        let (ids, first) = (ids(&text["ids"]), text["first_position"].as_u64().unwrap() as usize);
+        let scored = scored(&model, &ids);
+        let best = crate::golden::ids(&text["argmax"]);
+        let (top, sums) = (arrays.get(&format!("{key}.top")), arrays.get(&format!("{key}.logsumexp")));
+        for (i, token) in scored.iter().skip(first).enumerate() {
+            let (id, logprob) = token.top[0];
+            assert_eq!(id, best[i], "{name} {key}, position {i}");
+            let off = (logprob - (top[i] - sums[i])).abs();
+            assert!(off < 0.05, "{name} {key}, position {i}: {off}");
+        }
+        let mut session = Session::new(&model, ids.len()).unwrap();
+        let rows: Vec<f32> = ids.chunks(100).flat_map(|c| session.feed_all(c).unwrap().to_vec()).collect();
+        let direct = rows.chunks_exact(model.vocab_size()).zip(&ids[1..]);
+        let direct: f64 = direct.map(|(row, &id)| f64::from(row[id as usize]) - log_sum_exp(row)).sum();
+        let sum: f64 = scored.iter().map(|t| f64::from(t.logprob)).sum();
+        println!("{name} {key}: {} tokens, {sum:.4}, in one pass {direct:.4}", ids.len());
+        assert!((sum - direct).abs() < 1e-5 * direct.abs().max(1.0), "{name} {key}: {sum} and {direct}");
+    }
+    // Rows of logits beside a whole chunk take no more than what is planned: those rows alone, or the chunk.
+    let arena = |tokens, rows| model.plan(tokens, rows).unwrap().1.arena;
+    assert!(arena(CHUNK, 64) <= arena(CHUNK, 1).max(arena(64, 64)), "{name}");
+}
+
+#[test]
+fn real_smollm2_prompts_are_scored() {
+    prompts_are_scored(SMOLLM2);
+}
+
+#[test]
+fn real_gemma3_prompts_are_scored() {
+    prompts_are_scored(GEMMA3);
+}
+
+/// The perplexity of a text by what is told of it as a prompt is that of a pass over it.
+#[test]
+fn real_smollm2_perplexity_of_a_prompt() {
+    let (direct, float) = perplexity(SMOLLM2, KvTypes::default());
+    let facts = facts("perplexity/smollm2");
+    let ids = &ids(&facts["ids"])[..facts["window"].as_u64().unwrap() as usize];
+    let scored = scored(&open_with(SMOLLM2.1, Precision::Fast, KvTypes::default()), ids);
+    let mean = scored.iter().map(|t| f64::from(t.logprob)).sum::<f64>() / scored.len() as f64;
+    let told = (-mean).exp();
+    println!("perplexity {told:.4} as a prompt, {direct:.4} in one pass, {float:.4} in float32");
+    assert!((told / direct - 1.0).abs() < 1e-3, "{told} and {direct}");
 }
 
 fn greedy_text_is_golden((name, file): (&str, &str)) {

@@ -2,8 +2,10 @@
 
 use crate::tiny::{exact, open};
 use hob_engine::cache::{Cache, Size};
+use hob_engine::sample::argmax;
 use hob_engine::{
-    Event, Guess, Limits, Model, Options, Out, Request, Rule, Sampler, Sampling, Scheduler, Session, Stop,
+    CHUNK, Event, Guess, Limits, Model, Options, Out, Request, Rule, Sampler, Sampling, Scheduler, Session,
+    Stop, Token,
 };
 use std::sync::{Arc, Mutex};
 
@@ -12,6 +14,7 @@ use std::sync::{Arc, Mutex};
 struct Heard {
     ids: Vec<u32>,
     logprobs: Vec<f32>,
+    scored: Vec<Token>,
     read: Option<(usize, usize)>,
     end: Option<Result<Stop, String>>,
     gone: bool,
@@ -27,6 +30,10 @@ impl Out for Client {
         match event {
             Event::Begun => assert!(heard.read.is_none()),
             Event::Read { tokens, cached } => assert!(heard.read.replace((tokens, cached)).is_none()),
+            Event::Scored(tokens) => {
+                assert!(heard.read.is_none() && !tokens.is_empty() && tokens.len() <= Scheduler::rows(1));
+                heard.scored.extend(tokens);
+            }
             Event::Token(token) => {
                 heard.ids.push(token.id);
                 heard.logprobs.push(token.logprob);
@@ -48,6 +55,7 @@ fn request(ids: &[u32], most: usize, client: &Client) -> Request {
         ends: Arc::new([]),
         sampler: Sampler::new(Sampling::greedy()),
         logprobs: None,
+        prompt_logprobs: None,
         rule: None,
         out: Box::new(client.clone()),
     }
@@ -58,6 +66,30 @@ fn alone(model: &Arc<Model>, ids: &[u32], most: usize) -> Vec<u32> {
     session.prompt(ids, |_, _| true).unwrap();
     let mut sampler = Sampler::new(Sampling::greedy());
     session.generate(&mut sampler, most, &[]).map(|id| id.unwrap()).collect()
+}
+
+/// How likely each token after the first is, in one direct pass, and the likeliest in its place: by f64 over all logits.
+fn likely(model: &Arc<Model>, ids: &[u32]) -> Vec<(f64, u32)> {
+    let mut session = Session::new(model, ids.len()).unwrap();
+    let mut rows = Vec::new();
+    ids.chunks(100).for_each(|chunk| rows.extend_from_slice(session.feed_all(chunk).unwrap()));
+    let of = |(row, &id): (&[f32], &u32)| {
+        let sum: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();
+        (f64::from(row[id as usize]) - sum.ln(), argmax(row))
+    };
+    rows.chunks_exact(model.vocab_size()).zip(&ids[1..]).map(of).collect()
+}
+
+/// Asserts that a client was told that of its prompt.
+fn is_scored(heard: &Heard, right: &[(f64, u32)], ids: &[u32], top: usize, what: &str) {
+    assert_eq!(heard.scored.iter().map(|t| t.id).collect::<Vec<_>>(), ids[1..], "{what}");
+    for (i, (token, (logprob, best))) in heard.scored.iter().zip(right).enumerate() {
+        let off = (f64::from(token.logprob) - logprob).abs();
+        assert!(off < 1e-4, "{what}, token {i}: {} and not {logprob}", token.logprob);
+        assert_eq!(token.top.len(), top, "{what}, token {i}");
+        assert!(token.top.first().is_none_or(|t| t.0 == *best), "{what}, token {i}");
+        assert!(token.top.is_sorted_by(|a, b| a.1 >= b.1), "{what}, token {i}");
+    }
 }
 
 fn scheduler(model: &Arc<Model>, tokens: usize, streams: usize, context: usize) -> Scheduler {
@@ -95,7 +127,8 @@ fn many_at_a_time_are_as_each_alone() {
         let mut clients = Vec::new();
         for (i, ids) in prompts.iter().enumerate() {
             let client = Client::default();
-            scheduler.add(request(ids, 20 + i % 40, &client));
+            let prompt_logprobs = (i % 4 == 1).then_some(2);
+            scheduler.add(Request { prompt_logprobs, ..request(ids, 20 + i % 40, &client) });
             clients.push(client);
             for _ in 0..chance(&mut seed, 4) {
                 scheduler.step();
@@ -108,6 +141,10 @@ fn many_at_a_time_are_as_each_alone() {
             assert_eq!(heard.end, Some(Ok(Stop::Length)), "{name}, prompt {i}");
             assert_eq!(heard.ids, right, "{name}, prompt {i} of {} tokens", ids.len());
             assert_eq!(heard.read.unwrap().0, ids.len());
+            match i % 4 {
+                1 => is_scored(&heard, &likely(&model, ids), ids, 2, &format!("{name}, prompt {i}")),
+                _ => assert!(heard.scored.is_empty()),
+            }
         }
         let tally = scheduler.tally();
         assert!(tally.cached > 0 && tally.guessed.0 > 0, "{name}: {tally:?}");
@@ -195,6 +232,92 @@ fn who_leaves_frees_the_place_and_who_asks_too_much_is_told() {
         (Some(Ok(Stop::Length)), 0, Some((3, 2))),
         "it was asked before"
     );
+}
+
+/// Prompts are scored whole wherever parts of them end, and also where they are at hand; and leave behind what they read.
+#[test]
+fn prompts_are_scored_as_in_one_pass() {
+    for name in ["llama", "gemma3"] {
+        let model = open(name, Options { check: false, ..exact() });
+        let mut scheduler = scheduler(&model, 8192, 4, 512);
+        let long: Vec<u32> = (0..200).map(|i| (i * i % 89) as u32).collect();
+        for len in [1, 2, 63, 64, 65, 129, 200] {
+            let ids = &long[..len];
+            let right = likely(&model, ids);
+            for (most, top) in [(0, 0), (1, 3), (9, 1)] {
+                let what = format!("{name}, {len} tokens and {most}");
+                let others: Vec<Client> = (0..2).map(|_| Client::default()).collect();
+                scheduler.add(request(&[7, 8, 9], 12, &others[0]));
+                scheduler.step();
+                let client = Client::default();
+                let ask = |ids: &[u32], most| Request {
+                    logprobs: Some(0),
+                    prompt_logprobs: Some(top),
+                    ..request(ids, most, &client)
+                };
+                scheduler.add(ask(ids, most));
+                scheduler.add(request(&long[..100], 5, &others[1])); // begins alike
+                let steps = scheduler.tally().steps;
+                while client.0.lock().unwrap().end.is_none() {
+                    assert!(scheduler.step());
+                }
+                assert!(scheduler.tally().steps - steps >= (len as u64 - 1).div_ceil(64), "{what}: by parts");
+                while scheduler.step() {}
+                let heard = std::mem::take(&mut *client.0.lock().unwrap());
+                is_scored(&heard, &right, ids, top, &what);
+                assert_eq!((&heard.end, heard.ids.len()), (&Some(Ok(Stop::Length)), most), "{what}");
+                // A prompt of one token has nothing to tell, and is not read for it.
+                let unread = heard.read == Some((len, 0)) || len == 1;
+                assert!(unread, "{what}: what was at hand would tell nothing, {:?}", heard.read);
+                assert_eq!(heard.ids, alone(&model, ids, most), "{what}");
+                for (other, (ids, most)) in others.iter().zip([(&[7, 8, 9][..], 12), (&long[..100], 5)]) {
+                    assert_eq!(other.0.lock().unwrap().ids, alone(&model, ids, most), "{what}: the others");
+                }
+                // What was said is as likely when it is read.
+                let all = [ids, &heard.ids].concat();
+                scheduler.add(ask(&all, 0));
+                while scheduler.step() {}
+                let again = std::mem::take(&mut *client.0.lock().unwrap());
+                let said = &again.scored[len - 1..];
+                assert!(
+                    said.iter().zip(&heard.logprobs).all(|(t, l)| (t.logprob - l).abs() < 1e-4),
+                    "{what}"
+                );
+                scheduler.add(request(&all, 1, &client));
+                while scheduler.step() {}
+                let read = client.0.lock().unwrap().read;
+                assert_eq!(read, Some((all.len(), all.len() - 1)), "{what}: it is at hand for others");
+            }
+        }
+        assert_eq!(scheduler.streams(), (0, 0));
+    }
+}
+
+/// However many are scored and answered at once, a step has no more rows than were planned, and all get on.
+#[test]
+fn scoring_shares_the_rows_of_a_step() {
+    let model = open("llama", Options { check: false, ..exact() });
+    let streams = 70;
+    let mut scheduler = scheduler(&model, 70 * 256, streams, 256);
+    let prompts: Vec<Vec<u32>> =
+        (0..streams as u32).map(|i| (0..150).map(|k| (i * 7 + k * k) % 96).collect()).collect();
+    let clients: Vec<Client> = prompts.iter().map(|_| Client::default()).collect();
+    for (i, (ids, client)) in prompts.iter().zip(&clients).enumerate() {
+        let prompt_logprobs = (i >= 60).then_some(1);
+        scheduler.add(Request { prompt_logprobs, ..request(ids, 40, client) });
+    }
+    while scheduler.step() {}
+    for (i, (ids, client)) in prompts.iter().zip(&clients).enumerate() {
+        let heard = client.0.lock().unwrap();
+        assert_eq!(heard.ids, alone(&model, ids, 40), "prompt {i}");
+        if i >= 60 {
+            is_scored(&heard, &likely(&model, ids), ids, 1, &format!("prompt {i}"));
+        }
+    }
+    // Programs of all rows are no larger than the plan of what a model holds.
+    let rows = Scheduler::rows(streams);
+    let arena = |tokens, rows| model.plan(tokens, rows).unwrap().1.arena;
+    assert!(rows >= streams && arena(256, rows) <= arena(rows, rows).max(arena(CHUNK, 1)));
 }
 
 /// A short prompt does not wait for a long one before it, nor a long one for ever.

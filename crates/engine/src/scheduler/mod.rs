@@ -4,6 +4,8 @@
 //! step reads prompts, a part at a time (Yu et al. 2022; Agrawal et al. 2024). Half of that goes to the prompt that came
 //! first and half to the shortest, so that a long one neither waits for ever nor holds up all others. What a prompt
 //! begins with is looked for in the cache when its turn comes, and one that begins like another being read waits for it.
+//! Of a prompt whose log-probabilities are asked for, logits of every token are wanted: it is read from its first token,
+//! and no more of it in a step than there are rows for.
 //!
 //! Where pages run out, the answer that came last gives up its own and is read again later: the oldest always goes on.
 
@@ -44,7 +46,7 @@ pub enum Guess {
     Always,
 }
 
-/// Rows of logits in a step at most, or one for each stream where those are more: as many take memory.
+/// Rows of logits in a step at most, or one for each stream and some for scoring where those are more: as many take memory.
 const ROWS: usize = 64;
 
 /// Answers under way and waiting, over one model.
@@ -85,14 +87,10 @@ struct Turn {
     tokens: usize,
     /// guessed tokens run after them
     drafted: Vec<u32>,
+    /// of all these the last ones whose logits are wanted
+    rows: usize,
     /// whether a token comes of it
     speaks: bool,
-}
-
-impl Turn {
-    fn rows(&self) -> usize {
-        if self.speaks { 1 + self.drafted.len() } else { 0 }
-    }
 }
 
 impl Scheduler {
@@ -115,7 +113,7 @@ impl Scheduler {
 
     /// Rows of logits in a step at most.
     pub fn rows(streams: usize) -> usize {
-        ROWS.max(streams)
+        ROWS.max(streams.saturating_add(ROWS / 4))
     }
 
     /// The cache.
@@ -141,7 +139,7 @@ impl Scheduler {
         };
         match refused {
             Some(e) => request.out.tell(Event::Failed(e)),
-            None if request.most == 0 => {
+            None if request.most == 0 && (request.prompt_logprobs.is_none() || tokens == 1) => {
                 let cached = self.cache.at_hand(&request.ids[..tokens - 1]);
                 for event in [Event::Begun, Event::Read { tokens, cached }, Event::Done(Stop::Length)] {
                     request.out.tell(event);
@@ -224,15 +222,24 @@ impl Scheduler {
             let drafted = s.draft.guess(&s.ids, worth, most);
             if self.room_for(i, line, tokens + drafted.len()) {
                 left -= tokens + drafted.len();
-                turns.push(Turn { stream: i, tokens, drafted, speaks: tokens == unread });
+                turns.push(self.turn(i, line, tokens, drafted));
                 i += 1;
             }
         }
         turns.retain(|t| t.tokens > 0);
-        let budget = self.pace.reading(!turns.is_empty()).min(left);
+        let scores = self.running.iter().any(Stream::scores);
+        let budget = self.pace.reading(!turns.is_empty(), scores).min(left);
         self.read(budget, &mut turns);
         turns.sort_unstable_by_key(|t| t.stream);
         turns
+    }
+
+    /// The part of the `i`th stream that runs its next `tokens`, and `drafted` ones after them.
+    fn turn(&self, i: usize, line: usize, tokens: usize, drafted: Vec<u32>) -> Turn {
+        let (stream, read) = (&self.running[i], self.cache.ids(line).len());
+        let end = read + tokens;
+        let rows = end.saturating_sub(stream.first_row().max(read)) + drafted.len();
+        Turn { stream: i, tokens, drafted, rows, speaks: end == stream.ids.len() }
     }
 
     /// Pages for `tokens` more of the `i`th stream, if need be those of streams that came later. Returns whether it has
@@ -274,7 +281,7 @@ impl Scheduler {
         for &i in &readers {
             let s = &mut self.running[i];
             if s.line.is_none() {
-                let line = self.cache.open(&s.ids[..s.ids.len() - 1]);
+                let line = self.cache.open(&s.ids[..s.first_row()]);
                 if s.cached.is_none() {
                     let cached = self.cache.ids(line).len();
                     self.tally.cached += cached as u64;
@@ -284,19 +291,30 @@ impl Scheduler {
                 s.line = Some(line);
             }
         }
+        // Of each the tokens that are not read yet, and those of them that take no row. One that is not scored takes one row
+        // at its end, which is kept for it; the others share what is left.
         let unread = |s: &Scheduler, i: usize| {
             let stream = &s.running[i];
-            stream.ids.len() - stream.line.map_or(0, |line| s.cache.ids(line).len())
+            let read = stream.line.map_or(0, |line| s.cache.ids(line).len());
+            let silent = if stream.scores() { stream.first_row().saturating_sub(read) } else { usize::MAX };
+            (stream.ids.len() - read, silent)
         };
+        let others = readers.iter().filter(|&&i| !self.running[i].scores()).count();
+        let taken = others + turns.iter().map(|t| t.rows).sum::<usize>();
+        let mut rows = Scheduler::rows(self.limits.streams).saturating_sub(taken);
         // The first half for the one that came first, then the shortest in turn.
         let first = readers.first().copied();
-        readers.sort_by_key(|&i| unread(self, i));
-        let mut shares: Vec<(usize, usize)> =
-            first.into_iter().map(|i| (i, budget.div_ceil(2).min(unread(self, i)))).collect();
-        let mut left = budget - shares.iter().map(|s| s.1).sum::<usize>();
-        for i in readers {
+        readers.sort_by_key(|&i| unread(self, i).0);
+        let mut left = budget;
+        let mut shares: Vec<(usize, usize)> = Vec::new();
+        for (i, most) in
+            first.map(|i| (i, budget.div_ceil(2))).into_iter().chain(readers.iter().map(|&i| (i, budget)))
+        {
+            let (unread, silent) = unread(self, i);
             let has = shares.iter().find(|s| s.0 == i).map_or(0, |s| s.1);
-            let more = (unread(self, i) - has).min(left);
+            let silent = silent.saturating_sub(has);
+            let more = (unread - has).min(left).min(most).min(silent.saturating_add(rows));
+            rows -= more.saturating_sub(silent);
             left -= more;
             match shares.iter_mut().find(|s| s.0 == i) {
                 Some(share) => share.1 += more,
@@ -309,8 +327,7 @@ impl Scheduler {
             let before = self.running.len();
             let Some(line) = self.running[i].line else { break };
             if self.room_for(i, line, tokens) {
-                let speaks = self.cache.ids(line).len() + tokens == self.running[i].ids.len();
-                turns.push(Turn { stream: i, tokens, drafted: Vec::new(), speaks });
+                turns.push(self.turn(i, line, tokens, Vec::new()));
             }
             // Where one gave up its pages, those after it have moved, and none of them has a turn.
             if self.running.len() < before {
@@ -327,8 +344,8 @@ impl Scheduler {
         readers.iter().any(|&r| {
             let other = &self.running[r];
             // What is read becomes common a page at a time, and the last token is always run.
-            let alike = common(&other.ids, &s.ids[..s.ids.len() - 1]) / PAGE * PAGE;
-            alike > *at_hand.get_or_insert_with(|| self.cache.at_hand(&s.ids[..s.ids.len() - 1]))
+            let alike = common(&other.ids, &s.ids[..s.first_row()]) / PAGE * PAGE;
+            alike > *at_hand.get_or_insert_with(|| self.cache.at_hand(&s.ids[..s.first_row()]))
         })
     }
 
@@ -353,8 +370,9 @@ impl Scheduler {
         let (mut rows, mut end) = (Vec::new(), 0);
         for (t, ids) in turns.iter().zip(&ids) {
             end += ids.len();
-            rows.extend(end - t.rows()..end);
+            rows.extend(end - t.rows..end);
         }
+        debug_assert!(rows.len() <= Scheduler::rows(self.limits.streams), "{} rows, as planned", rows.len());
         // A graph of no rows would have no logits.
         let silent = rows.is_empty();
         if silent {
@@ -364,7 +382,8 @@ impl Scheduler {
         let program = cache.run(model, &parts, &rows, None)?;
         let spoke: usize =
             turns.iter().filter(|t| t.speaks && t.tokens == 1).map(|t| 1 + t.drafted.len()).sum();
-        pace.ran(end, end - spoke.min(end), start.elapsed());
+        let scored = turns.iter().any(|t| running[t.stream].scores() && t.rows > 0);
+        pace.ran(end, end - spoke.min(end), scored, start.elapsed());
 
         let vocab = model.vocab_size();
         let mut logits = if silent { &mut [][..] } else { cache.logits_mut(&program) };
@@ -373,9 +392,11 @@ impl Scheduler {
         for t in turns {
             let (_, stream) =
                 streams.by_ref().find(|s| s.0 == t.stream).expect("turns are in the order of streams");
-            let (mine, others) = logits.split_at_mut(t.rows() * vocab);
+            let (mine, others) = logits.split_at_mut(t.rows * vocab);
             logits = others;
+            stream.score(mine, vocab, &model.cpu().pool);
             if t.speaks {
+                let mine = mine.split_at_mut((t.rows - 1 - t.drafted.len()) * vocab).1;
                 hearing.push(Mutex::new((stream, mine, t, [0; 2])));
             }
         }

@@ -18,7 +18,7 @@ const FADE: f64 = 0.98;
 /// What is known before anything was measured: what a token more costs, of a step of one.
 const MORE: f64 = 0.1;
 
-/// Sums over steps without reading, of (tokens, seconds), for a line through them; and the speed of reading.
+/// Sums over steps without reading, of (tokens, seconds), for a line through them; and the speeds of reading.
 #[derive(Default)]
 pub struct Pace {
     n: f64,
@@ -26,18 +26,19 @@ pub struct Pace {
     xx: f64,
     y: f64,
     xy: f64,
-    /// seconds a token when reading
-    reading: Option<f64>,
+    /// seconds a token when reading, and when logits of what is read are wanted, which may take longer than reading it
+    reading: [Option<f64>; 2],
 }
 
 impl Pace {
-    /// Hears that a step of `tokens` took so long, `read` of them read from prompts.
-    pub fn ran(&mut self, tokens: usize, read: usize, took: Duration) {
+    /// Hears that a step of `tokens` took so long, `read` of them read from prompts, and whether some were scored.
+    pub fn ran(&mut self, tokens: usize, read: usize, scored: bool, took: Duration) {
         let (x, y) = (tokens as f64, took.as_secs_f64());
         if read >= LEAST {
             let speed = (y - self.base()).max(y / 4.0) / x;
-            let old = self.reading.unwrap_or(speed);
-            self.reading = Some(old + 0.3 * (speed - old));
+            let reading = &mut self.reading[usize::from(scored)];
+            let old = reading.unwrap_or(speed);
+            *reading = Some(old + 0.3 * (speed - old));
         } else if read == 0 {
             for sum in [&mut self.n, &mut self.x, &mut self.xx, &mut self.y, &mut self.xy] {
                 *sum *= FADE;
@@ -75,9 +76,9 @@ impl Pace {
         slope * n / (self.base() + slope * n).max(f64::MIN_POSITIVE)
     }
 
-    /// How many tokens of prompts to read in a step.
-    pub fn reading(&self, others_wait: bool) -> usize {
-        let Some(each) = self.reading else { return CHUNK / 4 };
+    /// How many tokens of prompts to read in a step, and to score where `scored`.
+    pub fn reading(&self, others_wait: bool, scored: bool) -> usize {
+        let Some(each) = self.reading[usize::from(scored)] else { return CHUNK / 4 };
         let time = if others_wait { (SHORT - self.base()).max(SHORT / 4.0) } else { LONG };
         let tokens = (time / each.max(1e-9)) as usize;
         let least = if others_wait { LEAST } else { CHUNK / 8 };
@@ -95,7 +96,7 @@ mod tests {
         let mut pace = Pace::default();
         for i in 0..50 {
             let n = 1 + i % 4;
-            pace.ran(n, 0, Duration::from_secs_f64(0.020 + 0.001 * n as f64));
+            pace.ran(n, 0, false, Duration::from_secs_f64(0.020 + 0.001 * n as f64));
         }
         assert!((pace.worth(1) - 1.0 / 21.0).abs() < 0.01, "{}", pace.worth(1));
         assert!(pace.worth(64) > 0.7);
@@ -105,14 +106,20 @@ mod tests {
     #[test]
     fn steps_stay_short_while_others_wait() {
         let mut pace = Pace::default();
-        assert_eq!(pace.reading(true), 128);
+        let both = |pace: &Pace| (pace.reading(true, false), pace.reading(false, false));
+        assert_eq!(both(&pace), (128, 128));
         for _ in 0..30 {
-            pace.ran(128, 128, Duration::from_millis(128));
+            pace.ran(128, 128, false, Duration::from_millis(128));
         }
-        assert_eq!((pace.reading(true), pace.reading(false)), (48, 80));
+        assert_eq!(both(&pace), (48, 80));
+        // Prompts that are scored take longer, which changes nothing for others.
         for _ in 0..30 {
-            pace.ran(128, 128, Duration::from_secs(4));
+            pace.ran(64, 64, true, Duration::from_millis(320));
         }
-        assert_eq!((pace.reading(true), pace.reading(false)), (16, 64));
+        assert_eq!((both(&pace), pace.reading(true, true)), ((48, 80), 16));
+        for _ in 0..30 {
+            pace.ran(128, 128, false, Duration::from_secs(4));
+        }
+        assert_eq!(both(&pace), (16, 64));
     }
 }

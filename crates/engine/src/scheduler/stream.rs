@@ -3,7 +3,8 @@
 use super::draft::Draft;
 use crate::sample::logprobs;
 use crate::{Error, Result, Sampler, Stop};
-use std::sync::Arc;
+use hob_cpu::Pool;
+use std::sync::{Arc, OnceLock};
 
 /// What an answer is asked for with.
 pub struct Request {
@@ -17,6 +18,8 @@ pub struct Request {
     pub sampler: Sampler,
     /// how many of the likeliest tokens to tell with each, and its own probability; nothing of it where `None`
     pub logprobs: Option<usize>,
+    /// the same for the tokens of the prompt, which is then read whole; with `most` 0 nothing else comes
+    pub prompt_logprobs: Option<usize>,
     /// what its tokens must keep to
     pub rule: Option<Box<dyn Rule>>,
     /// who hears of it
@@ -48,6 +51,9 @@ pub trait Out: Send {
 pub enum Event {
     /// its turn has come
     Begun,
+    /// tokens of the prompt and how likely they were, where asked for: those that follow the ones told before, from the
+    /// second on, as nothing stands before the first
+    Scored(Vec<Token>),
     /// the prompt is read: so many tokens, of which so many were at hand
     Read {
         /// tokens of the prompt
@@ -57,13 +63,15 @@ pub enum Event {
     },
     /// a token came
     Token(Token),
+    /// the token that ends it came, which is no part of it: told where probabilities are asked for
+    Last(Token),
     /// it ended
     Done(Stop),
     /// it failed
     Failed(Error),
 }
 
-/// A token of an answer.
+/// A token of an answer, or of a prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token {
     /// which
@@ -79,6 +87,8 @@ pub(super) struct Stream {
     pub request: Request,
     /// prompt and answer
     pub ids: Vec<u32>,
+    /// tokens of the prompt whose log-probabilities were told; [`usize::MAX`] where there are no more to tell
+    scored: usize,
     /// tokens of the prompt that were at hand
     pub cached: Option<usize>,
     /// where its keys and values are, while it has any
@@ -95,7 +105,10 @@ pub(super) struct Stream {
 impl Stream {
     pub fn new(request: Request, age: u64, context: usize) -> Stream {
         let (ids, draft) = (request.ids.clone(), Draft::default());
-        let mut stream = Stream { request, ids, cached: None, line: None, age, draft, context, end: None };
+        // The first follows nothing, and has none.
+        let scored = if request.prompt_logprobs.is_some() && ids.len() > 1 { 1 } else { usize::MAX };
+        let mut stream =
+            Stream { request, ids, scored, cached: None, line: None, age, draft, context, end: None };
         stream.request.sampler.prompt(&stream.ids);
         stream
     }
@@ -105,9 +118,47 @@ impl Stream {
         self.ids.len() - self.request.ids.len()
     }
 
+    /// Whether log-probabilities of its prompt are still to be told.
+    pub fn scores(&self) -> bool {
+        self.scored != usize::MAX
+    }
+
+    /// The first position whose logits are wanted: the last one, or the one before the first token that is still to be
+    /// told how likely it was. What stands before it may be taken from the cache.
+    pub fn first_row(&self) -> usize {
+        (self.ids.len() - 1).min(self.scored - 1)
+    }
+
+    /// Tells how likely the prompt's next tokens were, by `rows` of logits, `(R, V)`, from [`Stream::first_row`] on. What
+    /// is kept of a row are the numbers told; its logits go.
+    pub fn score(&mut self, rows: &[f32], vocab: usize, pool: &Pool) {
+        let (true, Some(n)) = (self.scores(), self.request.prompt_logprobs) else { return };
+        let next = &self.request.ids[self.scored..];
+        let rows: Vec<(&[f32], u32)> = rows.chunks_exact(vocab).zip(next.iter().copied()).collect();
+        let told: Vec<OnceLock<Token>> = rows.iter().map(|_| OnceLock::new()).collect();
+        pool.run(rows.len(), &|i, _| {
+            let (row, id) = rows[i];
+            let (logprob, top) = logprobs(row, id, n);
+            let _ = told[i].set(Token { id, logprob, top }); // each is told once
+        });
+        let told: Vec<Token> = told.into_iter().filter_map(OnceLock::into_inner).collect();
+        if told.is_empty() {
+            return;
+        }
+        self.scored += told.len();
+        if self.scored == self.request.ids.len() {
+            self.scored = usize::MAX;
+        }
+        self.request.out.tell(Event::Scored(told));
+    }
+
     /// Chooses tokens by `rows` of logits, `(R, V)`: the first comes next, and each further one if what came is what was
     /// drafted. Returns how many of `drafted` came.
     pub fn hear(&mut self, rows: &mut [f32], drafted: &[u32]) -> usize {
+        if self.request.most == 0 {
+            self.end = Some(Ok(Stop::Length));
+            return 0;
+        }
         let vocab = rows.len() / (drafted.len() + 1);
         for (i, row) in rows.chunks_exact_mut(vocab).enumerate() {
             let raw = self.request.logprobs.map(|n| (n, row.to_vec()));
@@ -118,11 +169,15 @@ impl Stream {
                 return i;
             }
             let id = self.request.sampler.sample(row);
+            let told = raw.is_some();
+            let (logprob, top) = raw.map_or((0.0, Vec::new()), |(n, raw)| logprobs(&raw, id, n));
             if self.request.ends.contains(&id) {
+                if told {
+                    self.request.out.tell(Event::Last(Token { id, logprob, top }));
+                }
                 self.end = Some(Ok(Stop::End));
                 return i;
             }
-            let (logprob, top) = raw.map_or((0.0, Vec::new()), |(n, raw)| logprobs(&raw, id, n));
             let as_drafted = drafted.get(i) == Some(&id);
             self.say(Token { id, logprob, top });
             if self.end.is_none() && self.force() {

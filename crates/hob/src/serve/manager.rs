@@ -107,6 +107,7 @@ impl Manager {
 
     /// The models that are loaded.
     pub fn loaded(&self) -> Vec<Arc<Ready>> {
+        self.drop_broken();
         lock(&self.loaded).iter().map(|(_, ready)| ready.clone()).collect()
     }
 
@@ -116,7 +117,11 @@ impl Manager {
     /// No model has that name, or it cannot be loaded.
     pub async fn get(self: &Arc<Self>, name: Option<&str>, stay: Stay) -> Result<Lease> {
         let known = match name {
-            None => self.only()?,
+            None => match self.only() {
+                // The only one broke down.
+                Err(e) => self.only_pinned().ok_or(e)?,
+                Ok(known) => known,
+            },
             Some(name) => match self.preset(name).await? {
                 Some(known) => known,
                 None => match self.known_loaded(|known| known.preset.is_none() && known.is(name)) {
@@ -181,13 +186,34 @@ impl Manager {
         known.map_err(|e| Refusal::new(Kind::Failed, e.to_string()))
     }
 
+    fn only_pinned(&self) -> Option<Known> {
+        let none = lock(&self.loaded).is_empty();
+        match &lock(&self.pinned)[..] {
+            [one] if none => Some(one.clone()),
+            _ => None,
+        }
+    }
+
     fn only(&self) -> Result<Known> {
+        self.drop_broken();
         match &lock(&self.loaded)[..] {
             [(known, _)] => {
                 let as_named = lock(&self.pinned).iter().find(|p| p.root().same(known)).cloned();
                 Ok(as_named.unwrap_or_else(|| known.clone()))
             }
             _ => Err(Refusal::field("model", "`model` is missing; GET /v1/models lists what it may be")),
+        }
+    }
+
+    /// Lets go of models whose threads ended by a bug: they count as unloaded, and the next request loads them anew.
+    fn drop_broken(&self) {
+        let broken = |ready: &Ready| ready.worker().is_some_and(Worker::broken);
+        let gone: Vec<_> = lock(&self.loaded).extract_if(.., |(_, ready)| broken(ready)).collect();
+        for (known, _) in gone {
+            let name = terminal::clean(&known.name);
+            terminal::note(&format!(
+                "{name} is unloaded, as its thread ended by a bug in Hob; the next request loads it anew"
+            ));
         }
     }
 
@@ -205,6 +231,7 @@ impl Manager {
     /// The model, if it is loaded, and its lease if its context is as long as is wanted. Who asks for no length does not
     /// wait for others that have a shorter one.
     fn lease(&self, known: &Known, root: &Known, stay: Stay) -> Option<(Arc<Ready>, Option<Lease>)> {
+        self.drop_broken();
         let loaded = lock(&self.loaded);
         let ready = loaded.iter().find(|(k, _)| k.same(root)).map(|(_, ready)| ready)?;
         let wanted = self.context(known, stay, ready.opened.model.context());
@@ -214,6 +241,8 @@ impl Manager {
 
     async fn load(self: &Arc<Self>, known: &Known, stay: Stay, pinned: bool) -> Result<Lease> {
         let (root, until) = (known.root(), Instant::now() + PATIENCE);
+        // One that broke down is loaded again as it was.
+        let pinned = pinned || lock(&self.pinned).iter().any(|p| p.root().same(&root));
         loop {
             if let Some((_, Some(lease))) = self.lease(known, &root, stay) {
                 return Ok(lease); // without waiting for others that are being loaded
@@ -334,3 +363,6 @@ async fn cached(spec: Spec) -> Result<Option<PathBuf>> {
         _ => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,12 @@ fn fields(path: &str) -> Vec<Field> {
         "/v1/completions" => &[
             ("prompt", "string", true, "a text, a list of texts, tokens, or a list of lists of tokens"),
             ("max_tokens", "integer", false, "tokens of an answer at most, 16 if not given"),
-            ("echo", "boolean", false, "begin the answer with the prompt"),
+            (
+                "echo",
+                "boolean",
+                false,
+                "begin the answer with the prompt, and with its log-probabilities where asked for",
+            ),
             ("logprobs", "integer", false, "tell log-probabilities, and those of so many likely tokens"),
         ],
         "/v1/responses" => &[

@@ -1,6 +1,6 @@
 //! A loaded model on a thread of its own: ids in, ids out. It knows nothing of text and of HTTP.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -28,15 +28,19 @@ pub struct Job {
     pub bias: Vec<(u32, f32)>,
     /// how many of the likeliest tokens are to be told with each, at most [`MOST_TOP`]; `None` tells no log-probability
     pub logprobs: Option<usize>,
+    /// the same for the tokens of the prompt
+    pub prompt_logprobs: Option<usize>,
     /// what the answer must keep to
     pub rule: Option<Box<dyn Rule>>,
     /// tokens that end the answer; they are not told
     pub ends: Vec<u32>,
 }
 
-/// What comes of a job, in this order: a prompt, tokens, and an end. A job whose receiver is dropped is given up.
+/// What comes of a job, in this order: scores of the prompt, the prompt, tokens, and an end. A job whose receiver is dropped is given up.
 #[derive(Debug)]
 pub enum Event {
+    /// How likely the next tokens of the prompt were, from the second on, where asked for.
+    Scored(Vec<Token>),
     /// The prompt is read.
     Prompt {
         /// its tokens
@@ -46,6 +50,8 @@ pub enum Event {
     },
     /// A token of the answer.
     Token(Token),
+    /// The token that ended the answer and is no part of it, where probabilities are asked for.
+    Last(Token),
     /// The answer is whole.
     Done {
         /// why it ended
@@ -109,7 +115,13 @@ struct Gauges {
     guessed: [AtomicU64; 2],
     /// microseconds that went into laying out its weights
     settling: AtomicU64,
+    /// the thread ended by a bug
+    broken: AtomicBool,
 }
+
+/// What those hear whose answers end with the thread of their model.
+pub const BROKEN: &str = "the model's thread ended by a bug in Hob, which the server's log tells of; please report it, and \
+                          ask again: the model is loaded anew";
 
 impl Worker {
     /// A worker over `model`, whose sequences have room for `context` tokens each and share `cache`.
@@ -120,6 +132,7 @@ impl Worker {
         let bounds = scheduler::Limits { streams: limits.parallel, context, guess };
         load.room.store(cache.room(), Ordering::SeqCst);
         let bench = Bench {
+            _end: End(load.clone()),
             model: model.clone(),
             scheduler: Scheduler::new(model, cache, bounds),
             load: load.clone(),
@@ -147,12 +160,12 @@ impl Worker {
             ends: job.ends.into(),
             sampler: Sampler::with_bias(job.sampling, job.bias),
             logprobs: job.logprobs.map(|n| n.min(MOST_TOP)),
+            prompt_logprobs: job.prompt_logprobs.map(|n| n.min(MOST_TOP)),
             rule: job.rule,
             out: Box::new(ear),
         };
         if self.jobs.as_ref().is_none_or(|jobs| jobs.send(request).is_err()) {
-            let _ = tell
-                .send(Event::Failed(Error::Ask("the model's thread has ended; restart the server".into())));
+            let _ = tell.send(Event::Failed(Error::Ask(BROKEN.into())));
         }
         Ok(events)
     }
@@ -175,6 +188,11 @@ impl Worker {
     /// How long laying out its weights took, which reads all of them.
     pub fn settling(&self) -> Duration {
         Duration::from_micros(self.load.settling.load(Ordering::Relaxed))
+    }
+
+    /// Whether the thread ended by a bug: jobs fail from then on.
+    pub fn broken(&self) -> bool {
+        self.load.broken.load(Ordering::SeqCst)
     }
 
     /// Jobs waiting.
@@ -217,7 +235,9 @@ impl Out for Ear {
                 self.read = now;
                 Event::Prompt { tokens, cached }
             }
+            hob_engine::Event::Scored(tokens) => Event::Scored(tokens),
             hob_engine::Event::Token(token) => Event::Token(token),
+            hob_engine::Event::Last(token) => Event::Last(token),
             hob_engine::Event::Done(stop) => {
                 let (queued, prefill) = (self.begun - self.since, self.read - self.begun);
                 Event::Done { stop, timings: Timings { queued, prefill, decode: now - self.read } }
@@ -245,8 +265,22 @@ const SHARES: usize = 32;
 /// Tokens of the first answer that come before: a short answer is not worth it.
 const LONG: u64 = 4;
 
+/// Notes that the thread ends by a panic.
+struct End(Arc<Gauges>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.running.store(0, Ordering::SeqCst);
+            self.0.broken.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
 /// The worker's side.
 struct Bench {
+    /// dropped first: whoever hears that an answer broke off, and asks again, finds the model gone
+    _end: End,
     model: Arc<Model>,
     scheduler: Scheduler,
     load: Arc<Gauges>,

@@ -116,6 +116,7 @@ impl Writer {
                 event("message_delta", &last) + &event("message_stop", &json!({"type": "message_stop"}))
             }
             Event::Failed(refusal) => event("error", &error(&refusal)),
+            Event::Prompt { .. } => String::new(),
         }
     }
 

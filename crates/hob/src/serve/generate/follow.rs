@@ -8,10 +8,11 @@ use hob_engine::Stop;
 use hob_io::Tokenizer;
 use hob_io::chat::{Piece, Reader};
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
+use tokio::sync::watch;
 
 use super::prompt::Spoken;
 use super::stop::Stops;
-use super::{Delta, Event, Finish, Logprob, Request, Timings, Token, Usage};
+use super::{Delta, Event, Finish, Logprob, Request, Scores, Timings, Token, Usage};
 use crate::serve::manager::Lease;
 use crate::serve::refusal::Refusal;
 use crate::serve::tally::Tally;
@@ -57,10 +58,12 @@ pub async fn follow(
     Place { part, choice }: Place,
     lease: Lease,
     mut job: UnboundedReceiver<worker::Event>,
-    how: How,
+    mut how: How,
     out: Sender<Event>,
     together: Arc<Together>,
 ) {
+    let mut scoring = how.scoring.take();
+    let mut scored = Vec::new();
     let mut text = Text::new(choice, &lease, &how);
     let mut said =
         together.tally.logs().then(|| Said { tally: together.tally.clone(), choice, words: String::new() });
@@ -75,6 +78,7 @@ pub async fn follow(
         };
         let mut send = Vec::new();
         match event {
+            Some(worker::Event::Scored(tokens)) => scored.extend(tokens),
             Some(worker::Event::Prompt { tokens, cached }) => {
                 read = Instant::now();
                 // A prompt counts once, however many answers it has.
@@ -89,11 +93,20 @@ pub async fn follow(
                     first.then_some(sum.usage)
                 });
                 send.extend(started.map(Event::Started));
+                if let Some(scoring) = scoring.take() {
+                    let scored = std::mem::take(&mut scored);
+                    let tokens = tokio::select! {
+                        tokens = scoring.done(text.tokenizer, scored) => tokens,
+                        () = out.closed() => return,
+                    };
+                    let Some(tokens) = tokens else { return }; // the one that scores has said why
+                    send.push(Event::Prompt { choice, tokens });
+                }
             }
-            Some(worker::Event::Token(hob_engine::Token { id, logprob, top })) => {
+            Some(worker::Event::Token(token)) => {
                 together.tally.token();
                 generated += 1;
-                let finish = text.push(id, logprob, top, &mut send);
+                let finish = text.push(token, &mut send);
                 said.iter_mut().for_each(|said| said.hear(&send));
                 together.with(|sum| {
                     sum.usage.generated += 1;
@@ -108,6 +121,7 @@ pub async fn follow(
                     return;
                 }
             }
+            Some(worker::Event::Last(token)) => text.last(token),
             Some(worker::Event::Done { stop, timings }) => {
                 together.tally.answer(generated, timings.decode);
                 let finish = text.finish(stop, &mut send);
@@ -117,7 +131,11 @@ pub async fn follow(
                 return;
             }
             Some(worker::Event::Failed(e)) => send.push(Event::Failed(e.into())),
-            None => send.push(Event::Failed(Refusal::failed("the answer broke off"))),
+            None => {
+                let broken = lease.worker().is_some_and(worker::Worker::broken);
+                let why = if broken { worker::BROKEN } else { "the answer broke off" };
+                send.push(Event::Failed(Refusal::failed(why)));
+            }
         }
         for event in send {
             let over = matches!(event, Event::Failed(_));
@@ -180,8 +198,65 @@ async fn end(
     }
 }
 
+/// Who scores the prompt that several answers have in common.
+pub enum Scoring {
+    /// this answer, of a prompt that begins with that token; it tells the others
+    Own(u32, watch::Sender<Option<Scores>>),
+    /// another
+    Of(watch::Receiver<Option<Scores>>),
+}
+
+impl Clone for Scoring {
+    /// Another answer that hears of the same scores.
+    fn clone(&self) -> Scoring {
+        Scoring::Of(match self {
+            Scoring::Own(_, tell) => tell.subscribe(),
+            Scoring::Of(told) => told.clone(),
+        })
+    }
+}
+
+impl Scoring {
+    /// For the first answer to a prompt that begins with `first`, and for those after it.
+    pub fn new(first: u32) -> (Scoring, Scoring) {
+        let own = Scoring::Own(first, watch::Sender::new(None));
+        let others = own.clone();
+        (own, others)
+    }
+
+    /// The prompt's tokens by what the worker told of those after the first; `None` where who scores them gave up.
+    async fn done(self, tokenizer: &Tokenizer, scored: Vec<hob_engine::Token>) -> Option<Scores> {
+        let (first, tell) = match self {
+            Scoring::Of(mut told) => return told.wait_for(Option::is_some).await.ok()?.clone(),
+            Scoring::Own(first, tell) => (first, tell),
+        };
+        let mut decoder = tokenizer.decoder();
+        let first = hob_engine::Token { id: first, logprob: f32::NAN, top: Vec::new() };
+        let tokens = std::iter::once(first).chain(scored);
+        let tokens: Scores = tokens
+            .map(|token| {
+                let chars = decoder.push(token.id).chars().count();
+                told(tokenizer, &token, chars)
+            })
+            .collect();
+        tell.send_replace(Some(tokens.clone()));
+        Some(tokens)
+    }
+}
+
+/// What is told of a token that completed so many characters.
+fn told(tokenizer: &Tokenizer, token: &hob_engine::Token, chars: usize) -> Logprob {
+    let one = |id: u32, logprob: f32| {
+        let bytes = tokenizer.token_bytes(id).unwrap_or_default().to_vec();
+        Token { text: String::from_utf8_lossy(&bytes).into_owned(), bytes, logprob }
+    };
+    let top = token.top.iter().map(|&(id, logprob)| one(id, logprob)).collect();
+    Logprob { token: one(token.id, token.logprob), top, chars }
+}
+
 /// How an answer is made text of.
 pub struct How {
+    scoring: Option<Scoring>,
     stop: Vec<String>,
     logprobs: bool,
     parallel_calls: bool,
@@ -190,9 +265,10 @@ pub struct How {
 
 impl How {
     /// As `request` asks, of an answer that is `spoken` so.
-    pub fn new(request: &Request, spoken: Option<Spoken>) -> How {
+    pub fn new(request: &Request, spoken: Option<Spoken>, scoring: Option<Scoring>) -> How {
         let Request { stop, logprobs, parallel_calls, .. } = request;
-        How { stop: stop.clone(), logprobs: logprobs.is_some(), parallel_calls: *parallel_calls, spoken }
+        let (stop, logprobs) = (stop.clone(), logprobs.is_some());
+        How { scoring, stop, logprobs, parallel_calls: *parallel_calls, spoken }
     }
 }
 
@@ -235,17 +311,20 @@ impl<'a> Text<'a> {
     }
 
     /// Takes a token; gives why the answer ends with it, if it does.
-    fn push(&mut self, id: u32, logprob: f32, top: Vec<(u32, f32)>, send: &mut Vec<Event>) -> Option<Finish> {
-        let piece = self.decoder.as_mut().map(|d| d.push(id)).unwrap_or_default();
+    fn push(&mut self, token: hob_engine::Token, send: &mut Vec<Event>) -> Option<Finish> {
+        let piece = self.decoder.as_mut().map(|d| d.push(token.id)).unwrap_or_default();
         if let Some(waiting) = &mut self.waiting {
-            let token = |id: u32, logprob: f32| {
-                let bytes = self.tokenizer.token_bytes(id).unwrap_or_default().to_vec();
-                Token { text: String::from_utf8_lossy(&bytes).into_owned(), bytes, logprob }
-            };
-            let top = top.into_iter().map(|(id, logprob)| token(id, logprob)).collect();
-            waiting.push_back((piece.len(), Logprob { token: token(id, logprob), top }));
+            waiting.push_back((piece.len(), told(self.tokenizer, &token, piece.chars().count())));
         }
         self.read(&piece, send)
+    }
+
+    /// Takes the token that ends the answer. A text that is continued is told of it, as tools that judge models by their
+    /// answers' tokens count on one; a conversation's end is none of its words.
+    fn last(&mut self, token: hob_engine::Token) {
+        if let (Some(waiting), None) = (&mut self.waiting, &self.reader) {
+            waiting.push_back((0, told(self.tokenizer, &token, 0)));
+        }
     }
 
     fn read(&mut self, piece: &str, send: &mut Vec<Event>) -> Option<Finish> {
@@ -315,6 +394,7 @@ impl<'a> Text<'a> {
 
     /// Sends what is left at the end; gives why the answer ended.
     fn finish(&mut self, stop: Stop, send: &mut Vec<Event>) -> Finish {
+        let plain = self.reader.is_none();
         let rest = self.decoder.take().map(|d| d.finish()).unwrap_or_default();
         let mut matched = self.read(&rest, send);
         if let (None, Some(reader)) = (&matched, self.reader.take()) {
@@ -323,6 +403,11 @@ impl<'a> Text<'a> {
         if matched.is_none() {
             let held = self.stops.finish();
             self.say(held, send);
+            // Tokens without a text, at the end of one.
+            let logprobs = if plain { self.pass(0) } else { Vec::new() };
+            if !logprobs.is_empty() {
+                send.push(Event::Piece { choice: self.choice, delta: Delta::Text(String::new()), logprobs });
+            }
         }
         match (matched, stop) {
             (Some(matched), _) => matched,

@@ -146,6 +146,8 @@ pub struct Request {
     pub n: usize,
     /// how many of the likeliest tokens are told with each, at most [`MOST_TOP`]; `None` tells no log-probability
     pub logprobs: Option<usize>,
+    /// the same for the tokens of the prompt
+    pub prompt_logprobs: Option<usize>,
     /// what the answer to a conversation begins with; it is not told again
     pub begin: String,
     /// further variables of the chat template (`enable_thinking` …)
@@ -168,6 +170,7 @@ impl Request {
             context: None,
             n: 1,
             logprobs: None,
+            prompt_logprobs: None,
             begin: String::new(),
             variables: Map::new(),
         }
@@ -216,7 +219,7 @@ pub struct Token {
     pub text: String,
     /// its bytes
     pub bytes: Vec<u8>,
-    /// the logarithm of its probability
+    /// the logarithm of its probability; NaN of the first of a prompt, which follows nothing
     pub logprob: f32,
 }
 
@@ -227,6 +230,8 @@ pub struct Logprob {
     pub token: Token,
     /// the likeliest, in order
     pub top: Vec<Token>,
+    /// characters of text that it completed; a control token has none
+    pub chars: usize,
 }
 
 /// Why an answer ended.
@@ -271,6 +276,13 @@ pub struct Timings {
 pub enum Event {
     /// The prompt is read; the answers' tokens are not counted yet.
     Started(Usage),
+    /// How likely the prompt of an answer was, where asked for, before anything of the answer.
+    Prompt {
+        /// which answer
+        choice: usize,
+        /// all of the prompt's tokens
+        tokens: Scores,
+    },
     /// More of an answer.
     Piece {
         /// which, from 0
@@ -298,6 +310,9 @@ pub enum Event {
     Failed(Refusal),
 }
 
+/// How likely each token of a prompt was, which several answers may share.
+pub type Scores = Arc<[Logprob]>;
+
 /// What comes of a request. Dropping it gives the request up.
 pub struct Answer {
     /// as they come; the dialect may make a stream of it
@@ -313,6 +328,8 @@ pub struct Choice {
     pub thought: String,
     /// the tools it calls
     pub calls: Vec<Call>,
+    /// the prompt's tokens, where asked for
+    pub prompt: Option<Scores>,
     /// the text's tokens, where asked for
     pub logprobs: Vec<Logprob>,
     /// why it ended
@@ -348,7 +365,9 @@ impl Answer {
         let mut whole = Whole::default();
         while let Some(event) = self.events.recv().await {
             let at = match &event {
-                Event::Piece { choice, .. } | Event::End { choice, .. } => *choice,
+                Event::Prompt { choice, .. } | Event::Piece { choice, .. } | Event::End { choice, .. } => {
+                    *choice
+                }
                 _ => 0,
             };
             if whole.choices.len() <= at {
@@ -356,6 +375,7 @@ impl Answer {
             }
             match event {
                 Event::Started(usage) => whole.usage = usage,
+                Event::Prompt { tokens, .. } => whole.choices[at].prompt = Some(tokens),
                 Event::Piece { delta, logprobs, .. } => whole.choices[at].add(delta, logprobs),
                 Event::End { finish, .. } => whole.choices[at].finish = Some(finish),
                 Event::Done { usage, timings } => return Ok(Whole { usage, timings, ..whole }),
@@ -418,14 +438,19 @@ pub async fn start_all(
     let mut jobs = Vec::new();
     for (part, request) in requests.iter().enumerate() {
         let ready = encode(lease, request).await?;
+        let scoring = request.prompt_logprobs.map(|_| follow::Scoring::new(ready.ids[0]));
+        let (mut scoring, others) = scoring.unzip();
         for i in 0..request.n {
-            let job = job(lease, request, &ready, sampling(&request.knobs, defaults, i))?;
-            jobs.push((part, job, ready.spoken.clone()));
+            let mut job = job(lease, request, &ready, sampling(&request.knobs, defaults, i))?;
+            // One prompt is scored once, however many answers it has.
+            job.prompt_logprobs = request.prompt_logprobs.filter(|_| i == 0);
+            let scoring = scoring.take().or_else(|| others.clone());
+            jobs.push((part, job, ready.spoken.clone(), scoring));
         }
     }
     let (tell, events) = mpsc::channel(AHEAD);
     let together = follow::Together::new(jobs.len(), tally.clone());
-    for (choice, (part, job, spoken)) in jobs.into_iter().enumerate() {
+    for (choice, (part, job, spoken, scoring)) in jobs.into_iter().enumerate() {
         // The jobs before it are given up with their receivers.
         let worker = lease.worker().ok_or_else(|| Refusal::failed("the model does not answer"))?;
         let job = worker.submit(job).map_err(|busy| {
@@ -433,7 +458,7 @@ pub async fn start_all(
             Refusal { retry: Some(busy.retry.as_secs().clamp(1, 60)), ..Refusal::new(Kind::Busy, message) }
         })?;
         let place = follow::Place { part, choice };
-        let text = follow::How::new(&requests[part], spoken);
+        let text = follow::How::new(&requests[part], spoken, scoring);
         tokio::spawn(follow::follow(place, lease.clone(), job, text, tell.clone(), together.clone()));
     }
     Ok(Answer { events })
@@ -457,6 +482,7 @@ fn job(lease: &Lease, request: &Request, ready: &Ready, sampling: Sampling) -> R
         sampling,
         bias: request.bias.clone(),
         logprobs: request.logprobs.map(|n| n.min(MOST_TOP)),
+        prompt_logprobs: None,
         rule: ready.grammar.clone().map(|g| Box::new(prompt::Kept(g)) as Box<dyn Rule>),
         ends: ready.ends.clone(),
     })

@@ -203,6 +203,7 @@ impl Manager {
 
     /// Unloads what was not used for as long as it was to be kept. It may wait for threads to end.
     pub fn expire(&self) {
+        self.drop_broken();
         while self.remove(|_, ready| ready.free() && ready.over()) {}
     }
 

@@ -60,7 +60,7 @@ impl Writer {
             return Ok(lines(all));
         }
         let whole = answer.whole().await?;
-        let Choice { text, thought, calls, logprobs, finish } =
+        let Choice { text, thought, calls, logprobs, finish, .. } =
             whole.choices.into_iter().next().unwrap_or_default();
         self.said += &text;
         self.finish = finish;
@@ -71,7 +71,7 @@ impl Writer {
 
     fn event(&mut self, event: Event) -> Option<Bytes> {
         let value = match event {
-            Event::Started(_) => return None,
+            Event::Started(_) | Event::Prompt { .. } => return None,
             Event::Piece { delta, logprobs, .. } => match delta {
                 Delta::Text(text) => {
                     if self.context.is_some() {

@@ -80,6 +80,7 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
                 text + "data: [DONE]\n\n"
             }
             Event::Failed(refusal) => data(&error::body(&refusal)),
+            Event::Prompt { .. } => String::new(),
         }
     }))
 }

@@ -26,18 +26,12 @@ pub async fn create(asked: Asked) -> Response {
 
 async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
     let f = Fields::of(&body)?;
-    let requests = read(&f)?;
+    let echo = f.flag("echo")?.unwrap_or(false);
+    let requests = read(&f, echo)?;
     let streamed = f.flag("stream")?.unwrap_or(false);
     let options = f.object("stream_options")?;
     let with_usage = options.map_or(Ok(None), |o| o.flag("include_usage"))?.unwrap_or(false);
-    let echo = f.flag("echo")?.unwrap_or(false);
     let told = requests[0].logprobs.is_some();
-    if echo && told {
-        return Err(Refusal::field(
-            "echo",
-            "`echo` together with `logprobs` is not there: prompts have no log-probabilities",
-        ));
-    }
     let lease = app.manager.get(f.text("model")?, Stay::default()).await?;
     // What each answer begins with.
     let mut begin = Vec::new();
@@ -54,8 +48,13 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
     if !streamed {
         let whole = answer.whole().await?;
         let choices = whole.choices.iter().zip(begin).enumerate().map(|(i, (c, begin))| {
-            let mut offset = 0;
-            let logprobs = if told { logprobs(&c.logprobs, &mut offset) } else { Value::Null };
+            let mut told_of = Told::default();
+            if let Some(prompt) = &c.prompt {
+                told_of.add(prompt);
+                told_of.at = begin.chars().count();
+            }
+            told_of.add(&c.logprobs);
+            let logprobs = if told { told_of.take() } else { Value::Null };
             choice(i, begin + &c.text, logprobs, c.finish.as_ref())
         });
         let mut body = object(choices.collect());
@@ -63,7 +62,7 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
         body["timings"] = timings(whole.usage, whole.timings);
         return Ok(Json(body).into_response());
     }
-    let mut offsets = vec![0; begin.len()];
+    let mut told_of: Vec<Told> = begin.iter().map(|_| Told::default()).collect();
     Ok(stream(answer, move |event| {
         let chunk = |choices: Value| {
             let mut chunk = object(choices);
@@ -73,14 +72,22 @@ async fn respond(Asked { app, tally, body }: Asked) -> Result<Response> {
             chunk
         };
         match event {
+            // With log-probabilities the prompt comes together with its own.
+            Event::Started(_) if told => String::new(),
             Event::Started(_) => {
                 let said = begin.iter().enumerate().filter(|(_, text)| !text.is_empty());
                 said.map(|(i, text)| data(&chunk(json!([choice(i, text.clone(), Value::Null, None)]))))
                     .collect()
             }
+            Event::Prompt { choice: i, tokens } => {
+                told_of[i].add(&tokens);
+                told_of[i].at = begin[i].chars().count();
+                data(&chunk(json!([choice(i, begin[i].clone(), told_of[i].take(), None)])))
+            }
             Event::Piece { choice: i, delta, logprobs: tokens } => {
                 let (Delta::Text(text) | Delta::Thought(text)) = delta else { return String::new() };
-                let logprobs = if told { logprobs(&tokens, &mut offsets[i]) } else { Value::Null };
+                told_of[i].add(&tokens);
+                let logprobs = if told { told_of[i].take() } else { Value::Null };
                 data(&chunk(json!([choice(i, text, logprobs, None)])))
             }
             Event::End { choice: i, finish } => {
@@ -106,7 +113,7 @@ fn choice(index: usize, text: String, logprobs: Value, finish: Option<&Finish>) 
 }
 
 /// A request for each prompt.
-fn read(f: &Fields) -> Result<Vec<Request>> {
+fn read(f: &Fields, echo: bool) -> Result<Vec<Request>> {
     if f.get("suffix").is_some_and(|s| s.as_str() != Some("")) {
         return Err(Refusal::field(
             "suffix",
@@ -120,6 +127,7 @@ fn read(f: &Fields) -> Result<Vec<Request>> {
         Some(_) => knobs::most(f, "max_tokens")?,
     };
     first.logprobs = f.count("logprobs", 0..=20)?.map(|n| n as usize);
+    first.prompt_logprobs = first.logprobs.filter(|_| echo);
     if f.count("best_of", 1..=128)?.is_some_and(|best| best as usize != first.n) {
         return Err(Refusal::field("best_of", "`best_of` is not there, other than as many as `n`"));
     }
@@ -164,21 +172,38 @@ fn spelled(lease: &Lease, prompt: &Prompt) -> String {
     }
 }
 
-/// Log-probabilities in the old shape; `offset` counts characters from answer's begin.
-fn logprobs(tokens: &[Logprob], offset: &mut usize) -> Value {
-    let (mut offsets, mut top) = (Vec::new(), Vec::new());
-    for l in tokens {
-        offsets.push(*offset);
-        *offset += l.token.text.chars().count();
-        let all: Map<String, Value> =
-            l.top.iter().map(|t| (t.text.clone(), json!(finite(t.logprob)))).collect();
-        top.push(Value::Object(all));
+/// Log-probabilities in the old shape, of prompt and answer together.
+#[derive(Default)]
+struct Told {
+    /// characters of the text before the next token
+    at: usize,
+    tokens: Vec<Value>,
+    logprobs: Vec<Value>,
+    top: Vec<Value>,
+    offsets: Vec<Value>,
+}
+
+impl Told {
+    fn add(&mut self, tokens: &[Logprob]) {
+        for l in tokens {
+            self.tokens.push(l.token.text.as_str().into());
+            self.logprobs.push(finite(l.token.logprob));
+            self.offsets.push(self.at.into());
+            self.at += l.chars;
+            // Of several tokens that look the same, parts of characters mostly, the likeliest is told. The one that came is
+            // told in any case.
+            let mut all = Map::new();
+            for token in l.top.iter().chain([&l.token]) {
+                all.entry(token.text.as_str()).or_insert_with(|| finite(token.logprob));
+            }
+            self.top.push(if l.token.logprob.is_nan() { Value::Null } else { all.into() });
+        }
     }
-    let each = |f: fn(&Logprob) -> Value| tokens.iter().map(f).collect::<Vec<_>>();
-    json!({
-        "tokens": each(|l| l.token.text.as_str().into()),
-        "token_logprobs": each(|l| json!(finite(l.token.logprob))),
-        "top_logprobs": top,
-        "text_offset": offsets,
-    })
+
+    /// What was added since the last time.
+    fn take(&mut self) -> Value {
+        let next = Told { at: self.at, ..Told::default() };
+        let Told { tokens, logprobs, top, offsets, .. } = std::mem::replace(self, next);
+        json!({"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets})
+    }
 }

@@ -100,9 +100,9 @@ pub fn logprob(l: &Logprob) -> Value {
     value
 }
 
-/// JSON knows no infinity; OpenAI writes -9999 for what cannot be.
-fn finite(logprob: f32) -> f32 {
-    logprob.max(-9999.0)
+/// JSON knows no infinity; OpenAI writes -9999 for what cannot be, and null for what is not known.
+fn finite(logprob: f32) -> Value {
+    if logprob.is_nan() { Value::Null } else { logprob.max(-9999.0).into() }
 }
 
 /// An answer as server-sent events: `write` makes the text of each event.

@@ -231,6 +231,7 @@ async fn make(app: &Arc<App>, running: &Running, wanted: Wanted, tally: Arc<Tall
                 return Ok(state);
             }
             Some(Event::Failed(refusal)) => return Err(refusal),
+            Some(Event::Prompt { .. }) => {}
             None => return Err(Refusal::failed("the answer broke off")),
         }
         if kept.elapsed() >= KEEP {

@@ -86,7 +86,7 @@ impl Writer {
     /// The text of the events that come of one of the answer's.
     pub fn event(&mut self, event: Event) -> String {
         match event {
-            Event::Started(_) => {}
+            Event::Started(_) | Event::Prompt { .. } => {}
             Event::Piece { delta: Delta::Text(text), logprobs, .. } => {
                 self.say(Kind::Message, &text, &logprobs)
             }
