@@ -41,8 +41,8 @@ fn sd15(batch: usize, side: usize) -> Graph {
         "center_input_sample": false,
     });
     let config = unet::Config::parse(&config).expect("a right configuration");
-    let size = unet::Sizes { batch, height: side, width: side, tokens: 77, pooled: 0, residuals: false };
-    config.graph(&size).expect("a right graph")
+    let size = unet::Size { batch, height: side, width: side, text: 77, pooled: 0, residuals: false };
+    config.graph(size).expect("a right graph")
 }
 
 fn vae_decoder(side: usize) -> Graph {

@@ -13,6 +13,9 @@ mod hub;
 mod interrupt;
 mod machine;
 mod model;
+#[cfg(test)]
+#[path = "../../../tests/common/models.rs"]
+mod models;
 mod naming;
 mod net;
 mod picture;

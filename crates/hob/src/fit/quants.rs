@@ -236,8 +236,7 @@ fn fallback(wanted: DType, row: usize) -> DType {
 }
 
 #[cfg(test)]
-#[path = "../../../../tests/common/models.rs"]
-mod models;
+use crate::models;
 
 #[cfg(test)]
 mod tests {

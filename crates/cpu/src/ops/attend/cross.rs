@@ -210,8 +210,8 @@ fn weigh(scores: &mut [Strip], largest: &mut Strip, weight: &mut Strip, keep: &m
     match isa() {
         // SAFETY: the processor has what is called.
         Isa::Avx512 => return unsafe { super::x86::weigh_columns_avx512(scores, largest, weight, keep) },
-        // SAFETY: likewise.
         set if set >= Isa::Avx2 => {
+            // SAFETY: likewise.
             return unsafe { super::x86::weigh_columns_avx2(scores, largest, weight, keep) };
         }
         _ => {}

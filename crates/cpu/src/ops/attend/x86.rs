@@ -255,7 +255,7 @@ impl Lanes for One {
     unsafe fn exp2(self) -> Self {
         // 2^r for |r| <= 1/2, interpolated at the Chebyshev points, the highest power first
         const POWERS: [f32; 6] =
-            [0.001_339_086_3, 0.009_676_032, 0.055_503_57, 0.240_221_07, 0.693_147_2, 1.000_000_1];
+            [0.001_339_086_3, 0.009_676_032, 0.055_503_57, 0.240_221_07, std::f32::consts::LN_2, 1.000_000_1];
         unsafe {
             // What is no number stays none, as the second operand counts then.
             let x = _mm512_max_ps(_mm512_set1_ps(-150.0), self.0);

@@ -31,10 +31,8 @@ pub struct Left<'a> {
 impl<'a> Left<'a> {
     pub fn plain(x: &'a [f32]) -> Left<'a> {
         // SAFETY: floats are bytes without padding.
-        Left {
-            dtype: DType::F32,
-            bytes: unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) },
-        }
+        let bytes = unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) };
+        Left { dtype: DType::F32, bytes }
     }
 
     /// Bytes of `n` numbers.

@@ -4,8 +4,7 @@ use crate::serve::refuse;
 use crate::serve::tally::Tally;
 use crate::serve::worker::{Job, Rule};
 
-#[path = "../../../../../tests/common/models.rs"]
-mod models;
+use crate::models;
 
 /// A grammar with a bug.
 struct Bug;
