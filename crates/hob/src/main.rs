@@ -24,6 +24,10 @@ mod store;
 mod terminal;
 mod wheel;
 
+#[cfg(test)]
+#[path = "../../../tests/common/models.rs"]
+mod real;
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
