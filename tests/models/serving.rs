@@ -15,6 +15,7 @@ struct Heard {
     ids: Vec<u32>,
     logprobs: Vec<f32>,
     scored: Vec<Token>,
+    last: Option<Token>,
     read: Option<(usize, usize)>,
     end: Option<Result<Stop, String>>,
     gone: bool,
@@ -38,6 +39,7 @@ impl Out for Client {
                 heard.ids.push(token.id);
                 heard.logprobs.push(token.logprob);
             }
+            Event::Last(token) => assert!(heard.last.replace(token).is_none()),
             Event::Done(stop) => heard.end = Some(Ok(stop)),
             Event::Failed(e) => heard.end = Some(Err(e.to_string())),
         }
@@ -390,5 +392,15 @@ fn rules_are_kept_and_probabilities_told() {
     with.logprobs = Some(2);
     scheduler.add(with);
     while scheduler.step() {}
-    assert!(client.0.lock().unwrap().logprobs.iter().all(|p| *p < 0.0 && *p > -10.0));
+    let said = std::mem::take(&mut *client.0.lock().unwrap());
+    assert!(said.logprobs.iter().all(|p| *p < 0.0 && *p > -10.0) && said.last.is_none());
+    // A token that ends the answer is told of by itself, and where nothing was asked not at all.
+    for logprobs in [None, Some(1)] {
+        scheduler.add(Request { logprobs, ends: Arc::new([said.ids[2]]), ..request(&[1, 2, 3], 5, &client) });
+        while scheduler.step() {}
+        let heard = std::mem::take(&mut *client.0.lock().unwrap());
+        assert_eq!((&heard.ids[..], &heard.end), (&said.ids[..2], &Some(Ok(Stop::End))));
+        let last = heard.last.map(|t| (t.id, t.top[0].0, (t.logprob - said.logprobs[2]).abs() < 1e-4));
+        assert_eq!(last, logprobs.map(|_| (said.ids[2], said.ids[2], true)));
+    }
 }

@@ -13,9 +13,6 @@ mod hub;
 mod interrupt;
 mod machine;
 mod model;
-#[cfg(test)]
-#[path = "../../../tests/common/models.rs"]
-mod models;
 mod naming;
 mod net;
 mod picture;
@@ -26,6 +23,10 @@ mod serve;
 mod store;
 mod terminal;
 mod wheel;
+
+#[cfg(test)]
+#[path = "../../../tests/common/models.rs"]
+mod real;
 
 use std::process::ExitCode;
 

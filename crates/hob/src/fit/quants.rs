@@ -236,9 +236,6 @@ fn fallback(wanted: DType, row: usize) -> DType {
 }
 
 #[cfg(test)]
-use crate::models;
-
-#[cfg(test)]
 mod tests {
     use super::*;
     use crate::fit::subject::Subject;
@@ -279,7 +276,7 @@ mod tests {
             ("gemma-3-270m-q4_k_m.gguf", "gemma-3-270m", Q4_K_M),
             ("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m", Q4_1),
         ] {
-            let gguf = hob_io::Gguf::open(&models::model(file)).unwrap();
+            let gguf = hob_io::Gguf::open(&crate::real::model(file)).unwrap();
             let row = zoo::find(row).unwrap();
             let outline = Subject::imagined(row, mix).unwrap().outline;
             let graph = outline.graph(1, 1).unwrap();

@@ -4,8 +4,6 @@ use crate::serve::refuse;
 use crate::serve::tally::Tally;
 use crate::serve::worker::{Job, Rule};
 
-use crate::models;
-
 /// A grammar with a bug.
 struct Bug;
 
@@ -57,7 +55,7 @@ async fn a_model_whose_thread_breaks_down_is_loaded_anew() {
     let limits = Limits { parallel: 4, queue: 8, guess: true };
     let policy = Policy { load, limits, keep: Keep::Always, cache: None };
     let manager = Arc::new(Manager::new(policy, metrics.clone()));
-    let path = models::model("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let path = crate::real::model("SmolLM2-135M-Instruct.Q4_1.gguf");
     manager.pin(Known::at("one".into(), path)).await.unwrap();
     for (broken, name) in [Some("one"), None].into_iter().enumerate() {
         let refusal = break_down(manager.get(Some("one"), Stay::default()).await.unwrap()).await;
