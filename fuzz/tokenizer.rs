@@ -53,9 +53,10 @@ pub fn tokenizer(data: &[u8]) {
     fn bytes(of: &[Vec<u8>]) -> List<'_, &[u8]> {
         Box::new(of.iter().map(Vec::as_slice))
     }
-    let kind = match choice(0) & 33 {
+    let kind = match choice(0) & 97 {
         0 => "gpt2",
         1 => "llama",
+        64 | 65 => "t5",
         _ => "bert",
     };
     let mut spec = Spec::new(kind, bytes(&tokens));

@@ -227,7 +227,7 @@ proptest! {
             let all = prompt.chunks(&CLIP, &frame(), &Embeddings::default());
             prop_assert!(!all.is_empty());
             // All tokens are there, in order.
-            let got: Vec<u32> = all.iter().flat_map(|chunk| inner(chunk)).copied().collect();
+            let got: Vec<u32> = all.iter().flat_map(inner).copied().collect();
             let tokens = |part: &Part| match part {
                 Part::Text(text, _) => CLIP.encode(text, false),
                 Part::Break => Vec::new(),
