@@ -46,7 +46,9 @@ pub(super) fn fold(c: &mut Call, window: Window) {
 }
 
 pub(super) fn conv2d(c: &mut Call, window: Window) {
-    let (x, kernel) = (c.x(0), c.x(1));
+    let (x, stored) = (c.x(0), c.x(1));
+    let mut kernel = vec![0.0; stored.shape.count()];
+    stored.dtype.decode(stored.bytes, &mut kernel);
     let bias = (c.arity() == 3).then(|| c.x(2).f32s());
     let (channels, h, w, k) = (x.shape[1], x.shape[2], x.shape[3], window.kernel as usize);
     let (outs, rows, columns) = (c.node.shape[1], c.node.shape[2], c.node.shape[3]);
@@ -58,7 +60,7 @@ pub(super) fn conv2d(c: &mut Call, window: Window) {
             for within in 0..k * k {
                 if let Some(p) = pixel(window, (h, w), step, (within / k, within % k)) {
                     let x = x.f32s()[(image * channels + channel) * h * w + p] as f64;
-                    sum += x * kernel.f32s()[(out * channels + channel) * k * k + within] as f64;
+                    sum += x * kernel[(out * channels + channel) * k * k + within] as f64;
                 }
             }
         }
