@@ -159,8 +159,13 @@ fn homes(graph: &Graph, live: &[bool], root: &[usize]) -> Vec<Home> {
         for (k, input) in n.inputs.iter().enumerate() {
             let Op::Weight(w) = graph.nodes[root[input.index()]].op else { continue };
             let weight = &graph.weights[w.0 as usize];
-            // Rows of another length are no whole blocks.
-            let as_stored = reads_stored(&n.op, k) && graph.node(*input).shape.last() == weight.shape.last();
+            // Rows of another length are no whole blocks; rows of a kernel are as long as its patches.
+            let (last, block) = (weight.shape.last(), weight.dtype.block());
+            let whole = match n.op {
+                Op::Conv2d(_) => block == 1,
+                _ => last.is_multiple_of(block) && graph.node(*input).shape.last() == last,
+            };
+            let as_stored = reads_stored(&n.op, k) && whole;
             if weight.dtype != DType::F32 && !as_stored {
                 homes[w.0 as usize] = Home::Decoded;
             }
