@@ -11,6 +11,7 @@ use hob_engine::{CHUNK, Cache, Scheduler, memory};
 use hob_grammar::Vocabulary;
 use hob_io::chat::Dialect;
 
+use super::images::Held;
 use super::keep::Keep;
 use super::known::Known;
 use super::metrics::Metrics;
@@ -193,6 +194,8 @@ pub struct Manager {
     loaded: Mutex<Vec<(Known, Arc<Ready>)>>,
     /// the one unloaded last is last
     left: Mutex<Vec<Left>>,
+    /// the picture model
+    pictures: Arc<Held>,
     /// one is loaded at a time, so that each plan knows of the others
     loading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -206,7 +209,8 @@ impl Manager {
     pub fn new(policy: Policy, metrics: Arc<Metrics>) -> Manager {
         let (pinned, loaded, left, loading) =
             (Mutex::default(), Mutex::default(), Mutex::default(), Arc::default());
-        Manager { policy, metrics, process: memory::process(), pinned, loaded, left, loading }
+        let (process, pictures) = (memory::process(), Arc::default());
+        Manager { policy, metrics, process, pinned, loaded, left, pictures, loading }
     }
 
     /// Loads a model that stays until the server ends.
@@ -225,7 +229,7 @@ impl Manager {
                 all.extend(Known::of_preset(kept, &found)); // one without its base is none
             }
         }
-        for model in &found.models {
+        for model in found.models.iter().filter(|m| m.kind == store::Kind::Text) {
             if !all.iter().any(|k| k.path == model.path) {
                 all.push(Known::of(model));
             }
@@ -270,6 +274,13 @@ impl Manager {
             && let Some(known) = known.iter().find(|k| k.path == path)
         {
             return Ok(known.clone());
+        }
+        let found = tokio::task::spawn_blocking(store::discover).await.unwrap_or_default();
+        let picture = found.models.iter().find(|m| m.kind == store::Kind::Image && Known::of(m).is(name));
+        if let Some(picture) = picture {
+            let name = terminal::clean(&picture.name);
+            let message = format!("{name} makes pictures: ask /v1/images/generations for one");
+            return Err(Refusal { field: Some("model".into()), ..Refusal::new(Kind::UnknownModel, message) });
         }
         let names = known.iter().flat_map(|k| k.others.iter().chain([&k.name]));
         let names = names.map(|own| (crate::near::plain(own), own.as_str()));
@@ -397,7 +408,7 @@ impl Manager {
         let left: u64 = lock(&self.left).iter().map(|left| left.bytes).sum();
         let limit = self.policy.load.memory.unwrap_or(u64::MAX);
         // What is loaded may not be in memory yet, so it is its plan that counts.
-        limit.min(room::free(memory::process())).saturating_sub(others + left)
+        limit.min(room::free(memory::process())).saturating_sub(others + left + self.pictures.bytes())
     }
 
     /// Where the model fits, after others that nobody uses have made room for it: what unloaded ones left, then the
@@ -407,8 +418,36 @@ impl Manager {
             let how = Load { memory: Some(self.limit()), ..how.clone() };
             let room = opened.room(&how, self.process);
             let whole = room.as_ref().is_ok_and(|room| room.note.is_none());
-            if whole || !self.forget() && !self.evict(|_| true) {
+            if whole || !self.forget() && !self.pictures.let_go() && !self.evict(|_| true) {
                 return room;
+            }
+        }
+    }
+
+    /// The place of the picture model.
+    pub fn pictures(&self) -> &Arc<Held> {
+        &self.pictures
+    }
+
+    /// Threads that a model runs on.
+    pub fn threads(&self) -> usize {
+        crate::model::options(self.policy.load.threads).threads
+    }
+
+    /// Makes room for so many bytes of a picture, whose own do not count yet: what unloaded models left goes first, then the
+    /// ones unused longest. It may wait for one that is being loaded, so it is not for threads that answer requests.
+    ///
+    /// # Errors
+    /// There are only so many bytes.
+    pub fn make_room(&self, bytes: u64) -> Result<(), u64> {
+        let _turn = self.loading.blocking_lock();
+        loop {
+            let limit = self.limit();
+            if limit >= bytes {
+                return Ok(());
+            }
+            if !self.forget() && !self.evict(|_| true) {
+                return Err(limit);
             }
         }
     }
@@ -496,6 +535,7 @@ impl Manager {
     pub fn expire(&self) {
         let over = |r: &Ready| matches!(r.idle(), (idle, Keep::For(keep)) if idle >= keep);
         while self.evict(over) {}
+        self.pictures.expire(self.policy.keep);
     }
 
     /// Unloads the model at `path`, if it is loaded. It may wait for its thread to end.
