@@ -44,14 +44,26 @@ fn loaded(app: &App) -> Value {
             "expires_in_s": left,
         })
     };
-    json!({"models": app.manager.loaded().iter().map(one).collect::<Vec<_>>()})
+    let mut models: Vec<Value> = app.manager.loaded().iter().map(one).collect();
+    models.extend(app.images.loaded().map(|picture| {
+        let left = match picture.keep {
+            Keep::For(time) => Some(time.saturating_sub(picture.idle).as_secs_f64()),
+            Keep::Always => None,
+        };
+        json!({
+            "name": picture.name, "kind": "image", "planned_bytes": picture.bytes, "context": 0, "cache_tokens": 0,
+            "cache_room": 0, "running": picture.running, "waiting": picture.waiting, "pinned": false, "since": picture.since,
+            "expires_in_s": left,
+        })
+    }));
+    json!({"models": models})
 }
 
 async fn unload(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let released = || -> Result<()> {
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let name = body["model"].as_str().ok_or_else(|| Refusal::field("model", "`model` is missing"))?;
-        match app.manager.release(name) {
+        match app.manager.release(name) || app.images.release(name) {
             true => Ok(()),
             false => Err(Refusal::new(
                 Kind::UnknownModel,

@@ -429,6 +429,11 @@ impl Manager {
         &self.pictures
     }
 
+    /// How long a model stays where nothing else is said.
+    pub fn keep(&self) -> Keep {
+        self.policy.keep
+    }
+
     /// Threads that a model runs on.
     pub fn threads(&self) -> usize {
         crate::model::options(self.policy.load.threads).threads

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::lock;
 use crate::picture::Studio;
@@ -22,8 +22,8 @@ pub struct Open {
 #[derive(Default)]
 pub struct Held {
     open: Mutex<Option<Open>>,
-    /// which one is open, also while it paints; and when it was used last
-    noted: Mutex<Option<(Known, Instant)>>,
+    /// which one is open, also while it paints; since when, and when it was used last
+    noted: Mutex<Option<(Known, SystemTime, Instant)>>,
     bytes: AtomicU64,
 }
 
@@ -35,7 +35,9 @@ impl Held {
 
     /// Notes what is in the place, and how many bytes that takes.
     pub fn note(&self, known: Option<&Known>, bytes: u64) {
-        *lock(&self.noted) = known.map(|k| (k.clone(), Instant::now()));
+        let mut noted = lock(&self.noted);
+        let since = noted.take().map_or_else(SystemTime::now, |(_, since, _)| since);
+        *noted = known.map(|k| (k.clone(), since, Instant::now()));
         self.bytes.store(bytes, Ordering::SeqCst);
     }
 
@@ -44,14 +46,19 @@ impl Held {
         self.bytes.load(Ordering::SeqCst)
     }
 
-    /// The model that is open.
-    pub fn model(&self) -> Option<Known> {
-        lock(&self.noted).as_ref().map(|(known, _)| known.clone())
+    /// The model that is open, and since when.
+    pub fn model(&self) -> Option<(Known, SystemTime)> {
+        lock(&self.noted).as_ref().map(|(known, since, _)| (known.clone(), *since))
     }
 
     /// Since it was used.
     pub fn idle(&self) -> Duration {
-        lock(&self.noted).as_ref().map_or(Duration::ZERO, |(_, used)| used.elapsed())
+        lock(&self.noted).as_ref().map_or(Duration::ZERO, |(_, _, used)| used.elapsed())
+    }
+
+    /// Whether somebody uses it.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.open.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     /// Lets the model go, if there is one and nobody uses it. Returns whether there was.

@@ -11,11 +11,12 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use hob_io::picture::Recipe;
 use tokio::sync::oneshot;
 
+use super::keep::Keep;
 use super::known::Known;
 use super::manager::Manager;
 use super::refusal::{Kind, Refusal, Result};
@@ -73,6 +74,24 @@ impl Progress {
         let steps = self.steps.max(1) as f64;
         (f64::from(self.picture) + self.step as f64 / steps) / f64::from(self.pictures.max(1))
     }
+}
+
+/// The picture model that is loaded.
+pub struct Loaded {
+    /// its name
+    pub name: String,
+    /// planned to be taken
+    pub bytes: u64,
+    /// since it was used
+    pub idle: Duration,
+    /// how long it stays so
+    pub keep: Keep,
+    /// seconds since 1970, when it was loaded
+    pub since: u64,
+    /// requests being answered
+    pub running: usize,
+    /// requests that wait
+    pub waiting: usize,
 }
 
 /// A request that is not over.
@@ -137,6 +156,7 @@ pub struct Images {
     last: AtomicU64,
     /// milliseconds that the last request took
     took: Arc<AtomicU64>,
+    keep: Keep,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -157,7 +177,7 @@ impl Images {
         thread.spawn(move || worker.work(&received)).map_err(|e| {
             crate::error::Error::new(format!("the system grants no thread for pictures: {e}"))
         })?;
-        Ok(Images { given, held, queue, jobs, last: AtomicU64::new(0), took })
+        Ok(Images { given, held, queue, jobs, last: AtomicU64::new(0), took, keep: manager.keep() })
     }
 
     /// Every picture model that a client may name.
@@ -188,7 +208,7 @@ impl Images {
         };
         let Some(name) = name else {
             let last = self.held.model();
-            let last = last.and_then(|last| known.iter().find(|k| k.same(&last)));
+            let last = last.and_then(|(last, _)| known.iter().find(|k| k.same(&last)));
             return match (last, &known[..]) {
                 (Some(last), _) => Ok(last.clone()),
                 (None, [only]) => Ok(only.clone()),
@@ -255,10 +275,25 @@ impl Images {
         live.map(|live| live.stop.store(true, Ordering::SeqCst)).is_some()
     }
 
-    /// The model that is loaded, and bytes that it is planned to take.
-    pub fn loaded(&self) -> Option<(Known, u64, Duration)> {
-        let known = self.held.model()?;
-        Some((known, self.held.bytes(), self.held.idle()))
+    /// The model that is loaded.
+    pub fn loaded(&self) -> Option<Loaded> {
+        let (known, since) = self.held.model()?;
+        let requests = lock(&self.queue).len();
+        let running = usize::from(self.held.is_busy() && requests > 0);
+        Some(Loaded {
+            name: known.name,
+            bytes: self.held.bytes(),
+            idle: if running > 0 { Duration::ZERO } else { self.held.idle() },
+            keep: self.keep,
+            since: since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            running,
+            waiting: requests - running,
+        })
+    }
+
+    /// Lets the model of that name go, if it is loaded and nobody uses it. Returns whether it did.
+    pub fn release(&self, name: &str) -> bool {
+        self.held.model().is_some_and(|(known, _)| known.is(name)) && self.held.let_go()
     }
 }
 
