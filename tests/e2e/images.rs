@@ -344,3 +344,56 @@ fn an_idle_picture_model_is_let_go() {
     }
     make().ok();
 }
+
+#[test]
+fn the_page_keeps_pictures_and_deletes_them_for_real() {
+    let world = World::new();
+    let server = serving(&world, &[]);
+    let told = server.get("/hob/images").ok();
+    assert_eq!((&told["models"], &told["pictures"]), (&json!(["tiny-sd"]), &json!([])));
+    let (image, clear, _) = given();
+    let url = |bytes: &[u8]| format!("data:image/png;base64,{}", BASE64_STANDARD.encode(bytes));
+    let new = json!({"model": "tiny-sd", "prompt": "a secret lighthouse", "steps": 2, "seed": 3, "count": 2, "width": 340, "height": 8,
+        "image": url(&image), "mask": url(&clear), "strength": 0.5});
+    let ids = server.post("/hob/images", &new).ok()["ids"].clone();
+    assert_eq!(ids, json!([1, 2]));
+    let list = server.get("/hob/images").ok()["pictures"].clone();
+    assert_eq!((&list[0]["id"], &list[0]["recipe"]["seed"]), (&json!(2), &json!(4)));
+    assert_eq!(list[1]["recipe"]["prompt"], "a secret lighthouse");
+    let file = |name: &str| {
+        let reply = server.bytes(&format!("/hob/images/2/{name}"));
+        Picture::read(&reply, Path::new("file")).map(|p| (p.width, p.height))
+    };
+    assert_eq!((file("picture.png").unwrap(), file("small.png").unwrap()), ((340, 8), (320, 7)));
+    assert_eq!(server.get("/hob/images/2/other.png").status, 404);
+    assert_eq!(server.get("/hob/images?before=2").ok()["pictures"].as_array().unwrap().len(), 1);
+    for bad in [json!({"count": 0}), json!({"strength": 2}), json!({"sampler": "x"}), json!({"image": "http://x"}), json!({"other": 1})] {
+        assert_eq!(server.post("/hob/images", &with(new.clone(), bad.clone())).status, 400, "{bad}");
+    }
+    // What is made goes on though who asked left, until it is stopped; then nothing is kept.
+    let long = with(new, json!({"steps": 1000, "image": null, "mask": null}));
+    let body = long.to_string();
+    let head = format!("POST /hob/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+    let stream = server.open(&(head + &body));
+    let running = || server.get("/hob/images/running").ok()["running"].clone();
+    let start = Instant::now();
+    while running()[0]["step"].as_u64().unwrap_or(0) < 2 {
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+    drop(stream);
+    std::thread::sleep(Duration::from_millis(300));
+    let now = running();
+    assert!(now[0]["steps"] == 1000 && now[0]["left"].as_f64().unwrap() > 0.0, "{now}");
+    assert_eq!(server.post("/hob/images/stop", &json!({"id": now[0]["id"]})).ok()["stopped"], true);
+    idle(&server);
+    assert_eq!(server.get("/hob/images").ok()["pictures"].as_array().unwrap().len(), 2);
+
+    server.delete("/hob/images/1").ok();
+    assert_eq!(server.delete("/hob/images/1").status, 404);
+    server.delete("/hob/images").ok();
+    assert_eq!(server.get("/hob/images").ok()["pictures"], json!([]));
+    let on_disk = |name: &str| std::fs::read(world.path("hob").join(name)).unwrap_or_default();
+    for name in ["conversations.sqlite", "conversations.sqlite-wal"] {
+        assert!(!on_disk(name).windows(10).any(|w| w == b"lighthouse"), "{name}");
+    }
+}

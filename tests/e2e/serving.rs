@@ -120,6 +120,12 @@ impl Serving {
         reply(self.agent.post(self.url(path)).content_type(kind).send(body).unwrap())
     }
 
+    /// The bytes at a path.
+    #[track_caller]
+    pub fn bytes(&self, path: &str) -> Vec<u8> {
+        self.agent.get(self.url(path)).call().unwrap().into_body().read_to_vec().unwrap()
+    }
+
     #[track_caller]
     pub fn send_get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
         let request =

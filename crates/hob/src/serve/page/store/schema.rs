@@ -47,6 +47,14 @@ pub const MIGRATIONS: &[&str] = &[
     CREATE VIRTUAL TABLE words USING fts5(text, conversation UNINDEXED, tokenize = 'trigram');
     INSERT INTO words(words, rank) VALUES ('secure-delete', 1);",
     "ALTER TABLE conversations ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;",
+    "CREATE TABLE pictures (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        created INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        recipe TEXT NOT NULL,
+        png BLOB NOT NULL,
+        small BLOB NOT NULL
+    ) STRICT;",
 ];
 
 /// Settings of a connection, which the file does not keep.
