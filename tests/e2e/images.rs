@@ -55,7 +55,8 @@ fn given() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
 fn form(server: &Serving, files: &[(&str, &[u8])], fields: &[(&str, &str)]) -> Reply {
     let mut body = Vec::new();
     for (name, bytes) in files {
-        let head = format!("--xyz\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{name}.png\"\r\n");
+        let head =
+            format!("--xyz\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{name}.png\"\r\n");
         body.extend([head.as_bytes(), b"Content-Type: image/png\r\n\r\n", bytes, b"\r\n"].concat());
     }
     for (name, value) in fields {
@@ -79,11 +80,20 @@ fn pictures_come_from_words() {
 
     // The same again, as the second of two, and by the command line.
     let again = server.post(MAKE, &with(ask("a (red:1.3) fox"), json!({"seed": 4, "n": 2}))).ok();
-    let seeds: Vec<_> = again["data"].as_array().unwrap().iter().map(|d| d["seed"].as_u64().unwrap()).collect();
+    let seeds: Vec<_> =
+        again["data"].as_array().unwrap().iter().map(|d| d["seed"].as_u64().unwrap()).collect();
     assert_eq!(seeds, [4, 5]);
     assert_eq!(decode(&again["data"][1]["b64_json"]).0, picture);
     let model = world.path("hob/models/tiny-sd");
-    let run = world.run(&["image", model.to_str().unwrap(), "a (red:1.3) fox", "--steps=2", "--seed=5", "--sampler=euler", "-o=x.png"]);
+    let run = world.run(&[
+        "image",
+        model.to_str().unwrap(),
+        "a (red:1.3) fox",
+        "--steps=2",
+        "--seed=5",
+        "--sampler=euler",
+        "-o=x.png",
+    ]);
     run.ok();
     assert_eq!(Picture::open(&world.path("x.png")).unwrap(), picture);
     assert_ne!(decode(&again["data"][0]["b64_json"]).0, picture);
@@ -156,7 +166,10 @@ fn picture_models_are_listed_as_such() {
     tiny_picture::sd15(&elsewhere);
     let server = Serving::start(&world, &["--image-model", elsewhere.to_str().unwrap()]);
     server.post(MAKE, &with(ask("x"), json!({"model": "Painter-1.5"}))).ok();
-    assert!(server.post(MAKE, &with(ask("x"), json!({"model": null}))).ok()["data"][0]["recipe"]["model"] == "painter-1.5");
+    assert!(
+        server.post(MAKE, &with(ask("x"), json!({"model": null}))).ok()["data"][0]["recipe"]["model"]
+            == "painter-1.5"
+    );
     server.post(MAKE, &with(ask("x"), json!({"model": elsewhere}))).fails(404);
     world.run(&["serve", "--port=0", "--image-model=nowhere"]).fails("nowhere");
 }
@@ -166,7 +179,14 @@ fn pictures_are_edited_alike_in_both_dialects() {
     let world = World::new();
     let server = serving(&world, &[]);
     let (image, clear, white) = given();
-    let fields = [("prompt", "a door"), ("seed", "9"), ("steps", "4"), ("sampler", "euler"), ("schedule", "normal"), ("cfg", "7")];
+    let fields = [
+        ("prompt", "a door"),
+        ("seed", "9"),
+        ("steps", "4"),
+        ("sampler", "euler"),
+        ("schedule", "normal"),
+        ("cfg", "7"),
+    ];
     let sized = [&fields[..], &[("size", "32x24"), ("model", "tiny-sd")]].concat();
     let edit = |files: &[(&str, &[u8])], more: &[(&str, &str)]| {
         let reply = form(&server, files, &[&sized[..], more].concat()).ok();
@@ -202,8 +222,14 @@ fn pictures_are_edited_alike_in_both_dialects() {
 
     assert!(form(&server, &[], &fields).fails(400).contains("`image` is missing"));
     assert!(form(&server, &[("image", b"no picture")], &fields).fails(400).contains("image"));
-    assert!(form(&server, &[("image[]", &image), ("image[]", &image)], &fields).fails(400).contains("one at a time"));
-    assert!(server.send_bytes(EDIT, b"--xyz", "multipart/form-data; boundary=xyz").fails(400).contains("damaged"));
+    assert!(
+        form(&server, &[("image[]", &image), ("image[]", &image)], &fields)
+            .fails(400)
+            .contains("one at a time")
+    );
+    assert!(
+        server.send_bytes(EDIT, b"--xyz", "multipart/form-data; boundary=xyz").fails(400).contains("damaged")
+    );
 }
 
 #[test]
@@ -217,7 +243,10 @@ fn clients_of_a1111_find_what_they_ask_for() {
     let images = reply["images"].as_array().unwrap();
     let (picture, recipe) = decode(&images[1]);
     assert_eq!((images.len(), picture.width, picture.height, recipe.seed), (2, 36, 32, 8));
-    assert_eq!((recipe.sampler.as_str(), recipe.schedule.as_str(), recipe.clip_skip), ("dpmpp_2m", "karras", Some(2)));
+    assert_eq!(
+        (recipe.sampler.as_str(), recipe.schedule.as_str(), recipe.clip_skip),
+        ("dpmpp_2m", "karras", Some(2))
+    );
     let info: Value = serde_json::from_str(reply["info"].as_str().unwrap()).unwrap();
     assert_eq!(info["all_seeds"], json!([7, 8]));
     let text = info["infotexts"][0].as_str().unwrap();
@@ -238,7 +267,11 @@ fn clients_of_a1111_find_what_they_ask_for() {
     }
     assert_eq!(server.get("/sdapi/v1/progress").ok()["progress"], 0.0);
     // What would change the picture and is not there is refused, in A1111's shape.
-    for more in [json!({"enable_hr": true}), json!({"script_name": "x"}), json!({"alwayson_scripts": {"controlnet": {}}})] {
+    for more in [
+        json!({"enable_hr": true}),
+        json!({"script_name": "x"}),
+        json!({"alwayson_scripts": {"controlnet": {}}}),
+    ] {
         let refused = server.post("/sdapi/v1/txt2img", &with(ask.clone(), more));
         assert_eq!(refused.status, 501, "{}", refused.text);
         assert!(refused.json()["detail"].as_str().unwrap().contains("leave it out"));
@@ -367,13 +400,20 @@ fn the_page_keeps_pictures_and_deletes_them_for_real() {
     assert_eq!((file("picture.png").unwrap(), file("small.png").unwrap()), ((340, 8), (320, 7)));
     assert_eq!(server.get("/hob/images/2/other.png").status, 404);
     assert_eq!(server.get("/hob/images?before=2").ok()["pictures"].as_array().unwrap().len(), 1);
-    for bad in [json!({"count": 0}), json!({"strength": 2}), json!({"sampler": "x"}), json!({"image": "http://x"}), json!({"other": 1})] {
+    for bad in [
+        json!({"count": 0}),
+        json!({"strength": 2}),
+        json!({"sampler": "x"}),
+        json!({"image": "http://x"}),
+        json!({"other": 1}),
+    ] {
         assert_eq!(server.post("/hob/images", &with(new.clone(), bad.clone())).status, 400, "{bad}");
     }
     // What is made goes on though who asked left, until it is stopped; then nothing is kept.
     let long = with(new, json!({"steps": 1000, "image": null, "mask": null}));
     let body = long.to_string();
-    let head = format!("POST /hob/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head =
+        format!("POST /hob/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     let stream = server.open(&(head + &body));
     let running = || server.get("/hob/images/running").ok()["running"].clone();
     let start = Instant::now();

@@ -1,6 +1,7 @@
 //! Forms with files, `multipart/form-data` (RFC 7578), of a body that is there whole.
 
 use super::refusal::{Kind, Refusal, Result};
+use crate::file::find;
 
 /// Parts of a form at most.
 const MOST: usize = 256;
@@ -73,18 +74,6 @@ fn name(headers: &str) -> Option<String> {
     Some(name.to_string()).filter(|n| !n.is_empty() && n.len() <= 100)
 }
 
-fn find(text: &[u8], part: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    while let Some(next) = text[at..].iter().position(|b| *b == part[0]) {
-        at += next;
-        if text[at..].starts_with(part) {
-            return Some(at);
-        }
-        at += 1;
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,7 +82,9 @@ mod tests {
     fn forms_are_read() {
         assert_eq!(boundary("multipart/form-data; boundary=\"a b\""), Some("a b"));
         assert_eq!(boundary("Multipart/Form-Data;charset=x; Boundary=abc"), Some("abc"));
-        assert!(boundary("application/json").is_none() && boundary("multipart/form-data; boundary=").is_none());
+        assert!(
+            boundary("application/json").is_none() && boundary("multipart/form-data; boundary=").is_none()
+        );
         let body = b"before\r\n--x\r\ncontent-disposition: form-data; name=\"a\"; filename=\"n\"\r\nContent-Type: t\r\n\r\n\
             1\r\n\r\n--y\r\n--x\r\nContent-Disposition: form-data; name=b\r\n\r\n\r\n--x--\r\nafter";
         let all = parts(body, "x").unwrap();

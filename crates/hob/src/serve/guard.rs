@@ -130,7 +130,8 @@ impl Guard {
         // A1111's clients know no other way to show one than as a password.
         let password = text(header::AUTHORIZATION).and_then(|v| {
             let (scheme, rest) = v.split_once(' ')?;
-            let decoded = BASE64_STANDARD.decode(rest.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+            let decoded =
+                BASE64_STANDARD.decode(rest.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
             Some(String::from_utf8(decoded).ok()?.split_once(':')?.1.to_string())
         });
         let key = || text(HeaderName::from_static("x-api-key")).map(String::from);

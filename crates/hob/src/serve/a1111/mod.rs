@@ -63,7 +63,8 @@ pub fn routes() -> Router<Arc<App>> {
 
 /// A refusal as FastAPI and A1111 write theirs.
 pub fn refuse(refusal: &Refusal) -> Response {
-    let body = json!({"error": "HTTPException", "detail": refusal.message, "body": "", "errors": refusal.message});
+    let body =
+        json!({"error": "HTTPException", "detail": refusal.message, "body": "", "errors": refusal.message});
     (refusal.status(), Json(body)).into_response()
 }
 
@@ -111,9 +112,7 @@ fn samplers() -> Value {
 }
 
 fn schedulers() -> Value {
-    let one = |name: &str, label: &str| {
-        json!({"name": name, "label": label, "aliases": null, "default_rho": -1.0, "need_inner_model": false})
-    };
+    let one = |name: &str, label: &str| json!({"name": name, "label": label, "aliases": null, "default_rho": -1.0, "need_inner_model": false});
     let all = Schedule::ALL.iter().map(|s| one(s.name(), label(s.name())));
     [one("automatic", "Automatic")].into_iter().chain(all).collect()
 }

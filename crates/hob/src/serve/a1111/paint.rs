@@ -90,7 +90,8 @@ fn wish(f: &Fields) -> Result<Wish> {
         return Err(Refusal::field("n_iter", "`batch_size` times `n_iter` is more than 100 pictures"));
     }
     let seed = f.integer("seed")?.and_then(|seed| u64::try_from(seed).ok());
-    let skip = f.object("override_settings")?.map(|s| s.count("CLIP_stop_at_last_layers", 1..=12)).transpose()?;
+    let skip =
+        f.object("override_settings")?.map(|s| s.count("CLIP_stop_at_last_layers", 1..=12)).transpose()?;
     Ok(Wish {
         prompt: prompt_text(f, "prompt")?.unwrap_or_default(),
         negative: prompt_text(f, "negative_prompt")?.unwrap_or_default(),
@@ -113,9 +114,13 @@ fn wish(f: &Fields) -> Result<Wish> {
 fn start(f: &Fields) -> Result<Start> {
     let images = f.strings("init_images")?;
     let [image] = &images[..] else {
-        return Err(Refusal::field("init_images", format!("`init_images` must hold one picture, and holds {}", images.len())));
+        return Err(Refusal::field(
+            "init_images",
+            format!("`init_images` must hold one picture, and holds {}", images.len()),
+        ));
     };
-    let mask = f.text("mask")?.filter(|m| !m.is_empty()).map(|mask| images_base64("mask", mask)).transpose()?;
+    let mask =
+        f.text("mask")?.filter(|m| !m.is_empty()).map(|mask| images_base64("mask", mask)).transpose()?;
     // Zero or one, or true where a client writes it so.
     let inverted = match f.get("inpainting_mask_invert") {
         Some(Value::Bool(b)) => *b,

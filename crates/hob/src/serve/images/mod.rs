@@ -202,7 +202,9 @@ impl Images {
         let names = || {
             let names: Vec<String> = known.iter().take(10).map(|k| terminal::clean(&k.name)).collect();
             match names.is_empty() {
-                true => "there is no picture model on this machine: hob serve --image-model PATH gives one".into(),
+                true => {
+                    "there is no picture model on this machine: hob serve --image-model PATH gives one".into()
+                }
                 false => format!("there are {}", names.join(", ")),
             }
         };
@@ -302,5 +304,7 @@ impl Images {
 /// # Errors
 /// They could not be made; or they were stopped before the first was there.
 pub async fn wait(answer: Answer) -> Result<Vec<Made>> {
-    answer.await.unwrap_or_else(|_| Err(Refusal::failed("a bug in Hob stopped this picture; please report it")))
+    answer
+        .await
+        .unwrap_or_else(|_| Err(Refusal::failed("a bug in Hob stopped this picture; please report it")))
 }

@@ -93,7 +93,10 @@ impl Wish {
         let image = read("image", &start.image)?;
         let mut mask = start.mask.as_ref().map(|bytes| read("mask", bytes)).transpose()?;
         // A picture that is transparent in parts is its own mask, where that is how masks are written.
-        if mask.is_none() && start.marked == Marked::Clear && image.alpha.as_ref().is_some_and(|a| a.contains(&0)) {
+        if mask.is_none()
+            && start.marked == Marked::Clear
+            && image.alpha.as_ref().is_some_and(|a| a.contains(&0))
+        {
             mask = Some(image.clone());
         }
         let mask = mask.map(|mask| marked(mask, start.marked, (image.width, image.height))).transpose()?;
@@ -116,7 +119,9 @@ impl Wish {
         let side = |n: usize| if self.round { (n / multiple).max(1) * multiple } else { n };
         let (width, height) = (side(width), side(height));
         if !width.is_multiple_of(multiple) || !height.is_multiple_of(multiple) {
-            let message = format!("a picture of {width}x{height} cannot be made: sides must be multiples of {multiple}");
+            let message = format!(
+                "a picture of {width}x{height} cannot be made: sides must be multiples of {multiple}"
+            );
             return Err(Refusal::field("size", message));
         }
         Ok(Recipe {

@@ -35,11 +35,12 @@ impl Worker {
             let start = Instant::now();
             let made = match gone() {
                 true => Err(stopped()),
-                false => catch_unwind(AssertUnwindSafe(|| self.make(&model, &wish, &live, &gone))).unwrap_or_else(|_| {
-                    // What it left behind is not trusted.
-                    self.manager.pictures().let_go();
-                    Err(Refusal::failed("a bug in Hob stopped this picture; please report it"))
-                }),
+                false => catch_unwind(AssertUnwindSafe(|| self.make(&model, &wish, &live, &gone)))
+                    .unwrap_or_else(|_| {
+                        // What it left behind is not trusted.
+                        self.manager.pictures().let_go();
+                        Err(Refusal::failed("a bug in Hob stopped this picture; please report it"))
+                    }),
             };
             self.took.store(start.elapsed().as_millis() as u64, Ordering::Relaxed);
             lock(&self.queue).remove(&id);
@@ -47,7 +48,13 @@ impl Worker {
         }
     }
 
-    fn make(&self, model: &Known, wish: &super::Wish, live: &Live, gone: &dyn Fn() -> bool) -> Result<Vec<Made>> {
+    fn make(
+        &self,
+        model: &Known,
+        wish: &super::Wish,
+        live: &Live,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Vec<Made>> {
         let held = self.manager.pictures();
         let mut place = held.take();
         lock(&live.at).doing = "loading";
@@ -57,8 +64,9 @@ impl Worker {
                 drop(other);
                 held.note(None, 0);
                 let threads = self.manager.threads();
-                let studio = Studio::open(&model.path, &Extras::default(), threads)
-                    .map_err(|e| Refusal::failed(format!("{} cannot be loaded: {e}", terminal::clean(&model.name))))?;
+                let studio = Studio::open(&model.path, &Extras::default(), threads).map_err(|e| {
+                    Refusal::failed(format!("{} cannot be loaded: {e}", terminal::clean(&model.name)))
+                })?;
                 terminal::note(&format!("{} is loaded", terminal::clean(&model.name)));
                 Open { known: model.clone(), studio }
             }

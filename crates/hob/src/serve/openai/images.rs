@@ -74,7 +74,8 @@ fn read(bytes: Vec<u8>, kind: &str) -> Result<(Value, Start)> {
         };
         for text in each {
             let text = text.as_str().or_else(|| text["image_url"].as_str());
-            let text = text.ok_or_else(|| Refusal::field(name, format!("`{name}` must be a picture in base64")))?;
+            let text =
+                text.ok_or_else(|| Refusal::field(name, format!("`{name}` must be a picture in base64")))?;
             pictures.push((name.into(), images_base64(name, text)?));
         }
     }
@@ -85,7 +86,10 @@ fn read(bytes: Vec<u8>, kind: &str) -> Result<(Value, Start)> {
         }
         match all.len() {
             0 | 1 => Ok(all.pop()),
-            n => Err(Refusal::field(name, format!("`{name}` holds {n} pictures, and Hob's models edit one at a time"))),
+            n => Err(Refusal::field(
+                name,
+                format!("`{name}` holds {n} pictures, and Hob's models edit one at a time"),
+            )),
         }
     };
     let (image, mask) = (of("image")?, of("mask")?);
@@ -101,7 +105,10 @@ pub fn images_base64(field: &str, text: &str) -> Result<Vec<u8>> {
         None => Some(text),
     };
     let bare = bare.ok_or_else(|| {
-        Refusal::field(field, format!("`{field}` must be a picture in base64; Hob fetches nothing from an address"))
+        Refusal::field(
+            field,
+            format!("`{field}` must be a picture in base64; Hob fetches nothing from an address"),
+        )
     })?;
     let bare = bare.trim().trim_end_matches('=');
     let decoded = base64::prelude::BASE64_STANDARD_NO_PAD.decode(bare);
@@ -110,7 +117,8 @@ pub fn images_base64(field: &str, text: &str) -> Result<Vec<u8>> {
 
 /// A form's field: everything is text there, so that numbers are told by their names.
 fn value(name: &str, bytes: &[u8]) -> Result<Value> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Refusal::field(name, format!("`{name}` is no UTF-8")))?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|_| Refusal::field(name, format!("`{name}` is no UTF-8")))?;
     let number = matches!(name, "n" | "seed" | "steps" | "cfg" | "guidance" | "clip_skip" | "strength");
     let switch = name == "stream";
     Ok(match serde_json::from_str(text.trim()) {
@@ -125,14 +133,19 @@ fn wish(f: &Fields) -> Result<Wish> {
     let (width, height) = size(f)?;
     match f.text("response_format")? {
         None | Some("b64_json") => {}
-        Some("url") => return Err(f.wrong("response_format", "b64_json: Hob keeps no pictures to be fetched later")),
+        Some("url") => {
+            return Err(f.wrong("response_format", "b64_json: Hob keeps no pictures to be fetched later"));
+        }
         Some(_) => return Err(f.wrong("response_format", "b64_json")),
     }
     if !matches!(f.text("output_format")?, None | Some("png")) {
         return Err(f.wrong("output_format", "png"));
     }
     if f.flag("stream")? == Some(true) {
-        return Err(Refusal { field: Some("stream".into()), ..Refusal::new(Kind::Absent, "pictures are not streamed") });
+        return Err(Refusal {
+            field: Some("stream".into()),
+            ..Refusal::new(Kind::Absent, "pictures are not streamed")
+        });
     }
     let named = |name: &str| f.text(name).map(|text| text.filter(|t| !t.is_empty()));
     let wrong = |name: &'static str| move |e: String| Refusal::field(name, e);
@@ -206,7 +219,13 @@ mod tests {
         let json = br#"{"image": "data:image/png;base64,aGk=", "mask": "aGk", "prompt": "x"}"#;
         let (_, start) = read(json.to_vec(), "application/json").unwrap();
         assert_eq!((start.image, start.mask), (b"hi".to_vec(), Some(b"hi".to_vec())));
-        for bad in [r#"{"image": "http://x/y.png"}"#, r#"{"image": "§"}"#, r#"{"image": 3}"#, r#"{"image": ["a", "b"]}"#, "{}"] {
+        for bad in [
+            r#"{"image": "http://x/y.png"}"#,
+            r#"{"image": "§"}"#,
+            r#"{"image": 3}"#,
+            r#"{"image": ["a", "b"]}"#,
+            "{}",
+        ] {
             assert!(read(bad.into(), "application/json").is_err(), "{bad}");
         }
     }

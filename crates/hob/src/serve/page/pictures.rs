@@ -178,7 +178,9 @@ pub async fn file(State(app): Shared, Path((id, name)): Path<(i64, String)>) -> 
         return answer(Err(gone()));
     }
     match stored(&app, move |s| s.picture(id, small)).await.and_then(|png| png.ok_or_else(gone)) {
-        Ok(png) => ([(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")], png).into_response(),
+        Ok(png) => {
+            ([(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")], png).into_response()
+        }
         Err(refusal) => answer(Err(refusal)),
     }
 }
