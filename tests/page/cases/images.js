@@ -41,9 +41,9 @@ export async function images({ open, server }) {
   await page.waitForFunction(() => document.querySelectorAll('.shot').length === 2);
   assert.equal((await server.ask('GET', '/hob/images')).pictures[0].recipe.init.strength, 0.75);
   await fill(page, 'Steps', '1000');
-  await fill(page, 'Width', '256');
-  await fill(page, 'Height', '256');
-  page.forgiven.push('503');
+  await fill(page, 'Width', '128');
+  await fill(page, 'Height', '128');
+  page.forgiven.push('400');
   await page.getByRole('button', { name: 'Make it' }).click();
   await page.getByText(/step [1-9]\d* of/).waitFor();
   await page.reload();

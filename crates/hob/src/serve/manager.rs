@@ -439,7 +439,7 @@ impl Manager {
         crate::model::options(self.policy.load.threads).threads
     }
 
-    /// Makes room for so many bytes of a picture, whose own do not count yet: what unloaded models left goes first, then the
+    /// Makes room for so many bytes of a picture, and counts them; its own must not count yet. Of others what unloaded models left goes first, then the
     /// ones unused longest. It may wait for one that is being loaded, so it is not for threads that answer requests.
     ///
     /// # Errors
@@ -449,6 +449,7 @@ impl Manager {
         loop {
             let limit = self.limit();
             if limit >= bytes {
+                self.pictures.count(bytes);
                 return Ok(());
             }
             if !self.forget() && !self.evict(|_| true) {

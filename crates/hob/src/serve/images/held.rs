@@ -41,6 +41,11 @@ impl Held {
         self.bytes.store(bytes, Ordering::SeqCst);
     }
 
+    /// Counts so many bytes as planned.
+    pub fn count(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::SeqCst);
+    }
+
     /// Bytes that it is planned to take.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::SeqCst)

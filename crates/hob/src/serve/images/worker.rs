@@ -89,7 +89,6 @@ impl Worker {
                 ),
             )
         })?;
-        held.note(Some(model), bytes);
         let mut all = Vec::new();
         for index in 0..wish.count {
             let seed = recipe.seed.wrapping_add(index.into());
@@ -126,7 +125,8 @@ impl Worker {
 }
 
 fn stopped() -> Refusal {
-    Refusal::new(Kind::Busy, "this was stopped before a picture was there")
+    // Clients ask again by themselves where it is the server that is at fault.
+    Refusal::new(Kind::Invalid, "this was stopped before a picture was there")
 }
 
 /// Bytes that a picture takes: the denoiser, which stays, and the largest of what runs beside it.

@@ -62,14 +62,14 @@ export function imagesRoom(hob) {
   const form = h('form', { class: 'wish', onsubmit: (e) => { e.preventDefault(); make(); } },
     words('prompt', 'Prompt', 3, 'a lighthouse at dawn, (storm clouds:1.2)'),
     words('negative', 'Not', 1, 'blurry, text'),
-    choice('model', 'Model'), number('width', 'Width', { min: 8, max: 8192, step: 8 }), number('height', 'Height', { min: 8, max: 8192, step: 8 }),
+    choice('model', 'Model'), number('width', 'Width', { min: 8, max: 8192, step: 1 }), number('height', 'Height', { min: 8, max: 8192, step: 1 }),
     number('steps', 'Steps', { min: 1, max: 1000, step: 1 }), number('cfg', 'Guidance', { min: 0, max: 100, step: 'any' }),
     choice('sampler', 'Sampler'), choice('schedule', 'Schedule'),
     number('seed', 'Seed', { min: 0, max: Number.MAX_SAFE_INTEGER, step: 1 }, 'chance'), number('count', 'Pictures', { min: 1, max: 100, step: 1 }, '1'),
     h('details', { class: 'knob wide' }, h('summary', {}, 'Begin with a picture'),
       h('div', { class: 'begin' }, given('image', 'Picture', 'PNG, JPEG or WebP.'),
         given('mask', 'Mask', 'What is white in it, or transparent, is painted anew; the rest stays.'),
-        number('strength', 'Strength', { min: 0, max: 1, step: 0.05 }, '0.75'))),
+        number('strength', 'Strength', { min: 0, max: 1, step: 'any' }, '0.75'))),
     h('div', { class: 'row end wide' }, go));
   const running = h('div', { class: 'pulls', 'aria-live': 'polite' });
   const gallery = h('div', { class: 'gallery' });
