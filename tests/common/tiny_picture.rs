@@ -94,7 +94,7 @@ pub fn safetensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
         header.insert(name.clone(), entry);
     }
     let header = Value::Object(header).to_string();
-    let header = format!("{header:<1$}", header.len().next_multiple_of(8));
+    let header = format!("{header:<width$}", width = header.len().next_multiple_of(8));
     let length = (header.len() as u64).to_le_bytes();
     fs::write(path, [&length[..], header.as_bytes(), &data].concat()).unwrap();
 }
