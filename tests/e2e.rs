@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/models.rs"]
 mod models;
+#[path = "common/tiny_picture.rs"]
+mod tiny_picture;
 
 #[path = "e2e/answers.rs"]
 mod answers;
@@ -27,6 +29,8 @@ mod folders;
 #[cfg(unix)]
 #[path = "e2e/log.rs"]
 mod log;
+#[path = "e2e/images.rs"]
+mod images;
 #[path = "e2e/look.rs"]
 mod look;
 #[cfg(unix)]

@@ -114,6 +114,25 @@ impl Serving {
         reply(request.content_type("application/json").send(body).unwrap())
     }
 
+    /// A body that is no JSON.
+    #[track_caller]
+    pub fn send_bytes(&self, path: &str, body: &[u8], kind: &str) -> Reply {
+        reply(self.agent.post(self.url(path)).content_type(kind).send(body).unwrap())
+    }
+
+    /// The bytes at a path.
+    #[track_caller]
+    pub fn bytes(&self, path: &str) -> Vec<u8> {
+        self.agent.get(self.url(path)).call().unwrap().into_body().read_to_vec().unwrap()
+    }
+
+    #[track_caller]
+    pub fn send_get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let request =
+            headers.iter().fold(self.agent.get(self.url(path)), |r, (name, value)| r.header(*name, *value));
+        reply(request.call().unwrap())
+    }
+
     /// The events of a stream, `[DONE]` as a string.
     #[track_caller]
     pub fn stream(&self, path: &str, body: &Value) -> Vec<Value> {

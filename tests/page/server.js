@@ -1,6 +1,6 @@
 // A server with an empty home of its own, which holds the test models by links.
 
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -14,10 +14,11 @@ const models = path.join(root, 'target/test-models');
 export const MODEL = 'SmolLM2-135M-Instruct.Q4_1';
 
 export class Server {
-  constructor({ empty = false, args = [] } = {}) {
+  constructor({ empty = false, picture = false, args = [] } = {}) {
     this.home = fs.mkdtempSync(path.join(os.tmpdir(), 'hob-page-'));
     this.args = args;
     fs.mkdirSync(path.join(this.home, 'models'));
+    if (picture) execFileSync('python3', [path.join(root, 'tests/clients/picture.py'), path.join(this.home, 'models/tiny-sd')]);
     if (!empty) {
       const file = `${MODEL}.gguf`;
       fs.symlinkSync(fs.realpathSync(path.join(models, file)), path.join(this.home, 'models', file));

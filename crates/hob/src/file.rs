@@ -175,6 +175,20 @@ fn free_space(_: &Path) -> Option<u64> {
     None
 }
 
+/// Where `part`, which is not empty, stands first in `text`.
+pub fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    // The first byte is looked for alone, which is most of the work.
+    while let Some(next) = text[at..].iter().position(|b| *b == part[0]) {
+        at += next;
+        if text[at..].starts_with(part) {
+            return Some(at);
+        }
+        at += 1;
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,7 @@
 //! `hob serve`: models answer other programs over HTTP.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -63,9 +64,12 @@ pub struct ServeArgs {
     /// Answer for this host name as well, as behind a proxy; may be given several times
     #[arg(long, value_name = "NAME")]
     pub allow_host: Vec<String>,
-    /// The largest request
-    #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = crate::room::parse)]
-    pub max_body: u64,
+    /// A picture model to answer with, a folder or a file, beside those of hob list; may be given several times
+    #[arg(long, value_name = "PATH")]
+    pub image_model: Vec<PathBuf>,
+    /// The largest request [default: 32M, and 64M where pictures are sent]
+    #[arg(long, value_name = "SIZE", value_parser = crate::room::parse)]
+    pub max_body: Option<u64>,
     /// Connections open at the same time; more wait
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_connections: u16,
@@ -105,7 +109,9 @@ pub fn run(args: ServeArgs, global: &Global) -> Result<()> {
         token: token(args.token.or_else(|| std::env::var("HOB_TOKEN").ok().filter(|t| !t.is_empty())), ip)?,
         hosts: args.allow_host,
         origins: args.allow_origin,
-        max_body: usize::try_from(args.max_body).unwrap_or(usize::MAX),
+        max_body: most(args.max_body, 32 << 20),
+        max_pictures: most(args.max_body, 64 << 20),
+        pictures: args.image_model.iter().map(|path| picture(path)).collect::<Result<_>>()?,
         connections: args.max_connections.max(1).into(),
         offline: crate::net::Net::new(global.offline).offline(),
         log_prompts: args.log_prompts,
@@ -120,6 +126,20 @@ fn find(text: &str) -> Result<Known> {
         return Known::of_preset(kept, &found);
     }
     Known::here(store::resolve(text, &found)?, text)
+}
+
+fn most(given: Option<u64>, otherwise: usize) -> usize {
+    given.map_or(otherwise, |n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+/// A picture model by its path, called by its name without the ending. Its headers are read, so that what is wrong with it
+/// is said at once.
+fn picture(path: &Path) -> Result<Known> {
+    hob_io::Pipeline::open(path)?.check()?;
+    let path = path.canonicalize().map_err(|e| Error::io("open", path, &e))?;
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let name = name.unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Known::at(name, path))
 }
 
 /// The token to ask for: the one given, and beyond this machine one made up.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
+use axum::http::header;
 use axum::response::Response;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -40,23 +41,52 @@ impl FromRequest<Arc<App>> for Asked {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Asked, Response> {
         let path = request.uri().path().to_string();
-        let Some(tally) = request.extensions().get::<Arc<Tally>>().cloned() else {
-            return Err(refuse(&path, &Refusal::failed("the request was not counted")));
-        };
-        let body = read(request.into_body(), app, &tally).await.and_then(|bytes| {
-            if tally.logs() {
-                tally.words("asked", &String::from_utf8_lossy(&bytes));
-            }
-            parse(&bytes)
-        });
-        let body = body.map_err(|refusal| refuse(&path, &refusal))?;
-        Ok(Asked { app: app.clone(), tally, body })
+        let Sent { app, tally, bytes, .. } = Sent::from_request(request, app).await?;
+        if tally.logs() {
+            tally.words("asked", &String::from_utf8_lossy(&bytes));
+        }
+        let body = parse(&bytes).map_err(|refusal| refuse(&path, &refusal))?;
+        Ok(Asked { app, tally, body })
     }
 }
 
+/// A request with a body of any kind.
+pub struct Sent {
+    /// the server
+    pub app: Arc<App>,
+    /// what the request takes
+    pub tally: Arc<Tally>,
+    /// the body
+    pub bytes: Vec<u8>,
+    /// its content type
+    pub kind: String,
+}
+
+impl FromRequest<Arc<App>> for Sent {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Sent, Response> {
+        let path = request.uri().path().to_string();
+        let Some(tally) = request.extensions().get::<Arc<Tally>>().cloned() else {
+            return Err(refuse(&path, &Refusal::failed("the request was not counted")));
+        };
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let kind = kind.unwrap_or_default().to_string();
+        let most = if pictures(&path) { app.max_pictures } else { app.max_body };
+        let bytes = read(request.into_body(), most, app, &tally).await;
+        let bytes = bytes.map_err(|refusal| refuse(&path, &refusal))?;
+        Ok(Sent { app: app.clone(), tally, bytes, kind })
+    }
+}
+
+/// Whether requests to a path may hold pictures.
+fn pictures(path: &str) -> bool {
+    ["/v1/images/", "/sdapi/", "/hob/images"].iter().any(|own| path.starts_with(own))
+}
+
 /// All bytes of a body, within the server's bounds.
-async fn read(body: Body, app: &App, tally: &Tally) -> Result<Vec<u8>> {
-    let (most, slow) = (app.max_body, || Refusal::new(Kind::TooSlow, "the body came too slowly"));
+async fn read(body: Body, most: usize, app: &App, tally: &Tally) -> Result<Vec<u8>> {
+    let slow = || Refusal::new(Kind::TooSlow, "the body came too slowly");
     let too_large = || {
         let message = format!(
             "the body is larger than {}; hob serve --max-body allows more",
@@ -87,7 +117,8 @@ async fn read(body: Body, app: &App, tally: &Tally) -> Result<Vec<u8>> {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Value> {
+/// JSON of a body.
+pub fn parse(bytes: &[u8]) -> Result<Value> {
     // Nesting is bounded by serde_json itself, at 128.
     serde_json::from_slice(bytes).map_err(|e| match e.to_string() {
         deep if deep.starts_with("recursion limit") => {

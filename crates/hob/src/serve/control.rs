@@ -41,7 +41,19 @@ fn loaded(app: &App) -> Value {
             "expires_in_s": ready.left().map(|left| left.as_secs_f64()),
         })
     };
-    json!({"models": app.manager.loaded().iter().map(one).collect::<Vec<_>>()})
+    let mut models: Vec<Value> = app.manager.loaded().iter().map(one).collect();
+    models.extend(app.images.loaded().map(|picture| {
+        let left = match picture.keep {
+            Keep::For(time) => Some(time.saturating_sub(picture.idle).as_secs_f64()),
+            Keep::Always => None,
+        };
+        json!({
+            "name": picture.name, "kind": "image", "planned_bytes": picture.bytes, "context": 0, "cache_tokens": 0,
+            "cache_room": 0, "running": picture.running, "waiting": picture.waiting, "pinned": false, "since": picture.since,
+            "expires_in_s": left,
+        })
+    }));
+    json!({"models": models})
 }
 
 async fn unload(State(app): State<Arc<App>>, body: Bytes) -> Response {
@@ -55,6 +67,7 @@ async fn unload(State(app): State<Arc<App>>, body: Bytes) -> Response {
                 let message = "it was named when the server was started, and stays loaded until that ends";
                 Err(Refusal::new(Kind::Forbidden, message))
             }
+            Released::Absent if app.images.release(name) => Ok(json!({"status": "success"})),
             Released::Absent => Err(Refusal::new(Kind::UnknownModel, "no model of that name is loaded")),
         }
     };

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, uri::Authority};
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::refusal::{Kind, Refusal, Result};
@@ -123,10 +125,17 @@ impl Guard {
         let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
         let bearer = text(header::AUTHORIZATION).and_then(|v| {
             let (scheme, rest) = v.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
+            scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim().to_string())
         });
-        let shown = bearer.or_else(|| text(HeaderName::from_static("x-api-key")));
-        match shown {
+        // A1111's clients know no other way to show one than as a password.
+        let password = text(header::AUTHORIZATION).and_then(|v| {
+            let (scheme, rest) = v.split_once(' ')?;
+            let decoded =
+                BASE64_STANDARD.decode(rest.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+            Some(String::from_utf8(decoded).ok()?.split_once(':')?.1.to_string())
+        });
+        let key = || text(HeaderName::from_static("x-api-key")).map(String::from);
+        match bearer.or(password).or_else(key).as_deref() {
             Some(shown) if same(shown, token) => Ok(()),
             Some(_) => Err(Refusal::new(Kind::Unauthorized, "the token is not this server's")),
             None => Err(Refusal::new(
@@ -250,6 +259,8 @@ mod tests {
         assert_eq!(with("authorization", "Bearer secret"), Ok(0));
         assert_eq!(with("authorization", "bearer  secret"), Ok(0));
         assert_eq!(with("x-api-key", "secret"), Ok(0));
+        assert_eq!(with("authorization", "Basic dTpzZWNyZXQ="), Ok(0)); // u:secret
+        assert_eq!(with("authorization", "Basic c2VjcmV0Onh4"), Err(Kind::Unauthorized)); // secret:xx
         for bad in ["Bearer secre", "Bearer secrets", "secret", "Basic secret", "Bearer"] {
             assert_eq!(with("authorization", bad), Err(Kind::Unauthorized), "{bad}");
         }

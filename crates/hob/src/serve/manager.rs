@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hob_engine::cache::Size;
 use hob_engine::{Cache, memory};
 
+use super::images::Held;
 use super::keep::Keep;
 use super::known::Known;
 use super::metrics::Metrics;
@@ -63,6 +64,8 @@ pub struct Manager {
     loaded: Mutex<Vec<(Known, Arc<Ready>)>>,
     /// the one unloaded last is last
     left: Mutex<Vec<space::Left>>,
+    /// the picture model
+    pictures: Arc<Held>,
     /// one is loaded at a time, so that each plan knows of the others
     loading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -76,7 +79,8 @@ impl Manager {
     pub fn new(policy: Policy, metrics: Arc<Metrics>) -> Manager {
         let (pinned, loaded, left, loading) =
             (Mutex::default(), Mutex::default(), Mutex::default(), Arc::default());
-        Manager { policy, metrics, process: memory::process(), pinned, loaded, left, loading }
+        let (process, pictures) = (memory::process(), Arc::default());
+        Manager { policy, metrics, process, pinned, loaded, left, pictures, loading }
     }
 
     /// Loads a model that stays until the server ends.
@@ -97,12 +101,22 @@ impl Manager {
                 all.extend(Known::of_preset(kept, &found)); // one without its base is none
             }
         }
-        for model in &found.models {
+        for model in found.models.iter().filter(|m| m.kind == store::Kind::Text) {
             if !all.iter().any(|k| k.path == model.path) {
                 all.push(Known::of(model));
             }
         }
         all
+    }
+
+    /// How long a model stays where nothing else is said.
+    pub fn keep(&self) -> Keep {
+        self.policy.keep
+    }
+
+    /// Threads that a model runs on.
+    pub fn threads(&self) -> usize {
+        crate::model::options(self.policy.load.threads).threads
     }
 
     /// The models that are loaded.
@@ -156,6 +170,13 @@ impl Manager {
             && let Some(known) = known.iter().find(|k| k.path == path)
         {
             return Ok(known.clone());
+        }
+        let found = tokio::task::spawn_blocking(store::discover).await.unwrap_or_default();
+        let picture = found.models.iter().find(|m| m.kind == store::Kind::Image && Known::of(m).is(name));
+        if let Some(picture) = picture {
+            let name = terminal::clean(&picture.name);
+            let message = format!("{name} makes pictures: ask /v1/images/generations for one");
+            return Err(Refusal { field: Some("model".into()), ..Refusal::new(Kind::UnknownModel, message) });
         }
         let names = known.iter().flat_map(|k| k.others.iter().chain([&k.name]));
         let names = names.map(|own| (crate::near::plain(own), own.as_str()));

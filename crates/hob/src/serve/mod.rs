@@ -3,13 +3,16 @@
 //! Requests come through [`guard`]; a dialect (`openai`, `ollama`, `anthropic`) reads one into a [`generate::Request`] and
 //! writes what comes of it; [`manager`] loads models; [`worker`] runs them. Dependencies point that way only.
 
+mod a1111;
 mod anthropic;
 mod asked;
 mod control;
 mod date;
 mod fields;
+mod form;
 mod generate;
 mod guard;
+mod images;
 mod keep;
 mod known;
 mod listen;
@@ -85,6 +88,10 @@ pub struct Config {
     pub origins: Vec<String>,
     /// bytes of a request's body at most
     pub max_body: usize,
+    /// the same where pictures are sent
+    pub max_pictures: usize,
+    /// picture models beside those that are found
+    pub pictures: Vec<Known>,
     /// connections that are open at the same time
     pub connections: usize,
     /// nothing is fetched, whatever is asked
@@ -101,8 +108,14 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// how tokens are chosen where a request does not say
     pub sampling: hob_engine::Sampling,
+    /// picture models, and the requests for pictures
+    pub images: images::Images,
+    /// what A1111's clients set
+    pub a1111: a1111::Options,
     /// bytes of a body at most
     pub max_body: usize,
+    /// the same where pictures are sent
+    pub max_pictures: usize,
     /// answers of `/v1/responses` that may be gone on with
     pub responses: openai::Kept,
     /// tells the server to end
@@ -126,6 +139,7 @@ pub struct App {
 fn refuse(path: &str, refusal: &Refusal) -> Response {
     let mut response = match path {
         path if path.starts_with("/api/") => ollama::refuse(refusal),
+        path if path.starts_with("/sdapi/") => a1111::refuse(refusal),
         path if path.starts_with("/v1/messages") => anthropic::refuse(refusal),
         _ => openai::refuse(refusal),
     };
@@ -146,6 +160,7 @@ fn router(app: &Arc<App>) -> Router {
         .merge(control::routes())
         .merge(ollama::routes())
         .merge(anthropic::routes())
+        .merge(a1111::routes())
         .merge(page::routes())
         .route("/health", get(async || axum::Json(serde_json::json!({"status": "ok"}))))
         .route("/metrics", get(page))
@@ -253,7 +268,8 @@ async fn serve(config: Config) -> Result<()> {
     }
     let (bound, hosts, origins) = (address.ip(), config.hosts, config.origins);
     let guard = Guard { bound, hosts, origins, token: config.token.clone() };
-    let (max_body, responses) = (config.max_body, openai::Kept::default());
+    let (max_body, max_pictures, responses) = (config.max_body, config.max_pictures, openai::Kept::default());
+    let (images, a1111) = (images::Images::start(config.pictures, &manager)?, a1111::Options::default());
     let large = Arc::new(Semaphore::new(asked::FEW));
     let (headers, pulls, offline) = (ollama::Headers::default(), pulls::Pulls::default(), config.offline);
     let (page, log_prompts) = (page::Page::open()?, config.log_prompts);
@@ -261,7 +277,10 @@ async fn serve(config: Config) -> Result<()> {
         manager: manager.clone(),
         metrics,
         sampling,
+        images,
+        a1111,
         max_body,
+        max_pictures,
         responses,
         page,
         headers,

@@ -17,6 +17,8 @@ pub const PATHS: &[(&str, &str, &str)] = &[
     ("/v1/responses/{id}/input_items", "get", "What a kept response was asked"),
     ("/v1/responses/{id}", "get", "A kept response"),
     ("/v1/responses/{id}", "delete", "Forgets a kept response"),
+    ("/v1/images/generations", "post", "Pictures from words"),
+    ("/v1/images/edits", "post", "Pictures from a picture"),
     ("/v1/messages", "post", "Answers a conversation (Anthropic's API)"),
     ("/v1/messages/count_tokens", "post", "Counts the tokens of a request (Anthropic's API)"),
     ("/api/chat", "post", "Answers a conversation (Ollama's API)"),
@@ -29,6 +31,16 @@ pub const PATHS: &[(&str, &str, &str)] = &[
     ("/api/copy", "post", "Gives a model another name (Ollama's API)"),
     ("/api/delete", "delete", "Removes a model (Ollama's API)"),
     ("/api/version", "get", "Which of Ollama's APIs this is"),
+    ("/sdapi/v1/txt2img", "post", "Pictures from words (A1111's API)"),
+    ("/sdapi/v1/img2img", "post", "Pictures from a picture (A1111's API)"),
+    ("/sdapi/v1/progress", "get", "How far the picture is (A1111's API)"),
+    ("/sdapi/v1/interrupt", "post", "Stops the picture (A1111's API)"),
+    ("/sdapi/v1/samplers", "get", "The samplers (A1111's API)"),
+    ("/sdapi/v1/schedulers", "get", "The schedules (A1111's API)"),
+    ("/sdapi/v1/sd-models", "get", "The picture models of this machine (A1111's API)"),
+    ("/sdapi/v1/options", "get", "The model that is chosen (A1111's API)"),
+    ("/sdapi/v1/options", "post", "Chooses the model (A1111's API)"),
+    ("/sdapi/v1/png-info", "post", "How a picture was made (A1111's API)"),
     ("/", "get", "The page; for Ollama's clients, that the server runs"),
 ];
 
@@ -45,6 +57,48 @@ const SAMPLING: [Field; 9] = [
     ("frequency_penalty", "number", false, "the same, as often as they were said"),
     ("seed", "integer", false, "the same seed gives the same answer"),
     ("stream", "boolean", false, "answer with server-sent events"),
+];
+
+const PICTURE: [Field; 12] = [
+    ("prompt", "string", true, "what the picture shows; (word:1.2) and [word] weigh"),
+    ("n", "integer", false, "pictures, at most 10"),
+    ("size", "string", false, "auto, or as 512x768"),
+    ("response_format", "string", false, "b64_json"),
+    ("negative_prompt", "string", false, "what it leads away from (Hob's own)"),
+    ("steps", "integer", false, "steps (Hob's own)"),
+    ("cfg", "number", false, "how much the prompt counts (Hob's own)"),
+    ("guidance", "number", false, "what Flux.1 dev is told of it (Hob's own)"),
+    ("sampler", "string", false, "how to walk from noise to picture (Hob's own)"),
+    ("schedule", "string", false, "through which levels of noise (Hob's own)"),
+    ("clip_skip", "integer", false, "which layer of CLIP is taken, from its end (Hob's own)"),
+    ("seed", "integer", false, "the same seed gives the same picture (Hob's own)"),
+];
+
+const EDIT: [Field; 3] = [
+    ("image", "string", true, "the picture: a file of the form, or base64"),
+    ("mask", "string", false, "it is painted anew where this is transparent, or white where nothing is"),
+    ("strength", "number", false, "how much is made anew, from 0 to 1 (Hob's own)"),
+];
+
+const A1111: [Field; 11] = [
+    ("prompt", "string", false, "what the picture shows"),
+    ("negative_prompt", "string", false, "what it leads away from"),
+    ("width", "integer", false, "in pixels"),
+    ("height", "integer", false, "in pixels"),
+    ("steps", "integer", false, "steps"),
+    ("cfg_scale", "number", false, "how much the prompt counts"),
+    ("sampler_name", "string", false, "a name from /sdapi/v1/samplers"),
+    ("scheduler", "string", false, "a name from /sdapi/v1/schedulers"),
+    ("seed", "integer", false, "-1 by chance"),
+    ("batch_size", "integer", false, "pictures; times n_iter"),
+    ("override_settings", "object", false, "sd_model_checkpoint, CLIP_stop_at_last_layers"),
+];
+
+const A1111_FROM: [Field; 4] = [
+    ("init_images", "array", true, "one picture in base64"),
+    ("mask", "string", false, "it is painted anew where this is white"),
+    ("inpainting_mask_invert", "integer", false, "1: where it is black"),
+    ("denoising_strength", "number", false, "how much is made anew, from 0 to 1"),
 ];
 
 fn fields(path: &str) -> Vec<Field> {
@@ -79,6 +133,21 @@ fn fields(path: &str) -> Vec<Field> {
             ("top_n", "integer", false, "results at most"),
             ("return_documents", "boolean", false, "tell the texts again"),
         ],
+        "/v1/images/generations" | "/v1/images/edits" => {
+            let mut all = vec![("model", "string", false, "a picture model from /v1/models")];
+            all.extend_from_slice(&PICTURE);
+            if path == "/v1/images/edits" {
+                all.extend(EDIT);
+            }
+            return all;
+        }
+        "/sdapi/v1/txt2img" | "/sdapi/v1/img2img" => {
+            let mut all = A1111.to_vec();
+            if path == "/sdapi/v1/img2img" {
+                all.extend(A1111_FROM);
+            }
+            return all;
+        }
         "/v1/completions" => &[
             ("prompt", "string", true, "a text, a list of texts, tokens, or a list of lists of tokens"),
             ("max_tokens", "integer", false, "tokens of an answer at most, 16 if not given"),

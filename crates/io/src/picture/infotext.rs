@@ -49,6 +49,11 @@ const SCHEDULES: [(&str, &str); 13] = [
 /// `RNG` by where noise comes from: NV is Philox on the processor, as CUDA makes it.
 const NOISE: [(&str, &str); 2] = [("torch-cpu", "CPU"), ("philox", "NV")];
 
+/// A1111's label of a sampler or a schedule by ComfyUI's name; the name itself where A1111 has no such thing.
+pub fn label(name: &str) -> &str {
+    theirs(&SAMPLERS, theirs(&SCHEDULES, name))
+}
+
 fn theirs<'a>(names: &'a [(&str, &str)], ours: &'a str) -> &'a str {
     names.iter().find(|(name, _)| *name == ours).map_or(ours, |(_, name)| name)
 }

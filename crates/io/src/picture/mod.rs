@@ -9,6 +9,7 @@ mod text;
 
 use crate::{Error, Result};
 pub use decode::texts;
+pub use infotext::label;
 pub use recipe::{Init, Lora, Recipe};
 pub use resize::{Filter, area, nearest};
 use std::{fs::File, io::Read, path::Path};

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::machine::Memory;
 use crate::model::{Load, Opened};
 use crate::room::{self, Room};
+use crate::serve::images::Held;
 use crate::serve::known::{Known, same};
 use crate::serve::refusal::{Kind, Refusal, Result};
 use crate::serve::worker::Worker;
@@ -45,7 +46,8 @@ impl Manager {
     /// Those that are taken, by what is loaded and by what others left. What is loaded may not be in memory yet, so it is
     /// its plan that counts.
     fn taken(&self) -> u64 {
-        lock(&self.loaded).iter().map(|(_, ready)| ready.planned).sum::<u64>() + self.left_bytes()
+        let loaded: u64 = lock(&self.loaded).iter().map(|(_, ready)| ready.planned).sum();
+        loaded + self.left_bytes() + self.pictures.bytes()
     }
 
     /// Bytes of memory that a model may take beside those.
@@ -72,7 +74,7 @@ impl Manager {
                 let all = opened.needs(how, self.process).unwrap_or(u64::MAX).saturating_add(self.taken());
                 all.saturating_sub(self.allowed()).max(1)
             };
-            if whole || !self.forget() && !self.evict(needs()) {
+            if whole || !self.forget() && !self.pictures.let_go() && !self.evict(needs()) {
                 return room;
             }
         }
@@ -94,6 +96,31 @@ impl Manager {
                 "with {context} tokens of context {}; ask for a shorter one",
                 best.note.unwrap_or_default()
             ))),
+        }
+    }
+
+    /// The place of the picture model.
+    pub fn pictures(&self) -> &Arc<Held> {
+        &self.pictures
+    }
+
+    /// Makes room for so many bytes of a picture, and counts them; its own must not count yet. Of others what unloaded models
+    /// left goes first, then those that [`evict::choose`] names. It may wait for one that is being loaded, so it is not for
+    /// threads that answer requests.
+    ///
+    /// # Errors
+    /// There are only so many bytes.
+    pub fn make_room(&self, bytes: u64) -> Result<(), u64> {
+        let _turn = self.loading.blocking_lock();
+        loop {
+            let limit = self.limit();
+            if limit >= bytes {
+                self.pictures.count(bytes);
+                return Ok(());
+            }
+            if !self.forget() && !self.evict(bytes - limit) {
+                return Err(limit);
+            }
         }
     }
 
@@ -205,6 +232,7 @@ impl Manager {
     pub fn expire(&self) {
         self.drop_broken();
         while self.remove(|_, ready| ready.free() && ready.over()) {}
+        self.pictures.expire(self.policy.keep);
     }
 
     /// Unloads the model at `path` and those with an adapter on it, if they are loaded. It may wait for threads to end.

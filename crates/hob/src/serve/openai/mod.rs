@@ -4,6 +4,7 @@ mod chat;
 mod completions;
 mod embeddings;
 mod error;
+mod images;
 mod knobs;
 mod messages;
 mod models;
@@ -23,6 +24,7 @@ use super::generate::{Answer, Event, Finish, Logprob, Timings, Token, Usage};
 use super::{App, sse};
 
 pub use error::refuse;
+pub use images::{images_base64, text as prompt_text};
 pub use responses::Kept;
 
 /// The paths.
@@ -34,6 +36,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/rerank", post(embeddings::rerank))
+        .route("/v1/images/generations", post(images::create))
+        .route("/v1/images/edits", post(images::edit))
         .merge(responses::routes())
 }
 

@@ -18,19 +18,31 @@ fn model(known: &Known) -> Value {
     json!({"id": known.name, "object": "model", "created": created, "owned_by": "hob"})
 }
 
+/// The same of one that makes pictures.
+fn picture(known: &Known) -> Value {
+    let mut model = model(known);
+    model["kind"] = "image".into();
+    model
+}
+
 /// All models of this machine.
 pub async fn list(State(app): State<Arc<App>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
     if headers.contains_key(anthropic::HEADER) {
         return anthropic::list(&app, query.as_deref()).await;
     }
     let known = app.manager.known().await;
-    Json(json!({"object": "list", "data": known.iter().map(model).collect::<Vec<_>>()})).into_response()
+    let pictures = app.images.known().await;
+    let data: Vec<Value> = known.iter().map(model).chain(pictures.iter().map(picture)).collect();
+    Json(json!({"object": "list", "data": data})).into_response()
 }
 
 /// One of them.
 pub async fn one(State(app): State<Arc<App>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
     if headers.contains_key(anthropic::HEADER) {
         return anthropic::one(&app, &id).await;
+    }
+    if let Ok(known) = app.images.find(Some(&id)).await {
+        return Json(picture(&known)).into_response();
     }
     answer(app.manager.find(&id).await.map(|known| Json(model(&known)).into_response()))
 }

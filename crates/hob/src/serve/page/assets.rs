@@ -30,6 +30,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("composer.js", SCRIPT, include_str!("assets/composer.js")),
     ("dom.js", SCRIPT, include_str!("assets/dom.js")),
     ("format.js", SCRIPT, include_str!("assets/format.js")),
+    ("images.js", SCRIPT, include_str!("assets/images.js")),
     ("keys.js", SCRIPT, include_str!("assets/keys.js")),
     ("list.js", SCRIPT, include_str!("assets/list.js")),
     ("machine.js", SCRIPT, include_str!("assets/machine.js")),

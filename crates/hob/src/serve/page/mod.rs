@@ -1,4 +1,4 @@
-//! The page that `hob serve` shows at `/`: chat, conversations, models, the machine.
+//! The page that `hob serve` shows at `/`: chat, conversations, pictures, models, the machine.
 //!
 //! Everything it asks for lies under `/hob`, in JSON; errors are `{"error": {"message"}}` with one sentence. Ids are
 //! numbers, models are named as `GET /hob/models` names them, and no part of a request becomes a path of the file system.
@@ -27,6 +27,12 @@
 //! | `POST /hob/fit` | `name` | what `hob fit` tells |
 //! | `GET`, `POST /hob/pulls` | `name` | `pulls`; `id` of a new one |
 //! | `DELETE /hob/pulls/ID` | | gives it up, or forgets it when it is over |
+//! | `GET /hob/images`, `?before=ID` | | `pictures`: `id`, `created`, `seconds`, `recipe`; `running`, `models`, `samplers`, `schedules` |
+//! | `POST /hob/images` | `model`, `prompt`, … | makes pictures and keeps them: `ids` |
+//! | `GET /hob/images/running` | | `running`: `id`, `doing`, `picture`, `pictures`, `step`, `steps`, `part`, `seconds`, `left`, `stopped` |
+//! | `POST /hob/images/stop` | `id` | stops what is being made |
+//! | `GET /hob/images/ID/picture.png`, `small.png` | | the picture with its recipe; the same for lists |
+//! | `DELETE /hob/images/ID`, `/hob/images` | | deletes it, or all, for real |
 //! | `GET /hob/machine` | | memory, processor, GPUs, loaded models, `rates` of the last minutes |
 
 mod answers;
@@ -34,6 +40,7 @@ mod assets;
 mod conversations;
 mod machine;
 mod models;
+mod pictures;
 mod render;
 mod store;
 mod stream;
@@ -106,6 +113,11 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/hob/pulls", get(models::pulls).post(models::pull))
         .route("/hob/pulls/{id}", delete(models::end_pull))
         .route("/hob/machine", get(machine::now))
+        .route("/hob/images", get(pictures::list).post(pictures::make).delete(pictures::delete_all))
+        .route("/hob/images/running", get(pictures::running))
+        .route("/hob/images/stop", post(pictures::stop))
+        .route("/hob/images/{id}", delete(pictures::delete))
+        .route("/hob/images/{id}/{file}", get(pictures::file))
 }
 
 /// The label of the page's paths in the metrics.

@@ -59,6 +59,9 @@ export async function call(method, path, body, signal) {
 /** Calls, and gives the answer's text. */
 export const text = async (path) => (await request('GET', path)).text();
 
+/** Calls, and gives the answer's bytes. */
+export const blob = async (path) => (await request('GET', path)).blob();
+
 /** The events of a stream (text/event-stream), each a JSON value. */
 export async function* events(path, signal) {
   const response = await request('GET', path, undefined, signal);

@@ -5,6 +5,7 @@ import { dialog, h, icon, toast } from './dom.js';
 import { bindKeys } from './keys.js';
 import { List } from './list.js';
 import { Chat } from './chat.js';
+import { imagesRoom } from './images.js';
 import { modelsRoom } from './models.js';
 import { machineRoom } from './machine.js';
 
@@ -46,7 +47,8 @@ async function route() {
   leave = null;
   hob.drawer(false);
   hob.list.mark(room === 'c' ? Number(id) : null, room);
-  if (room === 'models') leave = modelsRoom(hob);
+  if (room === 'images') leave = imagesRoom(hob);
+  else if (room === 'models') leave = modelsRoom(hob);
   else if (room === 'machine') leave = machineRoom(hob);
   else {
     leave = () => hob.chat.leave();

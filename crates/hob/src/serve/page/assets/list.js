@@ -19,6 +19,7 @@ export class List {
     this.results = h('nav', { class: 'list', 'aria-label': 'Conversations' });
     this.found = h('p', { class: 'unseen', role: 'status' });
     this.rooms = h('nav', { class: 'rooms', 'aria-label': 'Rooms' },
+      h('a', { href: '#/images', 'data-room': 'images' }, icon('image'), 'Images'),
       h('a', { href: '#/models', 'data-room': 'models' }, icon('box'), 'Models'),
       h('a', { href: '#/machine', 'data-room': 'machine' }, icon('chip'), 'Machine'));
     this.theme = iconButton('auto', 'Theme', () => this.nextTheme());

@@ -1,10 +1,11 @@
-//! Conversations in one SQLite file of the user's: trees of messages, searchable, deletable for real. Where the file cannot
+//! Conversations in one SQLite file of the user's: trees of messages, searchable, deletable for real; and pictures. Where the file cannot
 //! be used, conversations live in memory and a note says why.
 
 mod conversations;
 mod exchange;
 mod messages;
 mod owner;
+mod pictures;
 mod schema;
 mod search;
 #[cfg(test)]

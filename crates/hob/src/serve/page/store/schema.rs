@@ -49,6 +49,14 @@ pub const MIGRATIONS: &[&str] = &[
     "ALTER TABLE conversations ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;",
     // The run that writes an answer.
     "ALTER TABLE messages ADD COLUMN owner TEXT;",
+    "CREATE TABLE pictures (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        created INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        recipe TEXT NOT NULL,
+        png BLOB NOT NULL,
+        small BLOB NOT NULL
+    ) STRICT;",
 ];
 
 /// Settings of a connection, which the file does not keep.

@@ -1,0 +1,142 @@
+//! The thread that makes pictures, one request after another.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use hob_engine::diffuse::Event;
+use hob_io::picture::Recipe;
+use hob_io::pipeline::Role;
+
+use super::held::Open;
+use super::{Job, Live, Made, Queue, lock};
+use crate::picture::{Extras, Studio};
+use crate::serve::known::Known;
+use crate::serve::manager::Manager;
+use crate::serve::refusal::{Kind, Refusal, Result};
+use crate::terminal;
+
+pub struct Worker {
+    manager: Arc<Manager>,
+    queue: Arc<Queue>,
+    took: Arc<AtomicU64>,
+}
+
+impl Worker {
+    pub fn new(manager: Arc<Manager>, queue: Arc<Queue>, took: Arc<AtomicU64>) -> Worker {
+        Worker { manager, queue, took }
+    }
+
+    pub fn work(self, jobs: &mpsc::Receiver<Job>) {
+        for job in jobs {
+            let Job { id, model, wish, live, tell } = job;
+            let gone = || live.stop.load(Ordering::SeqCst) || tell.is_closed();
+            let start = Instant::now();
+            let made = match gone() {
+                true => Err(stopped()),
+                false => catch_unwind(AssertUnwindSafe(|| self.make(&model, &wish, &live, &gone)))
+                    .unwrap_or_else(|_| {
+                        // What it left behind is not trusted.
+                        self.manager.pictures().let_go();
+                        Err(Refusal::failed("a bug in Hob stopped this picture; please report it"))
+                    }),
+            };
+            self.took.store(start.elapsed().as_millis() as u64, Ordering::Relaxed);
+            lock(&self.queue).remove(&id);
+            let _ = tell.send(made); // one that left needs no answer
+        }
+    }
+
+    fn make(
+        &self,
+        model: &Known,
+        wish: &super::Wish,
+        live: &Live,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Vec<Made>> {
+        let held = self.manager.pictures();
+        let mut place = held.take();
+        lock(&live.at).doing = "loading";
+        let open = match place.take() {
+            Some(open) if open.known.same(model) && open.known.modified == model.modified => open,
+            other => {
+                drop(other);
+                held.note(None, 0);
+                let threads = self.manager.threads();
+                let studio = Studio::open(&model.path, &Extras::default(), threads).map_err(|e| {
+                    Refusal::failed(format!("{} cannot be loaded: {e}", terminal::clean(&model.name)))
+                })?;
+                terminal::note(&format!("{} is loaded", terminal::clean(&model.name)));
+                Open { known: model.clone(), studio }
+            }
+        };
+        let studio = &mut place.insert(open).studio;
+        held.note(Some(model), 0);
+        let begin = wish.begin()?;
+        let recipe = wish.recipe(studio, &model.name, begin.as_ref())?;
+        let bytes = planned(studio, &recipe).unwrap_or(model.bytes);
+        self.manager.make_room(bytes).map_err(|room| {
+            Refusal::new(
+                Kind::NoRoom,
+                format!(
+                    "a picture of {}x{} by {} takes about {} of memory, and {} are free; ask for a smaller one",
+                    recipe.width,
+                    recipe.height,
+                    terminal::clean(&model.name),
+                    terminal::bytes(bytes),
+                    terminal::bytes(room)
+                ),
+            )
+        })?;
+        let mut all = Vec::new();
+        for index in 0..wish.count {
+            let seed = recipe.seed.wrapping_add(index.into());
+            let recipe = Recipe { seed, count: 1, index: 0, ..recipe.clone() };
+            let (start, mut painting) = (Instant::now(), false);
+            let picture = studio.make(&recipe, begin.as_ref(), &mut |event| {
+                let mut at = lock(&live.at);
+                at.picture = index;
+                match event {
+                    Event::Encoding => at.doing = "reading",
+                    Event::Step { step, steps, .. } => {
+                        painting = true;
+                        (at.doing, at.step, at.steps) = ("painting", step, steps);
+                        at.painting.get_or_insert_with(Instant::now);
+                    }
+                    Event::Decoding => at.doing = "developing",
+                }
+                !gone()
+            });
+            // Before the first step it is what was asked for that is wrong.
+            let picture = picture.map_err(|e| {
+                Refusal::new(if painting { Kind::Failed } else { Kind::Invalid }, e.to_string())
+            })?;
+            let Some(picture) = picture else { break };
+            let png = recipe.png(&picture).map_err(Refusal::failed)?;
+            all.push(Made { png, recipe, seconds: start.elapsed().as_secs_f64() });
+        }
+        held.note(Some(model), bytes);
+        match all.is_empty() {
+            true => Err(stopped()),
+            false => Ok(all),
+        }
+    }
+}
+
+fn stopped() -> Refusal {
+    // Clients ask again by themselves where it is the server that is at fault.
+    Refusal::new(Kind::Invalid, "this was stopped before a picture was there")
+}
+
+/// Bytes that a picture takes: the denoiser, which stays, and the largest of what runs beside it.
+fn planned(studio: &Studio, recipe: &Recipe) -> Option<u64> {
+    let painter = studio.painter();
+    let flux = painter.pipeline().family.is_flux();
+    let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux).map_or(77, |t| t.max_tokens);
+    let phases = painter.phases(recipe.width, recipe.height, recipe.cfg != 1.0, text).ok()?;
+    let (denoiser, others): (Vec<_>, Vec<_>) = phases.iter().partition(|p| p.role == Role::Denoiser);
+    let stays: usize = denoiser.iter().map(|p| p.weights).sum();
+    let works = denoiser.iter().map(|p| p.work).chain(others.iter().map(|p| p.weights + p.work));
+    Some((stays + works.max().unwrap_or(0)) as u64)
+}
