@@ -1,0 +1,99 @@
+//! A whole picture model of Stable Diffusion 1's kind that makes a picture in a moment: the golden one of `pipeline/sd15`,
+//! with a text encoder by chance that reads CLIP's own words.
+
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::Path;
+
+/// Channels of the text encoder, which are the golden UNet's.
+const HIDDEN: usize = 12;
+const LAYERS: usize = 2;
+
+/// Sides of a picture where nothing is asked for.
+pub const SIDE: usize = 32;
+
+/// Writes the model as a diffusers folder, which is made.
+pub fn sd15(folder: &Path) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/pipeline/sd15");
+    copy(&golden, folder);
+    let _ = fs::remove_file(folder.join("names.json"));
+    change(&folder.join("text_encoder/config.json"), |config| {
+        config["vocab_size"] = json!(49408);
+        config["max_position_embeddings"] = json!(77);
+        config["num_hidden_layers"] = json!(LAYERS);
+        (config["bos_token_id"], config["eos_token_id"]) = (json!(49406), json!(49407));
+    });
+    safetensors(&folder.join("text_encoder/model.safetensors"), &encoder());
+    // The golden VAE halves sides once.
+    change(&folder.join("unet/config.json"), |config| config["sample_size"] = json!(SIDE / 2));
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn change(path: &Path, with: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    with(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+/// Names, shapes and values of CLIP's text model.
+fn encoder() -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let mut all = Vec::new();
+    let mut seed = 1u64;
+    let mut add = |name: String, shape: &[usize], scale: f32, mean: f32| {
+        let value = |_| {
+            // xorshift, and the upper bits as a number in -1..1
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            mean + scale * ((seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
+        };
+        let values = (0..shape.iter().product()).map(value).collect();
+        all.push((format!("text_model.{name}"), shape.to_vec(), values));
+    };
+    add("embeddings.token_embedding.weight".into(), &[49408, HIDDEN], 1.0, 0.0);
+    add("embeddings.position_embedding.weight".into(), &[77, HIDDEN], 0.3, 0.0);
+    let mut norm = |name: String| {
+        add(format!("{name}.weight"), &[HIDDEN], 0.2, 1.0);
+        add(format!("{name}.bias"), &[HIDDEN], 0.1, 0.0);
+    };
+    norm("final_layer_norm".into());
+    for i in 0..LAYERS {
+        norm(format!("encoder.layers.{i}.layer_norm1"));
+        norm(format!("encoder.layers.{i}.layer_norm2"));
+    }
+    for i in 0..LAYERS {
+        let attend = ["q_proj", "k_proj", "v_proj", "out_proj"].map(|p| (format!("self_attn.{p}"), HIDDEN, HIDDEN));
+        let mlp = [("mlp.fc1".into(), 36, HIDDEN), ("mlp.fc2".into(), HIDDEN, 36)];
+        for (part, rows, columns) in attend.into_iter().chain(mlp) {
+            add(format!("encoder.layers.{i}.{part}.weight"), &[rows, columns], 0.4, 0.0);
+            add(format!("encoder.layers.{i}.{part}.bias"), &[rows], 0.1, 0.0);
+        }
+    }
+    all
+}
+
+/// Writes tensors of 32-bit floats as a safetensors file.
+pub fn safetensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
+    let (mut header, mut data) = (Map::new(), Vec::new());
+    for (name, shape, values) in tensors {
+        let start = data.len();
+        data.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+        header.insert(name.clone(), entry);
+    }
+    let header = Value::Object(header).to_string();
+    let header = format!("{header:<1$}", header.len().next_multiple_of(8));
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(path, [&length[..], header.as_bytes(), &data].concat()).unwrap();
+}
