@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use hob_io::Checkpoint;
+use hob_io::pipeline::Role;
+use hob_io::{Checkpoint, Pipeline};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,6 +26,22 @@ impl Details {
     /// Reads a model's header.
     pub fn read(path: &Path) -> Result<Details, hob_io::Error> {
         Checkpoint::open(path).map(|c| Details::of(&c))
+    }
+
+    /// Reads the headers of a picture model's files: its family, all its weights, and the format of most of its denoiser.
+    pub fn picture(path: &Path) -> Result<Details, hob_io::Error> {
+        let pipeline = Pipeline::open(path)?;
+        let mut formats = std::collections::BTreeMap::<String, usize>::new();
+        for tensor in pipeline.need(Role::Denoiser)?.tensors.values() {
+            *formats.entry(tensor.dtype.to_string()).or_default() += tensor.shape.iter().product::<usize>();
+        }
+        let most = formats.into_iter().max_by_key(|(_, n)| *n);
+        Ok(Details {
+            architecture: pipeline.family.to_string(),
+            parameters: pipeline.parts().map(|p| p.parameters()).sum(),
+            quantization: most.map_or("none".into(), |(format, _)| format),
+            context: None,
+        })
     }
 
     /// From an open checkpoint.

@@ -10,7 +10,7 @@ use crate::details::Details;
 use crate::error::Result;
 use crate::preset::Kept;
 use crate::serve::Known;
-use crate::store::{self, Found, Model, Place};
+use crate::store::{self, Found, Kind, Model, Place};
 use crate::terminal;
 
 const EXAMPLES: &str = "Examples:
@@ -32,12 +32,15 @@ pub struct ListArgs {
 /// Prints a table; what is broken becomes a note on stderr.
 pub fn run(args: ListArgs, _: &Global) -> Result<()> {
     let found = store::discover();
-    let read = |m: &Model| Details::read(&m.path).map_err(|e| e.to_string());
+    let read = |m: &Model| {
+        let details = if m.kind == Kind::Image { Details::picture(&m.path) } else { Details::read(&m.path) };
+        details.map_err(|e| e.to_string())
+    };
     let all: Vec<_> = found.models.iter().map(|m| (m, read(m))).collect();
     if args.json {
         let entry = |(m, d): &(&Model, Result<Details, String>)| {
             json!({
-                "kind": "model",
+                "kind": if m.kind == Kind::Image { "image" } else { "model" },
                 "name": m.name,
                 "qualified": m.qualified,
                 "alias": m.alias,
@@ -90,7 +93,10 @@ fn row(model: &Model, details: Option<&Details>) -> Vec<String> {
     let or = |f: &dyn Fn(&Details) -> String| details.map_or("?".into(), f);
     vec![
         terminal::clean(&model.name) + &alias,
-        or(&|d| d.architecture.clone()),
+        or(&|d| match model.kind {
+            Kind::Image => format!("{} (image)", d.architecture),
+            Kind::Text => d.architecture.clone(),
+        }),
         or(&|d| terminal::count(d.parameters)),
         or(&|d| d.quantization.clone()),
         terminal::bytes(model.bytes),

@@ -20,7 +20,7 @@ use crate::model::{Load, Loaded};
 use crate::net::Net;
 use crate::preset::{Settled, settle};
 use crate::store::{self, Found, Wanted};
-use crate::terminal;
+use crate::{places, terminal};
 
 const EXAMPLES: &str = "Examples:
   hob run                                       chat
@@ -211,6 +211,11 @@ fn find(args: &RunArgs, found: &Found, global: &Global) -> Result<Chosen> {
 /// What a model is called and where it lies, once it is here.
 fn at_hand(wanted: Wanted, args: &RunArgs, net: &Net) -> Result<(String, PathBuf)> {
     match wanted {
+        Wanted::Here(model) if model.kind == store::Kind::Image => Err(Error::new(format!(
+            "{} makes pictures: hob image {} \"a lighthouse\", or hob serve",
+            terminal::clean(&model.name),
+            places::short(&model.path)
+        ))),
         Wanted::Here(model) => Ok((terminal::clean(&model.name), model.path)),
         Wanted::Path(path) => Ok((terminal::clean(&path.display().to_string()), path)),
         Wanted::Catalogue(entry) => {
@@ -235,11 +240,12 @@ fn at_hand(wanted: Wanted, args: &RunArgs, net: &Net) -> Result<(String, PathBuf
 /// Without a name: the only model here, or the starter.
 fn default_model(found: &Found) -> Result<Wanted> {
     let starter = catalogue::find(STARTER).ok_or_else(|| Error::new("the catalogue has no starter"))?;
-    match &found.models[..] {
+    let texts: Vec<&store::Model> = found.models.iter().filter(|m| m.kind == store::Kind::Text).collect();
+    match texts[..] {
         [] => Ok(Wanted::Catalogue(starter)),
         [one] => Ok(Wanted::Here(Box::new(one.clone()))),
-        several => match several.iter().find(|m| m.alias == Some(starter.name)) {
-            Some(model) => Ok(Wanted::Here(Box::new(model.clone()))),
+        ref several => match several.iter().find(|m| m.alias == Some(starter.name)) {
+            Some(model) => Ok(Wanted::Here(Box::new((*model).clone()))),
             None => Err(Error::new(format!(
                 "there are {} models on this machine; name one of them: hob run MODEL (hob list shows them)",
                 several.len()

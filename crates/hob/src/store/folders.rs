@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Found, Model, Place, gguf, groups, walk};
+use super::{Found, Kind, Model, Place, gguf, groups, pictures, walk};
 use crate::catalogue;
 
-/// Adds every GGUF below `root`, and in Hob's own folder every folder of safetensors.
+/// Adds every GGUF and every picture model below `root`, and in Hob's own folder every folder of safetensors.
 pub fn scan(root: &Path, place: Place, found: &mut Found) {
     let prefix = if place == Place::Hob { "hob" } else { "lmstudio" };
     let files = walk(root, 4);
@@ -15,10 +15,15 @@ pub fn scan(root: &Path, place: Place, found: &mut Found) {
         gguf(place, format!("{prefix}:{key}"), paths, found);
     }
     for config in files.iter().filter(|_| place == Place::Hob) {
-        if let Some(name) = config.strip_suffix("/config.json") {
+        let part = |name: &str| {
+            let index = |above: &str| files.iter().any(|f| *f == format!("{above}/model_index.json"));
+            name.rsplit_once('/').is_some_and(|(above, _)| index(above))
+        };
+        if let Some(name) = config.strip_suffix("/config.json").filter(|name| !part(name)) {
             folder(root, name, &files, found);
         }
     }
+    pictures::scan(root, None, prefix, place, &files, found);
 }
 
 /// The folder `name` below `root`, if there are weights in it.
@@ -38,6 +43,7 @@ fn folder(root: &Path, name: &str, files: &[String], found: &mut Found) {
         qualified: format!("hob:{name}"),
         alias: files.iter().find_map(of_file),
         place: Place::Hob,
+        kind: Kind::Text,
         path: root.join(name),
         bytes: files.iter().map(size).fold(0, u64::saturating_add),
         files,

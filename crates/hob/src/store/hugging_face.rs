@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Found, Model, Place, gguf, groups, walk};
+use super::{Found, Kind, Model, Place, gguf, groups, pictures, walk};
 
 /// Adds the GGUF files and the folders of safetensors of every repository in the cache.
 pub fn scan(cache: &Path, found: &mut Found) {
@@ -33,6 +33,12 @@ fn scan_repo(dir: &Path, repo: &str, found: &mut Found) {
             folder(&snapshot, repo, &files, found);
             seen.push(String::new());
         }
+        // Of several snapshots the first that has them is meant.
+        let mut more = Found::default();
+        pictures::scan(&snapshot, Some(repo), "hf", Place::HuggingFace, &files, &mut more);
+        more.models.retain(|m| !found.models.iter().any(|other| other.qualified == m.qualified));
+        found.models.extend(more.models);
+        found.notes.extend(more.notes);
     }
 }
 
@@ -59,6 +65,7 @@ fn folder(snapshot: &Path, repo: &str, files: &[String], found: &mut Found) {
         qualified: format!("hf:{repo}"),
         alias: None,
         place: Place::HuggingFace,
+        kind: Kind::Text,
         path: snapshot.to_path_buf(),
         files,
         bytes: sizes.into_iter().flatten().fold(0, u64::saturating_add),

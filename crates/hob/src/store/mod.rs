@@ -3,6 +3,7 @@
 mod folders;
 mod hugging_face;
 mod ollama;
+mod pictures;
 mod remove;
 mod resolve;
 
@@ -41,6 +42,16 @@ impl Place {
     }
 }
 
+/// What a model makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Text, or vectors of it.
+    #[default]
+    Text,
+    /// Pictures.
+    Image,
+}
+
 /// A model on this machine.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -52,7 +63,9 @@ pub struct Model {
     pub alias: Option<&'static str>,
     /// Whose folder it lies in.
     pub place: Place,
-    /// What to open: a GGUF file (the first of a split one) or a folder of safetensors.
+    /// What it makes.
+    pub kind: Kind,
+    /// What to open: a GGUF file (the first of a split one), a folder of safetensors, or a safetensors file.
     pub path: PathBuf,
     /// Everything that belongs to it.
     pub files: Vec<PathBuf>,
@@ -137,9 +150,10 @@ fn gguf(place: Place, qualified: String, files: Vec<PathBuf>, found: &mut Found)
             }
         }
     }
+    let kind = if files.len() == 1 && pictures::is_picture(&path) { Kind::Image } else { Kind::Text };
     let alias = catalogue::of_file(&file, bytes).map(|e| e.name);
     let name = naming::stem(&file).to_string();
-    found.models.push(Model { name, qualified, alias, place, path, files, bytes, layers: Vec::new() });
+    found.models.push(Model { name, qualified, alias, place, kind, path, files, bytes, layers: Vec::new() });
 }
 
 /// The files below a folder as sorted paths relative to it, with `/` between parts; links to folders are not followed.

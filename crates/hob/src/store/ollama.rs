@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Found, Model, Place, walk};
+use super::{Kind, Found, Model, Place, walk};
 use crate::places;
 
 const KIND: &str = "application/vnd.ollama.image.";
@@ -64,6 +64,7 @@ fn read(root: &Path, manifest: &Path, name: &str) -> Result<Model, String> {
         qualified: format!("ollama:{name}"),
         alias: None,
         place: Place::Ollama,
+        kind: Kind::Text,
         files: vec![path.clone()],
         path,
         bytes,

@@ -145,6 +145,7 @@ mod tests {
             qualified: qualified.into(),
             alias: None,
             place,
+            kind: super::super::Kind::Text,
             path: name.into(),
             files: Vec::new(),
             bytes: 1,
