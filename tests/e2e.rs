@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/models.rs"]
 mod models;
+#[path = "common/tiny_picture.rs"]
+mod tiny_picture;
 
 #[path = "e2e/answers.rs"]
 mod answers;
@@ -24,6 +26,8 @@ mod embed;
 mod fit;
 #[path = "e2e/folders.rs"]
 mod folders;
+#[path = "e2e/image.rs"]
+mod image;
 #[path = "e2e/look.rs"]
 mod look;
 #[cfg(unix)]

@@ -73,7 +73,8 @@ fn encoder() -> Vec<(String, Vec<usize>, Vec<f32>)> {
         norm(format!("encoder.layers.{i}.layer_norm2"));
     }
     for i in 0..LAYERS {
-        let attend = ["q_proj", "k_proj", "v_proj", "out_proj"].map(|p| (format!("self_attn.{p}"), HIDDEN, HIDDEN));
+        let attend =
+            ["q_proj", "k_proj", "v_proj", "out_proj"].map(|p| (format!("self_attn.{p}"), HIDDEN, HIDDEN));
         let mlp = [("mlp.fc1".into(), 36, HIDDEN), ("mlp.fc2".into(), HIDDEN, 36)];
         for (part, rows, columns) in attend.into_iter().chain(mlp) {
             add(format!("encoder.layers.{i}.{part}.weight"), &[rows, columns], 0.4, 0.0);

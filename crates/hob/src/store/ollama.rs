@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Kind, Found, Model, Place, walk};
+use super::{Found, Kind, Model, Place, walk};
 use crate::places;
 
 const KIND: &str = "application/vnd.ollama.image.";

@@ -11,12 +11,20 @@ use super::{Found, Kind, Model, Place};
 const LOOKED: u64 = 4 << 20;
 
 /// Adds the picture models among the files of `root`, which are called `PREFIX:REST`; the whole of it is called `whole`.
-pub fn scan(root: &Path, whole: Option<&str>, prefix: &str, place: Place, files: &[String], found: &mut Found) {
+pub fn scan(
+    root: &Path,
+    whole: Option<&str>,
+    prefix: &str,
+    place: Place,
+    files: &[String],
+    found: &mut Found,
+) {
     const INDEX: &str = "model_index.json";
     let mut folders: Vec<&str> = files.iter().filter_map(|f| f.strip_suffix(INDEX)).collect();
     folders.retain(|f| f.is_empty() && whole.is_some() || f.ends_with('/'));
     for folder in &folders {
-        let inner = |f: &&String| f.strip_prefix(folder).is_some_and(|rest| rest.contains('/') || rest == INDEX);
+        let inner =
+            |f: &&String| f.strip_prefix(folder).is_some_and(|rest| rest.contains('/') || rest == INDEX);
         let mine: Vec<&String> = files.iter().filter(inner).collect();
         let weights = |part: &str| {
             let part = format!("{folder}{part}/");
@@ -37,7 +45,9 @@ pub fn scan(root: &Path, whole: Option<&str>, prefix: &str, place: Place, files:
         let (folder, name) = file.rsplit_once('/').map_or(("", file.as_str()), |(f, n)| (f, n));
         let path = root.join(file);
         let inner = folders.iter().any(|f| file.strip_prefix(f).is_some_and(|rest| rest.contains('/')));
-        let beside = |name: &str| files.iter().any(|f| f.strip_prefix(folder).is_some_and(|r| r.trim_start_matches('/') == name));
+        let beside = |name: &str| {
+            files.iter().any(|f| f.strip_prefix(folder).is_some_and(|r| r.trim_start_matches('/') == name))
+        };
         if inner || beside("config.json") || !is_picture(&path) {
             continue;
         }
@@ -57,7 +67,17 @@ fn add(name: String, qualified: String, place: Place, path: PathBuf, files: Vec<
         return found.notes.push(what);
     };
     let (bytes, kind) = (sizes.into_iter().fold(0, u64::saturating_add), Kind::Image);
-    found.models.push(Model { name, qualified, alias: None, place, kind, path, files, bytes, layers: Vec::new() });
+    found.models.push(Model {
+        name,
+        qualified,
+        alias: None,
+        place,
+        kind,
+        path,
+        files,
+        bytes,
+        layers: Vec::new(),
+    });
 }
 
 /// Whether a file holds what makes pictures: the UNet of a Stable Diffusion, or Flux's transformer. A LoRA or a ControlNet
@@ -124,7 +144,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         let file = |header: &str| {
-            std::fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()).unwrap();
+            std::fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat())
+                .unwrap();
             is_picture(&path)
         };
         assert!(file("{\"model.diffusion_model.input_blocks.0.0.weight\":{}}"));
@@ -141,7 +162,9 @@ mod tests {
         let gguf = |arch: &str| {
             let length = (arch.len() as u64).to_le_bytes();
             let mut bytes = b"GGUF\x03\0\0\0".to_vec();
-            bytes.extend([&[0; 16][..], &20u64.to_le_bytes(), b"general.architecture\x08\0\0\0", &length].concat());
+            bytes.extend(
+                [&[0; 16][..], &20u64.to_le_bytes(), b"general.architecture\x08\0\0\0", &length].concat(),
+            );
             bytes.extend(arch.as_bytes());
             std::fs::write(&path, bytes).unwrap();
             is_picture(&path)
