@@ -26,11 +26,13 @@ mod embed;
 mod fit;
 #[path = "e2e/folders.rs"]
 mod folders;
+#[path = "e2e/image.rs"]
+mod image;
+#[path = "e2e/images.rs"]
+mod images;
 #[cfg(unix)]
 #[path = "e2e/log.rs"]
 mod log;
-#[path = "e2e/images.rs"]
-mod images;
 #[path = "e2e/look.rs"]
 mod look;
 #[cfg(unix)]

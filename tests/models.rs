@@ -2,6 +2,8 @@
 
 #[path = "models/adapter.rs"]
 mod adapter;
+#[path = "models/control.rs"]
+mod control;
 #[path = "models/converted.rs"]
 mod converted;
 #[path = "models/encoder.rs"]
@@ -38,3 +40,5 @@ mod tiny;
 mod tune;
 #[path = "models/unet.rs"]
 mod unet;
+#[path = "models/upscale.rs"]
+mod upscale;

@@ -48,6 +48,7 @@ impl Bench {
             source: Source::TorchCpu,
             seed: 0,
             given: None,
+            control: None,
         }
     }
 

@@ -19,6 +19,7 @@ mod picture;
 mod places;
 mod preset;
 mod room;
+mod seen;
 mod serve;
 mod store;
 mod terminal;
@@ -89,6 +90,7 @@ fn dispatch(cli: Cli) -> error::Result<()> {
         Command::Rm(args) => commands::rm::run(args, global),
         Command::Embed(args) => commands::embed::run(args, global),
         Command::Image(args) => commands::image::run(*args, global),
+        Command::Upscale(args) => commands::upscale::run(args, global),
         Command::Bench(args) => commands::bench::run(args, global),
         Command::Fit(args) => commands::fit::run(args, global),
         Command::Doctor(args) => commands::doctor::run(args, global),

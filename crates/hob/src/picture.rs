@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hob_engine::diffuse::{
-    Ays, Event, Given, Guidance, How, PaintError, Painter, Request, Said, Sampler, Schedule, Source, Steps,
-    Tokens, Words,
+    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Preview, Request, Said, Sampler,
+    Schedule, Source, Steps, Tokens, Words,
 };
 use hob_engine::lora::Updates;
 use hob_engine::{Cpu, Precision};
@@ -27,6 +27,8 @@ pub struct Extras {
     pub vae: Option<PathBuf>,
     /// vectors that stand for words
     pub embeddings: Vec<PathBuf>,
+    /// a ControlNet
+    pub control: Option<PathBuf>,
 }
 
 /// A picture model with its tokenizers, ready to be asked.
@@ -35,6 +37,7 @@ pub struct Studio {
     tokenizers: BTreeMap<Role, (Tokenizer, Option<Frame>)>,
     embeddings: BTreeMap<Role, Embeddings>,
     loras: Vec<Added>,
+    held: Option<Held>,
     /// what was said last, so that pictures of one prompt read it once
     said: Option<(Asked, Arc<[Said; 2]>)>,
 }
@@ -52,13 +55,23 @@ pub struct Begin {
     pub strength: f32,
 }
 
+/// A picture that a new one is held to by a ControlNet.
+pub struct Held {
+    /// as the ControlNet wants it: edges, depths, poses
+    pub image: Picture,
+    /// how much
+    pub strength: f32,
+}
+
 impl Studio {
     /// Opens a model and what is added to it.
     ///
     /// # Errors
     /// A part is missing or cannot be run, a LoRA or an embedding does not fit.
     pub fn open(path: &Path, extras: &Extras, threads: usize) -> Result<Studio> {
-        let given: Vec<(Role, PathBuf)> = extras.vae.iter().map(|p| (Role::Vae, p.clone())).collect();
+        let given = [(Role::Vae, &extras.vae), (Role::ControlNet, &extras.control)];
+        let given: Vec<(Role, PathBuf)> =
+            given.into_iter().filter_map(|(role, path)| Some((role, path.clone()?))).collect();
         let pipeline = Arc::new(Pipeline::open_with(path, &given)?);
         pipeline.check()?;
         let mut tokenizers = BTreeMap::new();
@@ -79,7 +92,22 @@ impl Studio {
             .map(|(path, scale)| Added { name: stem(path), scale: *scale, hash: None })
             .collect();
         let painter = Painter::new(pipeline, updates, Cpu::new(threads, Precision::Fast))?;
-        Ok(Studio { painter, tokenizers, embeddings, loras, said: None })
+        Ok(Studio { painter, tokenizers, embeddings, loras, held: None, said: None })
+    }
+
+    /// The engine beneath.
+    pub fn painter(&self) -> &Painter {
+        &self.painter
+    }
+
+    /// What shows latents of pictures while they are made.
+    pub fn preview(&self, threads: usize) -> Result<Preview> {
+        Ok(Preview::new(&self.painter, threads)?)
+    }
+
+    /// Holds the pictures to come to another one, by the ControlNet among the extras.
+    pub fn hold(&mut self, held: Option<Held>) {
+        self.held = held;
     }
 
     /// What is not said of a picture, as its model wants it.
@@ -147,6 +175,7 @@ impl Studio {
             Error::new(format!("{} is no source of noise; there are torch-cpu and philox", recipe.noise))
         })?;
         let given = begin.map(|s| s.fit(width, height)).transpose()?;
+        let control = self.held.as_ref().map(|h| h.fit(width, height)).transpose()?;
         let guidance = Guidance { scale: recipe.cfg, rescale: 0.0 };
         let skip = recipe.clip_skip.map(|n| n as usize);
         let said = self.said((recipe.prompt.clone(), recipe.negative.clone(), skip, guidance.is_on()))?;
@@ -163,6 +192,7 @@ impl Studio {
             source: noise,
             seed: recipe.seed,
             given: given.as_ref(),
+            control: control.as_ref(),
         };
         match self.painter.paint(&request, on) {
             Ok(pixels) => Ok(Some(Picture::from_planes(&pixels, width, height).map_err(Error::new)?)),
@@ -256,6 +286,16 @@ impl Begin {
     }
 }
 
+impl Held {
+    /// The picture in the size of the result, as diffusers resizes it.
+    fn fit(&self, width: usize, height: usize) -> Result<Control> {
+        let image =
+            self.image.clone().opaque().resized(width, height, Filter::Lanczos).map_err(Error::new)?;
+        let image = image.planes().into_iter().map(|x| (x + 1.0) / 2.0).collect();
+        Ok(Control { image, strength: self.strength })
+    }
+}
+
 /// The tokenizer of a text encoder; with the frame of its chunks, where it is of CLIP's kind.
 fn tokenizer(pipeline: &Pipeline, role: Role) -> Result<(Tokenizer, Option<Frame>)> {
     let is_t5 = pipeline.family.is_flux() && role == Role::TextEncoder2;
@@ -304,6 +344,19 @@ fn updates(pipeline: &Pipeline, files: &[(PathBuf, f32)]) -> Result<BTreeMap<Rol
 }
 
 /// A file's name without its ending.
-fn stem(path: &Path) -> String {
+pub fn stem(path: &Path) -> String {
     path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Checks that the folder of a picture to be written is there, before the work for it is done.
+pub fn writable(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(Error::new(format!("there is no folder {} to write the picture to", folder.display())))
+        }
+        _ if path.is_dir() => {
+            Err(Error::new(format!("{} is a folder; name the PNG to write in it", path.display())))
+        }
+        _ => Ok(()),
+    }
 }

@@ -112,6 +112,15 @@ pub fn ollama() -> Vec<PathBuf> {
     user.into_iter().chain([PathBuf::from("/usr/share/ollama/.ollama/models")]).collect()
 }
 
+/// ComfyUI itself: `COMFYUI_PATH`, or where it and its installers put it.
+pub fn comfy_ui() -> Vec<PathBuf> {
+    if let Some(named) = var("COMFYUI_PATH") {
+        return vec![named];
+    }
+    let Some(home) = home() else { return Vec::new() };
+    ["ComfyUI", "comfy/ComfyUI", "Documents/ComfyUI"].map(|folder| home.join(folder)).into()
+}
+
 /// LM Studio's folders of models, the present one and that of older versions.
 pub fn lm_studio() -> Vec<PathBuf> {
     let Some(home) = home() else { return Vec::new() };

@@ -100,13 +100,39 @@ impl Network {
         inputs: &[(&str, Data)],
         outputs: [&str; N],
     ) -> Result<[Vec<f32>; N]> {
+        self.ran(cpu, key, graph, inputs)?;
+        let (_, program) = self.program.as_ref().expect("it ran");
+        Ok(outputs.map(|name| program.output(&self.memory, name).map_or_else(Vec::new, <[f32]>::to_vec)))
+    }
+
+    /// The same with all outputs, by name.
+    pub fn run_all(
+        &mut self,
+        cpu: &Cpu,
+        key: [usize; 4],
+        graph: impl FnOnce() -> std::result::Result<Graph, GraphError>,
+        inputs: &[(&str, Data)],
+    ) -> Result<Vec<(String, Vec<f32>)>> {
+        self.ran(cpu, key, graph, inputs)?;
+        let (_, program) = self.program.as_ref().expect("it ran");
+        let outputs = program.graph.outputs.iter();
+        let copy = |name: &str| program.output(&self.memory, name).map_or_else(Vec::new, <[f32]>::to_vec);
+        Ok(outputs.map(|(name, _)| (name.clone(), copy(name))).collect())
+    }
+
+    fn ran(
+        &mut self,
+        cpu: &Cpu,
+        key: [usize; 4],
+        graph: impl FnOnce() -> std::result::Result<Graph, GraphError>,
+        inputs: &[(&str, Data)],
+    ) -> Result<()> {
         if self.program.as_ref().is_none_or(|(last, _)| *last != key) {
             self.program = None;
             self.program = Some((key, cpu.program(self.bound(graph())?, &self.weights)?));
         }
         let (_, program) = self.program.as_ref().expect("made above");
-        cpu.run(program, &mut self.memory, None, &Batch { inputs, seqs: &[] })?;
-        Ok(outputs.map(|name| program.output(&self.memory, name).map_or_else(Vec::new, <[f32]>::to_vec)))
+        Ok(cpu.run(program, &mut self.memory, None, &Batch { inputs, seqs: &[] })?)
     }
 }
 

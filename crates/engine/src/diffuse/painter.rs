@@ -15,7 +15,7 @@ use hob_graph::Data;
 use hob_io::Pipeline;
 use hob_io::pipeline::{Family, Purpose, Role};
 use hob_io::prompt::{Chunk, Embeddings, TOKENS, weigh};
-use hob_models::{clip, flux, t5, unet, vae};
+use hob_models::{clip, controlnet, flux, t5, unet, vae};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -53,6 +53,14 @@ pub struct Given {
     pub mask: Option<Vec<f32>>,
 }
 
+/// A picture that the model's ControlNet holds a new one to.
+pub struct Control {
+    /// `(3, H, W)` in 0..1, of the size of the new one
+    pub image: Vec<f32>,
+    /// what is added to the UNet is multiplied by this
+    pub strength: f32,
+}
+
 /// What is asked for.
 pub struct Request<'a> {
     /// pixels, a multiple of [`Painter::multiple`]
@@ -79,6 +87,8 @@ pub struct Request<'a> {
     pub seed: u64,
     /// a picture to begin with
     pub given: Option<&'a Given>,
+    /// a picture to be held to; the model must have been given a ControlNet
+    pub control: Option<&'a Control>,
 }
 
 /// What is told while a picture is made.
@@ -136,8 +146,15 @@ pub struct Painter {
     vae: vae::Config,
     /// how it was trained
     pub scheduler: Scheduler,
+    control: Option<Box<controlnet::Config>>,
     /// the denoiser, kept from picture to picture
-    open: Option<Network>,
+    open: Option<Open>,
+}
+
+/// What runs in each step.
+struct Open {
+    denoiser: Network,
+    control: Option<Network>,
 }
 
 fn ask(e: impl std::fmt::Display) -> Error {
@@ -164,9 +181,19 @@ impl Painter {
                 unet::Config::parse(config(Role::Denoiser)?).map_err(named(Role::Denoiser))?,
             )),
         };
+        let control = match pipeline.part(Role::ControlNet) {
+            Some(_) if pipeline.family.is_flux() => {
+                return Err(ask("ControlNets are for Stable Diffusion and SDXL; Hob has none for Flux"));
+            }
+            Some(part) => {
+                let config = controlnet::Config::parse(&part.config);
+                Some(Box::new(config.map_err(named(Role::ControlNet))?))
+            }
+            None => None,
+        };
         let vae = vae::Config::parse(config(Role::Vae)?).map_err(named(Role::Vae))?;
         let scheduler = Scheduler::parse(&pipeline.scheduler).map_err(Error::Ask)?;
-        Ok(Painter { pipeline, cpu, updates, denoiser, vae, scheduler, open: None })
+        Ok(Painter { pipeline, cpu, updates, denoiser, vae, scheduler, control, open: None })
     }
 
     /// The model.
@@ -182,6 +209,11 @@ impl Painter {
     /// Rows or columns of latents for so many pixels.
     fn latent(&self, pixels: usize) -> usize {
         pixels / self.vae.reduction()
+    }
+
+    /// Rows and columns of latents of a picture.
+    pub fn latents_of(&self, width: usize, height: usize) -> (usize, usize) {
+        (self.latent(height), self.latent(width))
     }
 
     /// Tokens of a picture, which flows shift their noise by.
@@ -362,6 +394,7 @@ impl Painter {
             ))
             .into());
         }
+        self.check(r)?;
         let (c, h, w) = (self.vae.latent_channels, self.latent(r.height), self.latent(r.width));
         let mut noise = Noise::new(r.source, r.seed);
         let mut steps = r.steps.clone();
@@ -386,8 +419,11 @@ impl Painter {
         };
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => self.network(Role::Denoiser)?,
+            None => Open { denoiser: self.network(Role::Denoiser)?, control: None },
         };
+        if r.control.is_some() && open.control.is_none() {
+            open.control = Some(self.network(Role::ControlNet)?);
+        }
         let count = steps.list.len();
         let (on_step, stop) = (RefCell::new(&mut *on), Cell::new(false));
         let told = |event: Event| {
@@ -437,7 +473,7 @@ impl Painter {
     /// The picture in x, by the denoiser and guidance.
     fn denoised(
         &self,
-        open: &mut Network,
+        open: &mut Open,
         r: &Request,
         x: &[f32],
         At { sigma, time, .. }: At,
@@ -462,7 +498,7 @@ impl Painter {
                     inputs.push(("guidance", Data::F32(&guidance)));
                 }
                 let key = [1, h, w, r.prompt.tokens];
-                let [sample] = open.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
+                let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
                 flux::unpack(&sample, shape)
             }
             Denoiser::Unet(c) => {
@@ -496,9 +532,16 @@ impl Painter {
                 if c.time_cond_proj_dim.is_some() {
                     inputs.push(("guidance", Data::F32(&scales)));
                 }
-                let size = self.unet_sizes(n, h, w, r.prompt.tokens, r.prompt.pooled.len());
-                let key = [n, h, w, r.prompt.tokens];
-                let [mut sample] = open.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
+                let mut size = self.unet_sizes(n, h, w, r.prompt.tokens, r.prompt.pooled.len());
+                let mut key = [n, h, w, r.prompt.tokens];
+                let mut held = Vec::new();
+                if let (Some(control), Some(given)) = (&mut open.control, r.control) {
+                    held = self.held(control, given, size, &input, &inputs)?;
+                    (size.residuals, key[0]) = (true, n + 2);
+                }
+                inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
+                let [mut sample] =
+                    open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
                 if guided {
                     let mut prompt = sample.split_off(sample.len() / 2);
                     r.guidance.combine(&mut prompt, &sample, 1);
@@ -509,6 +552,56 @@ impl Painter {
         };
         prediction.denoised(x, &mut out, sigma);
         Ok(out)
+    }
+
+    /// What the ControlNet adds to the UNet, which is given `latents` and `inputs`.
+    fn held(
+        &self,
+        network: &mut Network,
+        control: &Control,
+        mut size: unet::Size,
+        latents: &[f32],
+        inputs: &[(&str, Data)],
+    ) -> Result<Vec<(String, Vec<f32>)>> {
+        let c = self.control.as_ref().expect("there is a network of it");
+        // One that says the same everywhere is for the half with the prompt alone, as diffusers' pipeline has it.
+        let (all, half) = (size.batch, c.global_pool_conditions && size.batch == 2);
+        size.batch = if half { 1 } else { all };
+        let n = size.batch;
+        let (latents, image) = (latents.repeat(n), control.image.repeat(n));
+        let scales = vec![control.strength; c.residuals()];
+        let mut mine = vec![
+            ("latents", Data::F32(&latents)),
+            ("image", Data::F32(&image)),
+            ("scales", Data::F32(&scales)),
+        ];
+        for (name, data) in inputs.iter().filter(|(name, _)| !["latents", "guidance"].contains(name)) {
+            let Data::F32(x) = *data else { continue };
+            mine.push((*name, Data::F32(&x[x.len() - x.len() / all * n..])));
+        }
+        let key = [n, size.height, size.width, size.text];
+        let mut said = network.run_all(&self.cpu, key, || c.graph(size), &mine)?;
+        if half {
+            said.iter_mut().for_each(|(_, x)| *x = [vec![0.0; x.len()], std::mem::take(x)].concat());
+        }
+        Ok(said)
+    }
+
+    /// That what is to hold the picture can.
+    fn check(&self, r: &Request) -> Result<()> {
+        let Some(control) = r.control else { return Ok(()) };
+        let Some(c) = &self.control else {
+            return Err(ask(
+                "the model has no ControlNet that could hold the picture to another: give one with --control",
+            ));
+        };
+        if control.image.len() != c.conditioning_channels * r.width * r.height {
+            return Err(ask(format!("the picture for the ControlNet is not of {} × {}", r.width, r.height)));
+        }
+        if c.reduction() != self.vae.reduction() {
+            return Err(ask("the ControlNet was made for a model whose latents are of another size"));
+        }
+        Ok(())
     }
 
     /// What the denoiser sees beside the noised latents: of those that were trained to fill in, the mask and the picture

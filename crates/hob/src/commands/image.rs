@@ -13,7 +13,9 @@ use serde_json::json;
 
 use super::Global;
 use crate::error::{Error, Result};
-use crate::picture::{Begin, Extras, Studio};
+use crate::picture::{Begin, Extras, Held, Studio, writable};
+use crate::seen::Seen;
+use crate::store::{self, Wanted};
 use crate::{interrupt, terminal};
 
 const EXAMPLES: &str = "Examples:
@@ -23,16 +25,20 @@ const EXAMPLES: &str = "Examples:
   hob image sd15/ \"a door\" --init wall.png --mask hole.png       white is painted anew
   hob image sd15/ --like dawn.png -o again.png                    the same picture again
   hob image flux1-dev-Q4_K.gguf \"a cat\" --lora style.safetensors:0.8
+  hob image sd15/ \"a hall\" --control canny.safetensors --control-image edges.png --preview
 
 MODEL is a folder in diffusers' layout, a file with a whole model (safetensors), or a GGUF or safetensors of the denoiser
 with its text encoders and VAE beside it. In prompts (word:1.2) and [word] weigh as in A1111's web UI.";
+
+/// What A1111's text calls the first ControlNet.
+const HELD: &str = "ControlNet 0";
 
 /// Arguments of `hob image`.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ImageArgs {
-    /// A folder or file of a picture model
-    model: PathBuf,
+    /// A folder or file of a picture model, or its name in hob list
+    model: String,
     /// What the picture shows
     #[arg(required_unless_present = "like")]
     prompt: Option<String>,
@@ -87,6 +93,21 @@ pub struct ImageArgs {
     /// Another VAE
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
+    /// A ControlNet that holds the picture to that of --control-image
+    #[arg(long, value_name = "FILE", requires = "control_image")]
+    control: Option<PathBuf>,
+    /// What the ControlNet looks at: edges, depths, a pose, as it was trained
+    #[arg(long, value_name = "FILE", requires = "control")]
+    control_image: Option<PathBuf>,
+    /// How much the ControlNet counts
+    #[arg(long, value_name = "X", requires = "control", default_value = "1", value_parser = number)]
+    control_strength: f32,
+    /// Show the picture in the terminal as it comes into being
+    #[arg(long)]
+    preview: bool,
+    /// Write each step of it to a PNG, one over the other
+    #[arg(long, value_name = "FILE")]
+    preview_file: Option<PathBuf>,
     /// Where noise comes from: torch-cpu, as diffusers and ComfyUI begin, or philox, as A1111
     #[arg(long, value_name = "NAME")]
     noise: Option<String>,
@@ -123,11 +144,36 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     if like.as_ref().is_some_and(|l| l.init.is_some()) && begin.is_none() {
         return Err(Error::new("that picture began with another one: give it again with --init"));
     }
+    if like.as_ref().is_some_and(|l| l.more.contains_key(HELD)) && args.control.is_none() {
+        return Err(Error::new(
+            "that picture was held by a ControlNet: give it again with --control and --control-image",
+        ));
+    }
     let threads = args.threads.or(std::thread::available_parallelism().ok()).map_or(1, |n| n.get());
-    let extras =
-        Extras { loras: args.lora.clone(), vae: args.vae.clone(), embeddings: args.embedding.clone() };
-    let mut studio = Studio::open(&args.model, &extras, threads)?;
+    let held = match &args.control_image {
+        None => None,
+        Some(image) => Some(Held { image: Picture::open(image)?, strength: args.control_strength }),
+    };
+    if let Some(out) = &args.out {
+        writable(out)?;
+    }
+    let extras = Extras {
+        loras: args.lora.clone(),
+        vae: args.vae.clone(),
+        embeddings: args.embedding.clone(),
+        control: args.control.clone(),
+    };
+    let mut studio = Studio::open(&model(&args.model)?, &extras, threads)?;
+    studio.hold(held);
     let recipe = args.recipe(&studio, like, begin.as_ref());
+    let mut seen = match args.preview || args.preview_file.is_some() {
+        false => None,
+        true => {
+            let size = studio.painter().latents_of(recipe.width, recipe.height);
+            let draw = args.preview && !args.json;
+            Some(Seen::new(studio.preview(threads)?, size, draw, args.preview_file.clone()))
+        }
+    };
 
     let catch = interrupt::Catch::new();
     let mut made = Vec::new();
@@ -139,11 +185,17 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
             Some(n) if n > 1 => format!("picture {} of {n}", index + 1),
             _ => "painting".into(),
         };
-        let bar = bar(recipe.steps, &label, args.json);
+        let bar = bar(recipe.steps, &label, args.json || seen.as_ref().is_some_and(Seen::draws));
+        let mut unseen = None;
         let picture = studio.make(&recipe, begin.as_ref(), &mut |event| {
             match event {
                 Event::Encoding => bar.set_message("reading the picture"),
-                Event::Step { step, steps, .. } => {
+                Event::Step { step, steps, seen: latents } => {
+                    if let (Some(seen), Some(latents)) = (&mut seen, latents) {
+                        unseen = unseen
+                            .take()
+                            .or(seen.step(latents, &format!("{label}: step {step} of {steps}")).err());
+                    }
                     bar.set_message(label.clone());
                     bar.set_length(steps as u64);
                     bar.set_position(step as u64);
@@ -153,9 +205,20 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
             !catch.pressed()
         });
         bar.finish_and_clear();
+        if let Some(seen) = &mut seen {
+            seen.end();
+        }
         let Some(picture) = picture? else {
-            return Err(Error::new("stopped; nothing was written"));
+            let what = match made.len() {
+                0 => "stopped; nothing was written".to_string(),
+                n => format!("stopped; {n} of {} pictures were written", args.count.unwrap_or(1)),
+            };
+            return Err(Error::interrupted(what));
         };
+        // A preview is no reason to lose the picture.
+        if let Some(why) = unseen {
+            terminal::note(&format!("there was no preview: {why}"));
+        }
         let out = args.place(recipe.seed, index);
         let png = recipe.png(&picture).map_err(Error::new)?;
         crate::file::write(&out, &png)?;
@@ -192,6 +255,14 @@ impl ImageArgs {
             },
         };
         let (width, height) = self.size.unwrap_or((base.width, base.height));
+        let mut more = base.more;
+        if let Some(control) = &self.control {
+            let name = crate::picture::stem(control);
+            more.insert(
+                HELD.into(),
+                format!("Module: none, Model: {name}, Weight: {}", self.control_strength),
+            );
+        }
         Recipe {
             prompt: self.prompt.clone().unwrap_or(base.prompt),
             negative: self.negative.clone().unwrap_or(base.negative),
@@ -207,6 +278,7 @@ impl ImageArgs {
             clip_skip: self.clip_skip.or(base.clip_skip),
             noise: self.noise.clone().unwrap_or(base.noise),
             init: begin.map(Begin::noted),
+            more,
             ..base
         }
     }
@@ -224,8 +296,28 @@ impl ImageArgs {
     }
 }
 
+/// The folder or file of a picture model: a path, or a name of one on this machine.
+fn model(text: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(text);
+    if path.exists() {
+        return Ok(path);
+    }
+    match store::resolve(text, &store::discover())? {
+        Wanted::Path(path) => Ok(path),
+        Wanted::Here(model) if model.kind == store::Kind::Text => {
+            let name = terminal::clean(&model.name);
+            Err(Error::new(format!("{name} is a language model, which makes no pictures: hob run {name}")))
+        }
+        Wanted::Here(model) => Ok(model.path),
+        Wanted::Catalogue(_) | Wanted::Hub(_) => {
+            let name = terminal::clean(text);
+            Err(Error::new(format!("{name} is not on this machine; fetch it with: hob pull {name}")))
+        }
+    }
+}
+
 /// A bar of steps with the time left.
-fn bar(steps: u32, label: &str, quiet: bool) -> ProgressBar {
+pub fn bar(steps: u32, label: &str, quiet: bool) -> ProgressBar {
     if quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -18,7 +18,8 @@ const EXAMPLES: &str = "Examples:
   hob list --json | jq -r '.[].path'
 
 Presets (hob create) stand last. Models are found in the Hugging Face cache (HF_HUB_CACHE, HF_HOME), in
-Ollama's store (OLLAMA_MODELS), in LM Studio's folder and in Hob's own (HOB_HOME).";
+Ollama's store (OLLAMA_MODELS), in the folders of LM Studio and ComfyUI (COMFYUI_PATH) and in Hob's own (HOB_HOME).
+Those that make pictures are marked.";
 
 /// Arguments of `hob list`.
 #[derive(Args)]

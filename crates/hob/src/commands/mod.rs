@@ -12,6 +12,7 @@ pub mod fit;
 mod how;
 pub mod image;
 pub mod list;
+pub mod picture;
 mod profile;
 pub mod ps;
 pub mod pull;
@@ -20,6 +21,7 @@ pub mod run;
 pub mod serve;
 pub mod show;
 pub mod stop;
+pub mod upscale;
 
 use std::num::NonZeroUsize;
 
@@ -91,6 +93,8 @@ pub enum Command {
     Embed(embed::EmbedArgs),
     /// Make a picture from words
     Image(Box<image::ImageArgs>),
+    /// Make a picture larger
+    Upscale(upscale::UpscaleArgs),
     /// Measure speed
     Bench(bench::BenchArgs),
     /// Measure this machine, and say what Hob will use of it

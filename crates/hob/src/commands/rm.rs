@@ -12,7 +12,7 @@ const EXAMPLES: &str = "Examples:
   hob rm --yes hf:owner/repo
   hob rm pirate                         a preset (hob create); its base stays
 
-Models of Ollama and LM Studio are theirs to remove.";
+Models of Ollama, LM Studio and ComfyUI are theirs to remove.";
 
 /// Arguments of `hob rm`.
 #[derive(Args)]
@@ -58,7 +58,7 @@ pub fn run(args: RmArgs, _: &Global) -> Result<()> {
         }
     }
     for model in models {
-        let foreign = matches!(model.place, Place::Ollama | Place::LmStudio);
+        let foreign = matches!(model.place, Place::Ollama | Place::LmStudio | Place::ComfyUi);
         let question = format!(
             "Remove {} ({}) from {}?",
             terminal::clean(&model.name),

@@ -217,6 +217,10 @@ fn at_hand(wanted: Wanted, args: &RunArgs, net: &Net) -> Result<(String, PathBuf
             places::short(&model.path)
         ))),
         Wanted::Here(model) => Ok((terminal::clean(&model.name), model.path)),
+        Wanted::Path(path) if super::picture::is(&path) => Err(Error::new(format!(
+            "{0} makes pictures: hob image {0} \"a lighthouse\"",
+            terminal::clean(&path.display().to_string())
+        ))),
         Wanted::Path(path) => Ok((terminal::clean(&path.display().to_string()), path)),
         Wanted::Catalogue(entry) => {
             if net.offline() {

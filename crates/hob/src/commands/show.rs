@@ -62,7 +62,14 @@ pub fn run(args: ShowArgs, global: &Global) -> Result<()> {
     if let Some(kept) = found.preset(&args.model) {
         return preset(kept, &found, &args);
     }
+    let path = PathBuf::from(&args.model);
+    if super::picture::is(&path) && !found.models.iter().any(|m| m.name == args.model) {
+        return super::picture::show(&path, None, args.tensors, args.json);
+    }
     match store::resolve(&args.model, &found)? {
+        Wanted::Here(model) if model.kind == store::Kind::Image => {
+            super::picture::show(&model.path, Some(&model), args.tensors, args.json)
+        }
         Wanted::Path(path) => show(&Checkpoint::open(&path)?, At::Path, &args),
         Wanted::Here(model) => show(&Checkpoint::open(&model.path)?, At::Here(&model), &args),
         Wanted::Hub(spec) => {

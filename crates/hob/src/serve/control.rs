@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use super::App;
+use super::keep::Keep;
 use super::manager::{Ready, Released};
 use super::refusal::{Kind, Refusal, Result};
 

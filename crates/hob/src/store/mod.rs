@@ -1,5 +1,6 @@
 //! Models on this machine, found where they lie: nothing is copied into a format or a folder of Hob's own.
 
+mod comfy;
 mod folders;
 mod hugging_face;
 mod ollama;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::preset::{self, Kept};
 use crate::{catalogue, naming, places};
 
+pub use pictures::is_picture;
 pub use remove::remove;
 pub use resolve::{Wanted, of_preset, resolve, resolve_model};
 
@@ -28,6 +30,8 @@ pub enum Place {
     LmStudio,
     /// Ollama's store.
     Ollama,
+    /// ComfyUI's folders.
+    ComfyUi,
 }
 
 impl Place {
@@ -38,6 +42,7 @@ impl Place {
             Place::HuggingFace => "Hugging Face",
             Place::LmStudio => "LM Studio",
             Place::Ollama => "Ollama",
+            Place::ComfyUi => "ComfyUI",
         }
     }
 }
@@ -107,6 +112,9 @@ pub fn discover() -> Found {
     }
     for root in places::ollama() {
         ollama::scan(&root, &mut found);
+    }
+    for root in places::comfy_ui() {
+        comfy::scan(&root, &mut found);
     }
     let mut uses: HashMap<String, usize> = HashMap::new();
     for model in &found.models {

@@ -28,6 +28,11 @@ pub fn remove(model: &Model) -> Result<u64> {
             model.name,
             model.qualified.trim_start_matches("ollama:")
         ))),
+        Place::ComfyUi => Err(Error::new(format!(
+            "{} belongs to ComfyUI; remove the file {} yourself",
+            model.name,
+            crate::places::short(&model.path)
+        ))),
         Place::LmStudio => {
             Err(Error::new(format!("{} belongs to LM Studio; remove it in its My Models page", model.name)))
         }

@@ -58,7 +58,7 @@ pub fn resolve_model(text: &str, found: &Found) -> Result<Wanted> {
         return Ok(ready.map_or(Wanted::Catalogue(entry), here));
     }
     let path = Path::new(text);
-    if path.is_file() || path.join("config.json").is_file() {
+    if path.is_file() || ["config.json", "model_index.json"].iter().any(|name| path.join(name).is_file()) {
         return Ok(Wanted::Path(path.to_path_buf()));
     }
     let lower = text.to_lowercase();
