@@ -180,10 +180,10 @@ export function imagesRoom(hob) {
   }
 
   function card({ id, recipe, seconds }) {
-    const image = h('img', { alt: recipe.prompt || 'A picture without a prompt', width: recipe.width, height: recipe.height });
+    const image = h('img', { alt: '', width: recipe.width, height: recipe.height });
     blob(`/hob/images/${id}/small.png`).then(dataUrl).then((url) => { image.src = url; }).catch(() => {});
     const box = h('figure', { class: 'shot', 'data-id': id },
-      h('button', { type: 'button', class: 'see', onclick: () => open(id, recipe, seconds) }, image),
+      h('button', { type: 'button', class: 'see', 'aria-label': `Show ${recipe.prompt || 'the picture'}`, onclick: () => open(id, recipe, seconds) }, image),
       h('figcaption', { class: 'row' },
         h('span', { class: 'quiet' }, recipe.prompt),
         iconButton('again', 'Use its settings', () => again(recipe)),
