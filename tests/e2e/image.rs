@@ -155,9 +155,9 @@ fn what_cannot_be_painted_is_said_in_a_sentence() {
     world.run(&["image", "sd15", "--like", "plain.png"]).fails("does not say how it was made");
 
     // A part that is not there, and one in a form that runs code.
-    fs::rename(world.path("sd15/vae"), world.path("vae")).unwrap();
+    fs::rename(world.path("sd15/vae"), world.path("aside")).unwrap();
     image(&world, &["a fox"]).fails("lacks its VAE");
-    image(&world, &["a fox", "--vae", "vae", "-o", "fox.png"]).ok();
+    image(&world, &["a fox", "--vae", "aside", "-o", "fox.png"]).ok();
     fs::write(world.path("model.ckpt"), b"PK\x03\x04 as torch writes it").unwrap();
     world.run(&["image", "model.ckpt", "a fox"]).fails("pickle");
 
@@ -282,7 +282,7 @@ fn a_stopped_run_leaves_nothing_half_written() {
         "--steps",
         "1000",
         "--size",
-        "256x256",
+        "64x64",
         "-o",
         "fox.png",
         "--preview-file",
