@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Pixels beyond a tile that are computed with it and then left out, so that what meets at its edge was made of the same.
-/// Of a network with trained weights what is further away counts less than a 255th.
+/// What is further away is taken to count for nothing; that was seen with random weights alone.
 pub const CONTEXT: usize = 32;
 
 /// Pixels of a picture: 8192 × 8192, as many as are read.
@@ -21,7 +21,7 @@ const MOST: usize = 1 << 26;
 pub struct Tiles {
     /// sides of a tile, in pixels of the picture given
     pub side: usize,
-    /// around it
+    /// around it, counted in what the network sees: some take 2 × 2 or 4 × 4 pixels for one
     pub context: usize,
 }
 
@@ -171,7 +171,7 @@ struct Axis {
 impl Axis {
     fn new(size: usize, by: usize, tiles: Tiles) -> Axis {
         let padded = size.next_multiple_of(by);
-        let (tile, context) = (tiles.side.max(1).next_multiple_of(by), tiles.context.next_multiple_of(by));
+        let (tile, context) = (tiles.side.max(1).next_multiple_of(by), tiles.context * by);
         Axis { size, padded, tile, context, window: padded.min(tile.saturating_add(2 * context)) }
     }
 
