@@ -210,17 +210,20 @@ async fn watch_over(
     let tally = Tally::new(&app.metrics, request.method().as_str(), &path, route(&path), app.log_prompts);
     request.extensions_mut().insert(tally.clone());
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut unread = false;
     let mut response = match app.guard.check(&request) {
-        Err(refusal) => refuse(&path, &refusal),
+        Err(refusal) => {
+            unread = true;
+            refuse(&path, &refusal)
+        }
         Ok(Some(preflight)) => preflight,
         Ok(None) => next.run(request).await,
     };
     app.guard.share(origin.as_ref(), response.headers_mut());
     let nosniff = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-    if response.status() == StatusCode::PAYLOAD_TOO_LARGE || response.status() == StatusCode::REQUEST_TIMEOUT
-    {
-        // What is left of the body is not read.
+    if unread || matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+        // What is left of the body is not read, and the connection ends: a client that is not told would use it again.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     tally.watch(response, clock)
