@@ -63,7 +63,7 @@ fn a_run_stays_within_the_memory_it_is_given() {
         assert!(peak <= (mib * MIB) as f64, "{peak} bytes of {mib} MiB");
         // Where weights leave memory again, the peak comes before the last of the program's own pages.
         let off = planned / peak - 1.0;
-        assert!(off > -0.03 && off < 0.045, "planned {planned}, measured {peak}");
+        assert!(off > -0.03 && off < 0.06, "planned {planned}, measured {peak}");
     }
 }
 
