@@ -70,7 +70,9 @@ export async function crash({ open, server }) {
   const page = await open();
   page.forgiven.push('ERR_CONNECTION_REFUSED', 'ERR_CONNECTION_RESET', 'ERR_EMPTY_RESPONSE', 'ERR_INCOMPLETE_CHUNKED_ENCODING');
   await say(page, 'Write a very long story about a lighthouse.', { wait: false });
-  await page.waitForTimeout(3500);
+  await page.waitForFunction(() => document.querySelector('.answer .text')?.innerText.length > 20);
+  await page.waitForTimeout(1200); // what is said is saved once a second
+  assert.ok(await page.locator('.answer.running').count(), 'the answer ended before the server could');
   await server.stop('SIGKILL');
   await page.locator('#banner', { hasText: 'The server is gone' }).waitFor();
   await server.start();
