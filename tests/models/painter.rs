@@ -6,6 +6,7 @@ use hob_engine::diffuse::{
 };
 use hob_engine::{Cpu, Precision};
 use hob_io::Pipeline;
+use hob_io::pipeline::Role;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -164,4 +165,24 @@ fn what_does_not_fit_is_said() {
     let nan = Request { prompt: &broken, ..bench.request(Sampler::Euler, 4, 7.5) };
     let said = painter.paint(&nan, &mut |_| true).unwrap_err().to_string();
     assert!(said.contains("step 1 of 4"), "{said}");
+}
+
+#[test]
+fn phases_are_planned_for_every_family() {
+    for (family, count) in [("sd15", 3), ("sdxl", 4), ("flux", 4)] {
+        let painter = painter_of(family);
+        let phases = painter.phases(SIZE.0, SIZE.1, true, 7).unwrap();
+        assert_eq!(phases.len(), count, "{family}");
+        for phase in &phases {
+            let part = painter.pipeline().part(phase.role).unwrap();
+            assert!(phase.work > 0 && phase.weights > 0 && phase.weights as u64 <= part.size_bytes());
+        }
+        let denoiser = phases.iter().find(|p| p.role == Role::Denoiser).unwrap();
+        let whole = painter.pipeline().part(Role::Denoiser).unwrap().size_bytes();
+        assert_eq!(denoiser.weights as u64, whole, "{family}: every weight of the denoiser is read");
+        // Twice as wide and high is four times the work, but for what does not grow.
+        let large = painter.phases(2 * SIZE.0, 2 * SIZE.1, true, 7).unwrap();
+        let large = large.iter().find(|p| p.role == Role::Denoiser).unwrap();
+        assert!(large.work > 2 * denoiser.work, "{family}: {} and {}", denoiser.work, large.work);
+    }
 }

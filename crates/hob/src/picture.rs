@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hob_engine::diffuse::{
-    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Preview, Request, Said, Sampler,
+    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Phase, Preview, Request, Said, Sampler,
     Schedule, Source, Steps, Tokens, Words,
 };
 use hob_engine::lora::Updates;
@@ -63,6 +63,15 @@ pub struct Held {
     pub strength: f32,
 }
 
+/// Bytes that a picture takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Planned {
+    /// at most: weights of what stays, and of what runs beside it, with the memory that it works in
+    pub held: u64,
+    /// to work in, which no file stands behind
+    pub work: u64,
+}
+
 impl Studio {
     /// Opens a model and what is added to it.
     ///
@@ -98,6 +107,25 @@ impl Studio {
     /// The engine beneath.
     pub fn painter(&self) -> &Painter {
         &self.painter
+    }
+
+    /// What a picture takes of memory.
+    ///
+    /// # Errors
+    /// A part's weights do not fit its configuration.
+    pub fn planned(&self, recipe: &Recipe) -> Result<Planned> {
+        let painter = &self.painter;
+        let flux = painter.pipeline().family.is_flux();
+        let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux).map_or(77, |t| t.max_tokens);
+        let phases = painter.phases(recipe.width, recipe.height, recipe.cfg > 1.0, text)?;
+        // The denoiser stays, and its ControlNet with it; the others run beside them, each alone.
+        let stays = |p: &&Phase| matches!(p.role, Role::Denoiser | Role::ControlNet);
+        let (stay, others): (Vec<_>, Vec<_>) = phases.iter().partition(stays);
+        let weights: usize = stay.iter().map(|p| p.weights).sum();
+        let steps: usize = stay.iter().map(|p| p.work).sum();
+        let beside = others.iter().map(|p| p.weights + p.work).chain([steps]).max();
+        let work = others.iter().map(|p| p.work).chain([steps]).max();
+        Ok(Planned { held: (weights + beside.unwrap_or(0)) as u64, work: work.unwrap_or(0) as u64 })
     }
 
     /// What shows latents of pictures while they are made.

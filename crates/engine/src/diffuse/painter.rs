@@ -332,7 +332,9 @@ impl Painter {
     pub fn phases(&self, width: usize, height: usize, guided: bool, tokens: usize) -> Result<Vec<Phase>> {
         let mut phases = Vec::new();
         let mut add = |role: Role, graph| -> Result<()> {
-            let (weights, work) = self.network(role)?.plan(&self.cpu, graph)?;
+            // LoRAs need not be merged to know how large weights are.
+            let network = Network::new(&self.pipeline, role, &Updates::default(), &self.cpu)?;
+            let (weights, work) = network.plan(&self.cpu, graph)?;
             phases.push(Phase { role, weights, work });
             Ok(())
         };
@@ -349,17 +351,34 @@ impl Painter {
                     vectors: false,
                 };
                 let c = clip::Config::parse(config).map_err(Error::Ask)?;
-                add(role, c.encoder(tokens.div_ceil(TOKENS).max(1), TOKENS, wanted))?;
+                let most = TOKENS.min(c.max_position_embeddings);
+                add(role, c.encoder(tokens.div_ceil(TOKENS).max(1), most, wanted))?;
             }
         }
         let (h, w) = (self.latent(height), self.latent(width));
+        let pooled = self.pooled()?;
+        let size = self.unet_sizes(if guided { 2 } else { 1 }, h, w, tokens, pooled);
         let graph = match &self.denoiser {
-            Denoiser::Unet(c) => c.graph(self.unet_sizes(if guided { 2 } else { 1 }, h, w, tokens, 0)),
+            Denoiser::Unet(c) => c.graph(size),
             Denoiser::Flux(c) => c.graph(flux::Size { batch: 1, text: tokens, height: h / 2, width: w / 2 }),
         };
         add(Role::Denoiser, graph)?;
+        if let Some(c) = &self.control {
+            add(Role::ControlNet, c.graph(size))?;
+        }
         add(Role::Vae, self.vae.decoder(1, h, w))?;
         Ok(phases)
+    }
+
+    /// Channels of the pooled text that the denoiser is given; 0 where it is given none.
+    fn pooled(&self) -> Result<usize> {
+        for role in [Role::TextEncoder, Role::TextEncoder2] {
+            if self.pipeline.text(role).is_some_and(|how| how.pooled) {
+                let config = &self.pipeline.need(role).map_err(ask)?.config;
+                return Ok(clip::Config::parse(config).map_err(Error::Ask)?.pooled_size());
+            }
+        }
+        Ok(0)
     }
 
     fn unet_sizes(

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use hob_engine::diffuse::{Event, Sampler, Schedule};
+use hob_engine::memory;
 use hob_io::Picture;
 use hob_io::picture::Recipe;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::picture::{Begin, Extras, Held, Studio, writable};
 use crate::seen::Seen;
 use crate::store::{self, Wanted};
-use crate::{interrupt, terminal};
+use crate::{interrupt, room, terminal};
 
 const EXAMPLES: &str = "Examples:
   hob image sd15/ \"a lighthouse at dawn\" -o dawn.png
@@ -166,6 +167,16 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     let mut studio = Studio::open(&model(&args.model)?, &extras, threads)?;
     studio.hold(held);
     let recipe = args.recipe(&studio, like, begin.as_ref());
+    let (work, free) = (studio.planned(&recipe)?.work, room::free(memory::process()));
+    if work > free {
+        return Err(Error::new(format!(
+            "a picture of {} × {} needs {} of memory to work in, and {} are free; ask for a smaller one with --size",
+            recipe.width,
+            recipe.height,
+            terminal::bytes(work),
+            terminal::bytes(free)
+        )));
+    }
     let mut seen = match args.preview || args.preview_file.is_some() {
         false => None,
         true => {
@@ -347,8 +358,8 @@ fn size(text: &str) -> std::result::Result<(usize, usize), String> {
     let (width, height) = text.split_once(['x', 'X', '×']).ok_or("it must be as 512x768")?;
     let side = |text: &str| text.trim().parse().ok().filter(|n| (1..=16_384).contains(n));
     Ok((
-        side(width).ok_or("its width is no number up to 16384")?,
-        side(height).ok_or("its height is no number up to 16384")?,
+        side(width).ok_or("its width is no number from 1 to 16384")?,
+        side(height).ok_or("its height is no number from 1 to 16384")?,
     ))
 }
 

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use hob_engine::diffuse::Event;
 use hob_io::picture::Recipe;
-use hob_io::pipeline::Role;
 
 use super::held::Open;
 use super::{Job, Live, Made, Queue, lock};
@@ -75,7 +74,7 @@ impl Worker {
         held.note(Some(model), 0);
         let begin = wish.begin()?;
         let recipe = wish.recipe(studio, &model.name, begin.as_ref())?;
-        let bytes = planned(studio, &recipe).unwrap_or(model.bytes);
+        let bytes = studio.planned(&recipe).map_or(model.bytes, |planned| planned.held);
         self.manager.make_room(bytes).map_err(|room| {
             Refusal::new(
                 Kind::NoRoom,
@@ -127,16 +126,4 @@ impl Worker {
 fn stopped() -> Refusal {
     // Clients ask again by themselves where it is the server that is at fault.
     Refusal::new(Kind::Invalid, "this was stopped before a picture was there")
-}
-
-/// Bytes that a picture takes: the denoiser, which stays, and the largest of what runs beside it.
-fn planned(studio: &Studio, recipe: &Recipe) -> Option<u64> {
-    let painter = studio.painter();
-    let flux = painter.pipeline().family.is_flux();
-    let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux).map_or(77, |t| t.max_tokens);
-    let phases = painter.phases(recipe.width, recipe.height, recipe.cfg != 1.0, text).ok()?;
-    let (denoiser, others): (Vec<_>, Vec<_>) = phases.iter().partition(|p| p.role == Role::Denoiser);
-    let stays: usize = denoiser.iter().map(|p| p.weights).sum();
-    let works = denoiser.iter().map(|p| p.work).chain(others.iter().map(|p| p.weights + p.work));
-    Some((stays + works.max().unwrap_or(0)) as u64)
 }
