@@ -5,6 +5,7 @@
 //! there.
 
 use super::network::Network;
+use super::words::Said;
 use super::{
     At, Guidance, How, Mask, Noise, Progress, SampleError, Sampler, Scheduler, Source, Steps, Walk, sample,
 };
@@ -13,35 +14,12 @@ use crate::{Error, Result};
 use hob_cpu::Cpu;
 use hob_graph::Data;
 use hob_io::Pipeline;
-use hob_io::pipeline::{Family, Purpose, Role};
-use hob_io::prompt::{Chunk, Embeddings, TOKENS, weigh};
-use hob_models::{clip, controlnet, flux, t5, unet, vae};
+use hob_io::pipeline::{Purpose, Role};
+use hob_models::{controlnet, flux, unet, vae};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// A prompt as one text encoder reads it.
-pub enum Words {
-    /// of CLIP's kind
-    Chunks(Vec<Chunk>),
-    /// of T5, filled up
-    Ids(Vec<u32>),
-}
-
-/// A prompt in tokens, for each encoder of the family.
-pub type Tokens = BTreeMap<Role, Words>;
-
-/// What a prompt says to the denoiser.
-#[derive(Clone, Debug, Default)]
-pub struct Said {
-    /// `(T, C)`
-    pub states: Vec<f32>,
-    /// T
-    pub tokens: usize,
-    /// `(P)`; empty where the family has none
-    pub pooled: Vec<f32>,
-}
 
 /// A picture to begin with.
 pub struct Given {
@@ -121,32 +99,21 @@ pub enum PaintError {
     NotFinite(String),
 }
 
-/// Bytes that the phases take: weights as stored, and memory to work in.
-#[derive(Clone, Debug)]
-pub struct Phase {
-    /// what runs
-    pub role: Role,
-    /// of its weights
-    pub weights: usize,
-    /// to work in
-    pub work: usize,
-}
-
-enum Denoiser {
+pub(super) enum Denoiser {
     Unet(Box<unet::Config>),
     Flux(Box<flux::Config>),
 }
 
 /// A picture model at hand.
 pub struct Painter {
-    pipeline: Arc<Pipeline>,
-    cpu: Cpu,
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) cpu: Cpu,
     updates: BTreeMap<Role, Updates>,
-    denoiser: Denoiser,
-    vae: vae::Config,
+    pub(super) denoiser: Denoiser,
+    pub(super) vae: vae::Config,
     /// how it was trained
     pub scheduler: Scheduler,
-    control: Option<Box<controlnet::Config>>,
+    pub(super) control: Option<Box<controlnet::Config>>,
     /// the denoiser, kept from picture to picture
     open: Option<Open>,
 }
@@ -157,7 +124,7 @@ struct Open {
     control: Option<Network>,
 }
 
-fn ask(e: impl std::fmt::Display) -> Error {
+pub(super) fn ask(e: impl std::fmt::Display) -> Error {
     Error::Ask(e.to_string())
 }
 
@@ -207,7 +174,7 @@ impl Painter {
     }
 
     /// Rows or columns of latents for so many pixels.
-    fn latent(&self, pixels: usize) -> usize {
+    pub(super) fn latent(&self, pixels: usize) -> usize {
         pixels / self.vae.reduction()
     }
 
@@ -221,167 +188,12 @@ impl Painter {
         self.latent(width) * self.latent(height) / 4
     }
 
-    fn network(&self, role: Role) -> Result<Network> {
+    pub(super) fn network(&self, role: Role) -> Result<Network> {
         let none = Updates::default();
         Network::new(&self.pipeline, role, self.updates.get(&role).unwrap_or(&none), &self.cpu)
     }
 
-    /// What a prompt says. `skip` is which layer of CLIP is taken, counted from its end; that of the family where it is not
-    /// given. `embeddings` are the vectors that chunks refer to.
-    ///
-    /// # Errors
-    /// A text encoder cannot be run, or memory.
-    pub fn said(
-        &self,
-        tokens: &[&Tokens],
-        skip: Option<usize>,
-        embeddings: &BTreeMap<Role, Embeddings>,
-    ) -> Result<Vec<Said>> {
-        let mut all = vec![Said::default(); tokens.len()];
-        for role in [Role::TextEncoder, Role::TextEncoder2] {
-            let Some(how) = self.pipeline.text(role) else { continue };
-            let config = &self.pipeline.need(role).map_err(ask)?.config;
-            let mut network = self.network(role)?;
-            for (said, tokens) in all.iter_mut().zip(tokens) {
-                let words =
-                    tokens.get(&role).ok_or_else(|| ask("the prompt lacks tokens for a text encoder"))?;
-                let (states, pooled) = match words {
-                    Words::Ids(ids) => {
-                        let c = t5::Config::parse(config).map_err(Error::Ask)?;
-                        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-                        let graph = || c.encoder(1, ids.len());
-                        let inputs = [("ids", Data::I32(&ids))];
-                        let [hidden] =
-                            network.run(&self.cpu, [1, ids.len(), 0, 0], graph, &inputs, ["hidden"])?;
-                        (hidden, Vec::new())
-                    }
-                    Words::Chunks(chunks) => {
-                        let c = clip::Config::parse(config).map_err(Error::Ask)?;
-                        let wanted = clip::Wanted {
-                            layer: skip.unwrap_or(1 + how.skipped),
-                            norm: how.normed,
-                            pooled: how.pooled,
-                            vectors: chunks.iter().any(|c| !c.vectors.is_empty()),
-                        };
-                        self.clip(&mut network, &c, chunks, wanted, embeddings.get(&role))?
-                    }
-                };
-                if how.attended {
-                    join(said, states, words);
-                }
-                if how.pooled {
-                    said.pooled = pooled;
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    /// Runs chunks through an encoder of CLIP's kind: states of all, weighed, and the pooled vector of the first.
-    fn clip(
-        &self,
-        network: &mut Network,
-        c: &clip::Config,
-        chunks: &[Chunk],
-        wanted: clip::Wanted,
-        embeddings: Option<&Embeddings>,
-    ) -> Result<(Vec<f32>, Vec<f32>)> {
-        let n = chunks.len();
-        let ids: Vec<i32> = chunks.iter().flat_map(|c| c.ids).map(|id| id as i32).collect();
-        let ends: Vec<i32> =
-            (chunks.iter().enumerate()).map(|(i, k)| (i * TOKENS + c.end(&k.ids)) as i32).collect();
-        let mut inputs = vec![("ids", Data::I32(&ids))];
-        if wanted.pooled {
-            inputs.push(("ends", Data::I32(&ends)));
-        }
-        let (mut keep, mut vectors) = (vec![1.0; n * TOKENS], vec![0.0; n * TOKENS * c.hidden_size]);
-        if let (true, Some(embeddings)) = (wanted.vectors, embeddings) {
-            let rows = keep.chunks_mut(TOKENS).zip(vectors.chunks_mut(TOKENS * c.hidden_size));
-            for (chunk, (keep, vectors)) in chunks.iter().zip(rows) {
-                chunk.place(embeddings, c.hidden_size, keep, vectors);
-            }
-        }
-        if wanted.vectors {
-            inputs.extend([("keep", Data::F32(&keep)), ("vectors", Data::F32(&vectors))]);
-        }
-        let key = [n, wanted.layer, wanted.pooled as usize, wanted.vectors as usize];
-        let graph = || c.encoder(n, TOKENS, wanted);
-        let [mut hidden, pooled] = network.run(&self.cpu, key, graph, &inputs, ["hidden", "pooled"])?;
-        for (states, chunk) in hidden.chunks_mut(TOKENS * c.hidden_size).zip(chunks) {
-            weigh(states, &chunk.weights);
-        }
-        let first = pooled.len() / n.max(1);
-        Ok((hidden, pooled[..first].to_vec()))
-    }
-
-    /// What a prompt says that says nothing, where the model was trained to be given zeros for it (SDXL).
-    pub fn nothing(&self, like: &Said) -> Option<Said> {
-        let zeros = self.pipeline.index["force_zeros_for_empty_prompt"].as_bool();
-        let sdxl = matches!(self.pipeline.family, Family::Sdxl);
-        (sdxl && zeros.unwrap_or(true)).then(|| Said {
-            states: vec![0.0; like.states.len()],
-            pooled: vec![0.0; like.pooled.len()],
-            ..like.clone()
-        })
-    }
-
-    /// What each phase takes, for pictures of a size with prompts of so many tokens.
-    ///
-    /// # Errors
-    /// A part's weights do not fit its configuration.
-    pub fn phases(&self, width: usize, height: usize, guided: bool, tokens: usize) -> Result<Vec<Phase>> {
-        let mut phases = Vec::new();
-        let mut add = |role: Role, graph| -> Result<()> {
-            // LoRAs need not be merged to know how large weights are.
-            let network = Network::new(&self.pipeline, role, &Updates::default(), &self.cpu)?;
-            let (weights, work) = network.plan(&self.cpu, graph)?;
-            phases.push(Phase { role, weights, work });
-            Ok(())
-        };
-        for role in [Role::TextEncoder, Role::TextEncoder2] {
-            let Some(how) = self.pipeline.text(role) else { continue };
-            let config = &self.pipeline.need(role).map_err(ask)?.config;
-            if self.pipeline.family.is_flux() && role == Role::TextEncoder2 {
-                add(role, t5::Config::parse(config).map_err(Error::Ask)?.encoder(1, how.max_tokens))?;
-            } else {
-                let wanted = clip::Wanted {
-                    layer: 1 + how.skipped,
-                    norm: how.normed,
-                    pooled: how.pooled,
-                    vectors: false,
-                };
-                let c = clip::Config::parse(config).map_err(Error::Ask)?;
-                let most = TOKENS.min(c.max_position_embeddings);
-                add(role, c.encoder(tokens.div_ceil(TOKENS).max(1), most, wanted))?;
-            }
-        }
-        let (h, w) = (self.latent(height), self.latent(width));
-        let pooled = self.pooled()?;
-        let size = self.unet_sizes(if guided { 2 } else { 1 }, h, w, tokens, pooled);
-        let graph = match &self.denoiser {
-            Denoiser::Unet(c) => c.graph(size),
-            Denoiser::Flux(c) => c.graph(flux::Size { batch: 1, text: tokens, height: h / 2, width: w / 2 }),
-        };
-        add(Role::Denoiser, graph)?;
-        if let Some(c) = &self.control {
-            add(Role::ControlNet, c.graph(size))?;
-        }
-        add(Role::Vae, self.vae.decoder(1, h, w))?;
-        Ok(phases)
-    }
-
-    /// Channels of the pooled text that the denoiser is given; 0 where it is given none.
-    fn pooled(&self) -> Result<usize> {
-        for role in [Role::TextEncoder, Role::TextEncoder2] {
-            if self.pipeline.text(role).is_some_and(|how| how.pooled) {
-                let config = &self.pipeline.need(role).map_err(ask)?.config;
-                return Ok(clip::Config::parse(config).map_err(Error::Ask)?.pooled_size());
-            }
-        }
-        Ok(0)
-    }
-
-    fn unet_sizes(
+    pub(super) fn unet_sizes(
         &self,
         batch: usize,
         height: usize,
@@ -675,19 +487,4 @@ impl Painter {
 
 fn tell(on: &mut dyn FnMut(Event) -> bool, event: Event) -> std::result::Result<(), PaintError> {
     if on(event) { Ok(()) } else { Err(PaintError::Stopped) }
-}
-
-/// Puts what another encoder says beside what is there, token by token.
-fn join(said: &mut Said, states: Vec<f32>, words: &Words) {
-    let tokens = match words {
-        Words::Chunks(chunks) => chunks.len() * TOKENS,
-        Words::Ids(ids) => ids.len(),
-    };
-    if said.states.is_empty() {
-        (said.states, said.tokens) = (states, tokens);
-        return;
-    }
-    let (a, b) = (said.states.len() / tokens, states.len() / tokens);
-    let rows = said.states.chunks(a).zip(states.chunks(b));
-    said.states = rows.flat_map(|(a, b)| [a, b].concat()).collect();
 }

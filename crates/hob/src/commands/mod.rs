@@ -33,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   hob run                                     chat with a model on this machine
   hob run starter \"Why is the sky blue?\"      answer one question
   hob serve                                   a page to chat on, and the APIs of OpenAI, Anthropic and Ollama
+  hob image sd15/ \"a lighthouse at dawn\"      a picture from words
   hob pull hf:owner/repo                      fetch a model from the Hugging Face hub
   hob list                                    the models on this machine
   hob show starter                            what is inside a model
