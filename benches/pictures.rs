@@ -91,7 +91,11 @@ fn measure(name: &str, mut graph: Graph, threads: usize) {
         let mut watch = |g: &Graph, id: hob_graph::NodeId, took: Duration| {
             let node = g.node(id);
             let what = match node.op {
-                Op::Conv2d(w) => format!("conv2d {}x{} /{}", w.kernel, w.kernel, w.stride),
+                Op::Conv2d(w) => {
+                    format!("conv2d {}x{} /{} to {}²", w.kernel, w.kernel, w.stride, node.shape[3])
+                }
+                Op::Linear => format!("linear {} tokens", node.shape.rows()),
+                Op::CrossAttend(_) => format!("cross_attend {} keys", g.node(node.inputs[1]).shape[0]),
                 _ => node.op.name().to_string(),
             };
             if round == 2 {
@@ -115,9 +119,9 @@ fn measure(name: &str, mut graph: Graph, threads: usize) {
     let total: Duration = times.values().sum();
     let mut times: Vec<_> = times.into_iter().collect();
     times.sort_by_key(|t| std::cmp::Reverse(t.1));
-    for (what, took) in times.iter().take(12) {
+    for (what, took) in times.iter().take(24) {
         println!(
-            "  {what:<20} {:8.1} ms {:5.1}%",
+            "  {what:<24} {:8.1} ms {:5.1}%",
             took.as_secs_f64() * 1e3,
             100.0 * took.as_secs_f64() / total.as_secs_f64()
         );

@@ -1,7 +1,7 @@
 //! Activations.
 
 use crate::exec::Call;
-use crate::isa::for_each_isa;
+use crate::isa::for_each_width;
 use crate::math;
 use crate::ops::rows::by_rows;
 use hob_graph::Act;
@@ -46,25 +46,25 @@ pub fn gelu_quick(x: f32) -> f32 {
     x * math::sigmoid(1.702 * x)
 }
 
-for_each_isa! {
+for_each_width! {
     fn silus(x: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = silu(*x));
     }
 }
 
-for_each_isa! {
+for_each_width! {
     fn gelus_tanh(x: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = gelu_tanh(*x));
     }
 }
 
-for_each_isa! {
+for_each_width! {
     fn gelus(x: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = gelu(*x));
     }
 }
 
-for_each_isa! {
+for_each_width! {
     fn gelus_quick(x: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = gelu_quick(*x));
     }

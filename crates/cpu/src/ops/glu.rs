@@ -1,7 +1,7 @@
 //! `act(gate) · up`
 
 use crate::exec::Call;
-use crate::isa::for_each_isa;
+use crate::isa::for_each_width;
 use crate::ops::act::{COST, gelu, gelu_quick, gelu_tanh, silu};
 use crate::ops::rows::by_rows;
 use hob_graph::Act;
@@ -23,25 +23,25 @@ pub fn kernel(act: Act) -> fn(&[f32], &[f32], &mut [f32]) {
     }
 }
 
-for_each_isa! {
+for_each_width! {
     fn by_silu(gate: &[f32], up: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(gate).zip(up).for_each(|((y, gate), up)| *y = silu(*gate) * up);
     }
 }
 
-for_each_isa! {
+for_each_width! {
     fn by_gelu_tanh(gate: &[f32], up: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(gate).zip(up).for_each(|((y, gate), up)| *y = gelu_tanh(*gate) * up);
     }
 }
 
-for_each_isa! {
+for_each_width! {
     fn by_gelu(gate: &[f32], up: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(gate).zip(up).for_each(|((y, gate), up)| *y = gelu(*gate) * up);
     }
 }
 
-for_each_isa! {
+for_each_width! {
     fn by_gelu_quick(gate: &[f32], up: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(gate).zip(up).for_each(|((y, gate), up)| *y = gelu_quick(*gate) * up);
     }

@@ -2,13 +2,15 @@
 //!
 //! Scores lie turned, keys by queries: so a strip of [`WIDTH`] queries is all that is laid out anew, keys and values being
 //! the left operands of both products, and the softmax goes through the keys without sums across a vector. A task is a
-//! strip of one head; its scores, in powers of two, of a block of keys never leave the first cache.
+//! strip of one head; its scores, in powers of two, of a block of keys never leave the first cache. Keys and values are laid
+//! out once as the products read them: a tile's numbers side by side.
 
 use super::panel::{LANES, Lanes, Plain};
 use crate::exec::{Call, Cpu};
+use crate::isa::for_each_width;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
-use crate::ops::gemm::{HEIGHT, Rows, WIDTH, tile, tile_turned};
+use crate::ops::gemm::{HEIGHT, Rows, WIDTH, prefetch, tile_turned};
 use crate::ops::rows::Shared;
 use hob_graph::{Cross, Graph, Node};
 use std::{f32::consts::LOG2_E, ops::Range};
@@ -39,9 +41,20 @@ impl Size {
         Size { parts, queries: q[0] / parts, keys: k[0] / parts, heads: q[1], kv_heads: k[1], dim: q[2] }
     }
 
-    /// Numbers of keys, and as many of values, head by head.
+    /// Numbers of the keys of a head, in whole tiles, and at most as many of values.
     fn laid(&self) -> usize {
-        self.parts * self.kv_heads * self.keys * self.dim
+        self.keys.next_multiple_of(HEIGHT) * self.dim
+    }
+
+    /// Numbers of keys, and as many of values, of all heads.
+    fn all(&self) -> usize {
+        self.parts * self.kv_heads * self.laid()
+    }
+
+    /// Places of a value that a tile computes: tiles about equally high, as few sums would wait for each other.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> {
+        let (dim, tiles) = (self.dim, self.dim.div_ceil(HEIGHT));
+        (0..tiles).map(move |i| dim * i / tiles..dim * (i + 1) / tiles)
     }
 
     /// Numbers by query of a thread: queries and sums, each of D rows, scores, and what is known of the queries.
@@ -53,7 +66,7 @@ impl Size {
 /// Bytes of working memory.
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node, how: Cross) -> usize {
     let s = Size::of(graph, node, how);
-    4 * (cpu.pool.threads() * s.strips() * WIDTH + 2 * s.laid())
+    4 * (cpu.pool.threads() * s.strips() * WIDTH + 2 * s.all())
 }
 
 /// Runs the node of `c`.
@@ -67,10 +80,8 @@ pub fn run(c: &mut Call, how: Cross) {
     // SAFETY: the plan's scratch is aligned and as large as `scratch` says; any bits are an f32.
     let scratch = unsafe { c.scratch.align_to_mut::<f32>().1 };
     let (working, laid) = scratch.split_at_mut(pool.threads() * s.strips() * WIDTH);
-    let (keys, values) = laid[..2 * s.laid()].split_at_mut(s.laid());
-    for (from, to) in [(k, &mut *keys), (v, &mut *values)] {
-        by_head(&s, pool, from, to);
-    }
+    let (keys, values) = laid[..2 * s.all()].split_at_mut(s.all());
+    lay(&s, pool, [k, v], [keys, values]);
     let (keys, values): (&[f32], &[f32]) = (keys, values);
     let (working, out) = (Shared(working.as_mut_ptr()), Shared(c.out.as_mut_ptr()));
     let tasks = s.queries.div_ceil(STRIPS * WIDTH);
@@ -98,17 +109,21 @@ pub fn run(c: &mut Call, how: Cross) {
             }
         });
         let row = |i: usize| ((part * s.queries + i) * s.heads + head) * s.dim;
+        // Rows lie far apart: asked for together, they come together.
+        for i in first..s.queries.min(first + STRIPS * WIDTH) {
+            prefetch(q, row(i), s.dim);
+        }
         for strip in &mut strips {
             strip.load(&s, how.scale * LOG2_E, |i| &q[row(i)..]);
         }
-        let kv = (part * s.kv_heads + head / (s.heads / s.kv_heads)) * s.keys * s.dim;
+        let kv = (part * s.kv_heads + head / (s.heads / s.kv_heads)) * s.laid();
+        let kv = [&keys[kv..][..s.laid()], &values[kv..][..s.laid()]];
         let bias = bias.map(|b| &b[head * (s.queries + s.keys - 1)..][..s.queries + s.keys - 1]);
         let seen = if how.causal { s.keys.min(first + STRIPS * WIDTH) } else { s.keys };
         for from in (0..seen).step_by(BLOCK) {
             let block = from..seen.min(from + BLOCK);
-            let at = kv + from * s.dim..kv + block.end * s.dim;
             for strip in strips.iter_mut().filter(|s| s.count > 0) {
-                strip.attend(&s, block.clone(), [&keys[at.clone()], &values[at.clone()]], bias, how.causal);
+                strip.attend(&s, block.clone(), kv, bias, how.causal);
             }
         }
         for strip in &strips {
@@ -158,8 +173,8 @@ impl Part<'_> {
         let scores = &mut self.scores[..block.len()];
         for j in (0..block.len()).step_by(HEIGHT) {
             let count = HEIGHT.min(block.len() - j);
-            let keys = Rows { at: &keys[j * s.dim..], stride: s.dim, count };
-            tile(keys, self.queries, &mut scores[j..], true);
+            let keys = Rows { at: &keys[(block.start + j) * s.dim..], stride: HEIGHT, count };
+            tile_turned(keys, self.queries, &mut scores[j..], true);
         }
         for (j, scores) in block.clone().zip(scores.iter_mut()).filter(|_| bias.is_some() || causal) {
             if let Some(bias) = bias {
@@ -173,13 +188,12 @@ impl Part<'_> {
         let [largest, weight, keep] = self.known;
         weigh(scores, largest, weight, keep);
         if block.start > 0 && keep.iter().any(|k| *k != 1.0) {
-            let sums = self.sums.iter_mut();
-            sums.for_each(|sums| sums.iter_mut().zip(&*keep).for_each(|(s, keep)| *s *= keep));
+            rescale(self.sums, keep);
         }
-        for d in (0..s.dim).step_by(HEIGHT) {
-            let count = HEIGHT.min(s.dim - d);
-            let values = Rows { at: &values[d..], stride: s.dim, count };
-            tile_turned(values, scores, &mut self.sums[d..], block.start == 0);
+        for part in s.tiles() {
+            let at = &values[part.start * s.keys + block.start * part.len()..];
+            let values = Rows { at, stride: part.len(), count: part.len() };
+            tile_turned(values, scores, &mut self.sums[part.start..], block.start == 0);
         }
     }
 
@@ -190,17 +204,36 @@ impl Part<'_> {
     }
 }
 
-/// Keys or values `(N·S, K, D)` as `(N, K, S, D)`, so that those of a head lie side by side.
-fn by_head(s: &Size, pool: &crate::Pool, x: &[f32], to: &mut [f32]) {
-    let to = Shared(to.as_mut_ptr());
+/// Keys and values `(N·S, K, D)` become, for each part and head, keys in tiles `(S / HEIGHT, D, HEIGHT)`, and values
+/// `(S, …)` for each of [`Size::tiles`].
+fn lay(s: &Size, pool: &crate::Pool, [keys, values]: [&[f32]; 2], to: [&mut [f32]; 2]) {
+    let [to_keys, to_values] = to.map(|to| Shared(to.as_mut_ptr()));
     pool.run(s.parts * s.kv_heads, &|task, _| {
         let (part, head) = (task / s.kv_heads, task % s.kv_heads);
+        let at = |j: usize| ((part * s.keys + j) * s.kv_heads + head) * s.dim;
         // SAFETY: each task writes a head of its own.
-        let to = unsafe { to.slice(task * s.keys * s.dim, s.keys * s.dim) };
-        for (j, to) in to.chunks_exact_mut(s.dim).enumerate() {
-            to.copy_from_slice(&x[((part * s.keys + j) * s.kv_heads + head) * s.dim..][..s.dim]);
+        let (to_keys, to_values) =
+            unsafe { (to_keys.slice(task * s.laid(), s.laid()), to_values.slice(task * s.laid(), s.laid())) };
+        for (tile, to) in to_keys.chunks_exact_mut(HEIGHT * s.dim).enumerate() {
+            for (i, j) in (tile * HEIGHT..s.keys.min((tile + 1) * HEIGHT)).enumerate() {
+                let key = &keys[at(j)..][..s.dim];
+                to.chunks_exact_mut(HEIGHT).zip(key).for_each(|(to, k)| to[i] = *k);
+            }
+        }
+        for part in s.tiles() {
+            let to = &mut to_values[part.start * s.keys..part.end * s.keys];
+            for (j, to) in to.chunks_exact_mut(part.len()).enumerate() {
+                to.copy_from_slice(&values[at(j)..][part.clone()]);
+            }
         }
     });
+}
+
+for_each_width! {
+    /// Multiplies each query's sums.
+    fn rescale(sums: &mut [Strip], by: &Strip) {
+        sums.iter_mut().for_each(|sums| sums.iter_mut().zip(by).for_each(|(s, by)| *s *= by));
+    }
 }
 
 /// Scores `(keys, queries)` become 2^(score - largest of the query), and what is known of the queries is carried on:
@@ -241,12 +274,20 @@ pub unsafe fn columns_of<L: Lanes>(
             let less = best.times(L::splat(-1.0));
             // Four sums, as each addition waits for the one before.
             let mut sums = [L::splat(0.0); 4];
-            for (j, scores) in scores.iter_mut().enumerate() {
+            let weigh = |scores: &mut Strip, sum: &mut L| {
                 let to = scores.as_mut_ptr().add(at);
                 let e = L::load(to).plus(less).exp2();
                 e.store(to);
-                sums[j % 4] = sums[j % 4].plus(e);
+                *sum = sum.plus(e);
+            };
+            let (fours, rest) = scores.as_chunks_mut::<4>();
+            for [a, b, c, d] in fours {
+                weigh(a, &mut sums[0]);
+                weigh(b, &mut sums[1]);
+                weigh(c, &mut sums[2]);
+                weigh(d, &mut sums[3]);
             }
+            rest.iter_mut().for_each(|scores| weigh(scores, &mut sums[0]));
             let sum = sums[0].plus(sums[1]).plus(sums[2].plus(sums[3]));
             let kept = before.plus(less).exp2(); // 0 in the first block
             kept.store(keep.as_mut_ptr().add(at));

@@ -10,7 +10,7 @@ use std::ops::Range;
 use winograd::Winograd;
 
 /// Columns of a task.
-const TASK: usize = 4 * WIDTH;
+const TASK: usize = 8 * WIDTH;
 
 fn gemm(y: Shape, kernel: Shape) -> Gemm {
     let [rows, depth, columns] = [y[1], kernel[1] * kernel[2] * kernel[3], y[2] * y[3]];

@@ -19,7 +19,7 @@ const STRIPS: usize = 8;
 /// Outputs of a task at most.
 const OUTPUTS: usize = 48;
 /// Channels whose kernels are turned at once.
-const DEPTH: usize = 256;
+const DEPTH: usize = 320;
 /// Tiles turned at once.
 const LANES: usize = 16;
 
@@ -54,9 +54,9 @@ impl Winograd {
         if !fits || lines * tiles[1] < WIDTH * 3 / 4 || tiles[1] > most {
             return None;
         }
-        // As many outputs a task as leave no thread without work for long.
-        let idle = |rows: usize| outputs.div_ceil(rows).next_multiple_of(pool.threads()) * rows;
-        let rows = if idle(OUTPUTS) * 19 <= outputs * 20 { OUTPUTS } else { OUTPUTS / 2 };
+        // As many outputs a task as leave no thread without work: the more there are, the seldomer turned pixels come.
+        let tasks = outputs.div_ceil(OUTPUTS).next_multiple_of(pool.threads()).min(outputs);
+        let rows = outputs.div_ceil(tasks);
         Some(Winograd {
             channels,
             outputs,
@@ -79,9 +79,15 @@ impl Winograd {
         self.tiles[1].next_multiple_of(LANES) * 4 + LANES
     }
 
+    /// From one place to the next of turned tiles, in rows of WIDTH numbers. An odd number: the places of a tile are
+    /// written one after another, and would otherwise share a few lines of the caches.
+    fn place(&self) -> usize {
+        self.strips() * self.channels | 1
+    }
+
     /// Numbers of all turned tiles.
     fn turned(&self) -> usize {
-        PLACES * self.strips() * self.channels * WIDTH
+        PLACES * self.place() * WIDTH
     }
 
     /// Numbers a thread works in: lines of pixels; or turned kernels, one row of them as they were, and sums.
@@ -174,7 +180,7 @@ impl Winograd {
                     while done < count {
                         let tile = place * self.tiles[1] + first + done;
                         let n = (WIDTH - tile % WIDTH).min(count - done);
-                        let at = ((i * 6 + j) * self.strips() + tile / WIDTH) * self.channels + channel;
+                        let at = (i * 6 + j) * self.place() + tile / WIDTH * self.channels + channel;
                         // SAFETY: places, tiles and channels are within what is planned, and each channel is one
                         // thread's.
                         let to = unsafe { to.slice(at * WIDTH + tile % WIDTH, n) };
@@ -202,8 +208,11 @@ impl Winograd {
         let (plain, memory) = memory.split_at_mut(9 * DEPTH);
         let (kernels, sums) = memory.split_at_mut(PLACES * self.rows * DEPTH);
         let (turned, sums) = (turned.as_chunks::<WIDTH>().0, sums.as_chunks_mut::<WIDTH>().0);
-        for first in (0..self.channels).step_by(DEPTH) {
-            let deep = DEPTH.min(self.channels - first);
+        // About equally deep, as each pass takes all sums from memory and back.
+        let (passes, tiles) = (self.channels.div_ceil(DEPTH), count.div_ceil(HEIGHT));
+        for pass in 0..passes {
+            let first = self.channels * pass / passes;
+            let deep = self.channels * (pass + 1) / passes - first;
             for row in 0..count {
                 let at = ((from + row) * self.channels + first) * 9;
                 let plain = w.numbers(at, 9 * deep, plain);
@@ -211,10 +220,12 @@ impl Winograd {
             }
             for place in 0..PLACES {
                 for strip in 0..strips {
-                    let b = &turned[(place * self.strips() + strip) * self.channels + first..][..deep];
-                    for row in (0..count).step_by(HEIGHT) {
+                    let at = place * self.place() + strip * self.channels + first;
+                    let b = &turned[at..][..deep];
+                    for t in 0..tiles {
+                        let (row, end) = (count * t / tiles, count * (t + 1) / tiles);
                         let at = &kernels[(place * self.rows + row) * DEPTH..];
-                        let a = Rows { at, stride: DEPTH, count: HEIGHT.min(count - row) };
+                        let a = Rows { at, stride: DEPTH, count: end - row };
                         let to = (place * self.strips() + strip) * self.rows + row;
                         tile(a, b, &mut sums[to..], first == 0);
                     }

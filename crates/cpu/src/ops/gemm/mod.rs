@@ -19,7 +19,9 @@ pub use tile::{HEIGHT, Rows, WIDTH, tile, tile_turned};
 /// Rows of a panel: a strip of so many stays in the first cache.
 pub const DEPTH: usize = 256;
 /// Sums of a task at most, so that they and the panel stay in the second cache.
-const SUMS: usize = 63 << 10;
+const SUMS: usize = 65 << 10;
+/// Numbers of b that exist at a time where they are filled in once.
+const COMMON: usize = 1 << 20;
 
 /// The left operand, `(M, K)` as stored.
 #[derive(Clone, Copy)]
@@ -126,6 +128,10 @@ impl Gemm {
         if out.is_empty() {
             return;
         }
+        if depth == 0 {
+            out.fill(0.0);
+            return out.chunks_exact_mut(columns).enumerate().for_each(|(i, y)| finish(i % rows, 0, y));
+        }
         // SAFETY: any bits are an f32, and what is not aligned is left out; the plan's scratch is aligned.
         let scratch = unsafe { scratch.align_to_mut::<f32>().1 };
         assert!(scratch.len() >= pool.threads() * self.per_thread(), "scratch as planned");
@@ -141,7 +147,6 @@ impl Gemm {
         };
         let heights = rows.div_ceil(HEIGHT);
         let parts = spread.max(heights.div_ceil(self.most() / HEIGHT));
-        let panels_deep = depth.div_ceil(DEPTH);
         let work = |chunk: usize, thread: usize| {
             let (batch, rest) = (chunk / (tasks * parts), chunk % (tasks * parts));
             let (first, part) = (rest / parts * task, rest % parts);
@@ -150,38 +155,21 @@ impl Gemm {
             // SAFETY: each thread has memory of its own, within what is asserted above.
             let memory = unsafe { panels.slice(thread * self.per_thread(), self.per_thread()) };
             let (panel, sums) = memory.split_at_mut(depth.min(DEPTH) * task);
-            let sums = &mut sums.as_chunks_mut::<WIDTH>().0[..strips * mine.len()]; // (strips, rows, WIDTH)
-            if depth == 0 {
-                sums.fill([0.0; WIDTH]);
-            }
+            let sums = &mut sums.as_chunks_mut::<WIDTH>().0[..strips * mine.len()];
+            let store = |row: usize, strip: usize, sums: &[f32; WIDTH]| {
+                let column = first + strip * WIDTH;
+                let wide = WIDTH.min(columns - column);
+                // SAFETY: tasks write different rows and columns of the result.
+                let y = unsafe { out.slice((batch * rows + row) * columns + column, wide) };
+                y.copy_from_slice(&sums[..wide]);
+                finish(row, column, y);
+            };
             let a = a(batch);
             let mut room = [0.0; HEIGHT * DEPTH];
-            for i in 0..panels_deep {
-                let deep = DEPTH * i..depth.min(DEPTH * (i + 1));
+            for deep in blocks(depth) {
                 let panel = &mut panel[..deep.len() * strips * WIDTH];
                 fill(batch, deep.clone(), first..first + strips * WIDTH, panel);
-                for row in mine.clone().step_by(HEIGHT) {
-                    let high = HEIGHT.min(rows - row);
-                    let ahead = (row + HEIGHT..rows.min(row + 2 * HEIGHT))
-                        .map(|r| a.bytes_of(r * depth + deep.start));
-                    let rows = a.rows(row, high, depth, deep.clone(), &mut room);
-                    for (strip, b) in panel.as_chunks::<WIDTH>().0.chunks_exact(deep.len()).enumerate() {
-                        // The next rows come while these are multiplied, some of each beside every strip.
-                        let part = a.bytes_of(deep.len()).div_ceil(strips);
-                        ahead.clone().for_each(|at| prefetch(a.bytes, at + strip * part, part));
-                        let at = strip * mine.len() + row - mine.start;
-                        tile(rows, b, &mut sums[at..at + HEIGHT], i == 0);
-                    }
-                }
-            }
-            for row in mine.start..mine.end.min(rows) {
-                let wide = task.min(columns - first);
-                // SAFETY: tasks write different rows and columns of the result.
-                let y = unsafe { out.slice((batch * rows + row) * columns + first, wide) };
-                for (strip, y) in y.chunks_mut(WIDTH).enumerate() {
-                    y.copy_from_slice(&sums[strip * mine.len() + row - mine.start][..y.len()]);
-                }
-                finish(row, first, y);
+                self.multiply(a, mine.clone(), deep, panel, sums, &mut room, &store);
             }
         };
         if batches * rows * columns * depth < 1 << 14 {
@@ -190,6 +178,120 @@ impl Gemm {
             pool.run(batches * tasks * parts, &work);
         }
     }
+
+    /// Bytes of working memory of [`Gemm::run_once`].
+    pub fn scratch_once(&self, pool: &Pool) -> usize {
+        4 * (self.common() * self.depth + pool.threads() * self.most() * self.task)
+    }
+
+    /// Columns of b that exist at a time in [`Gemm::run_once`]: some tasks'.
+    fn common(&self) -> usize {
+        (COMMON / self.depth.max(1) / self.task).max(1) * self.task.min(self.columns.next_multiple_of(WIDTH))
+    }
+
+    /// Computes one product, of which b is costly to fill in and there are many rows: parts of b are filled in once, by
+    /// all threads, and then met by all rows. Arguments are those of [`Gemm::run`], but for `fill`, which is called for
+    /// single strips.
+    pub fn run_once(
+        &self,
+        pool: &Pool,
+        a: Left,
+        out: &mut [f32],
+        scratch: &mut [u8],
+        fill: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
+        finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) {
+        let Gemm { rows, depth, columns, task } = *self;
+        assert!(out.len() == rows * columns && depth > 0);
+        // SAFETY: any bits are an f32; the plan's scratch is aligned.
+        let scratch = unsafe { scratch.align_to_mut::<f32>().1 };
+        let (panels, sums) = scratch.split_at_mut(self.common() * depth);
+        let each = self.most() * task;
+        assert!(sums.len() >= pool.threads() * each, "scratch as planned");
+        let (sums, out) = (Shared(sums.as_mut_ptr()), Shared(out.as_mut_ptr()));
+        let heights = rows.div_ceil(HEIGHT);
+        for first in (0..columns).step_by(self.common()) {
+            let wide = self.common().min(columns - first);
+            let tasks = wide.div_ceil(task);
+            // Of a task: its columns, and where its panels lie.
+            let of = |i: usize| {
+                let strips = task.min(wide - i * task).div_ceil(WIDTH);
+                (first + i * task, strips, i * task * depth)
+            };
+            let filled = Shared(panels.as_mut_ptr());
+            let deep = depth.div_ceil(DEPTH);
+            pool.run(wide.div_ceil(WIDTH) * deep, &|i, _| {
+                let (strip, deep) = (i / deep, i % deep * DEPTH..depth.min((i % deep + 1) * DEPTH));
+                let (column, strips, at) = of(strip * WIDTH / task);
+                let strip = strip % (task / WIDTH);
+                let at = at + (deep.start * strips + strip * deep.len()) * WIDTH;
+                let column = column + strip * WIDTH;
+                // SAFETY: each strip of each block has a place of its own within the panels.
+                let panel = unsafe { filled.slice(at, deep.len() * WIDTH) };
+                fill(deep, column..column + WIDTH, panel);
+            });
+            let panels: &[f32] = panels;
+            let parts = heights.div_ceil(self.most() / HEIGHT).max((8 * pool.threads()).div_ceil(tasks));
+            let parts = parts.min(heights.div_ceil(8));
+            pool.run(tasks * parts, &|i, thread| {
+                let ((first, strips, at), part) = (of(i / parts), i % parts);
+                let mine = heights * part / parts * HEIGHT..heights * (part + 1) / parts * HEIGHT;
+                // SAFETY: each thread has memory of its own.
+                let sums = unsafe { sums.slice(thread * each, strips * mine.len() * WIDTH) };
+                let sums = sums.as_chunks_mut::<WIDTH>().0;
+                let store = |row: usize, strip: usize, sums: &[f32; WIDTH]| {
+                    let column = first + strip * WIDTH;
+                    let wide = WIDTH.min(columns - column);
+                    // SAFETY: tasks write different rows and columns of the result.
+                    let y = unsafe { out.slice(row * columns + column, wide) };
+                    y.copy_from_slice(&sums[..wide]);
+                    finish(row, column, y);
+                };
+                let mut room = [0.0; HEIGHT * DEPTH];
+                for deep in blocks(depth) {
+                    let panel = &panels[at + deep.start * strips * WIDTH..][..deep.len() * strips * WIDTH];
+                    self.multiply(a, mine.clone(), deep, panel, sums, &mut room, &store);
+                }
+            });
+        }
+    }
+
+    /// Adds the products of rows `mine` of a with a panel, whose rows are `deep`, to `sums` `(strips, rows, WIDTH)`; of
+    /// the first panel writes them. After the last, `store(row, strip, sums)` is called: while they are at hand, and
+    /// little at a time, so that the result's way to memory costs no waiting.
+    fn multiply(
+        &self,
+        a: Left,
+        mine: Range<usize>,
+        deep: Range<usize>,
+        panel: &[f32],
+        sums: &mut [[f32; WIDTH]],
+        room: &mut [f32],
+        store: &impl Fn(usize, usize, &[f32; WIDTH]),
+    ) {
+        let (rows, depth, strips) = (self.rows, self.depth, sums.len() / mine.len().max(1));
+        for row in mine.clone().step_by(HEIGHT) {
+            let high = HEIGHT.min(rows - row);
+            let ahead =
+                (row + HEIGHT..rows.min(row + 2 * HEIGHT)).map(|r| a.bytes_of(r * depth + deep.start));
+            let rows = a.rows(row, high, depth, deep.clone(), room);
+            for (strip, b) in panel.as_chunks::<WIDTH>().0.chunks_exact(deep.len()).enumerate() {
+                // The next rows come while these are multiplied, some of each beside every strip.
+                let part = a.bytes_of(deep.len()).div_ceil(strips);
+                ahead.clone().for_each(|at| prefetch(a.bytes, at + strip * part, part));
+                let at = strip * mine.len() + row - mine.start;
+                tile(rows, b, &mut sums[at..at + HEIGHT], deep.start == 0);
+                if deep.end == depth {
+                    (0..high).for_each(|i| store(row + i, strip, &sums[at + i]));
+                }
+            }
+        }
+    }
+}
+
+/// The rows of panels.
+fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..depth).step_by(DEPTH).map(move |first| first..depth.min(first + DEPTH))
 }
 
 /// Asks for memory that will be read: `len` elements from `from` on, which may lie beyond the end.

@@ -31,20 +31,28 @@ pub fn tile_turned(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]], fresh
 
 fn run<const TURNED: bool>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]], fresh: bool) {
     assert!(a.count >= 1 && a.count <= HEIGHT && sums.len() >= a.count);
-    if fresh {
-        sums[..a.count].fill([0.0; WIDTH]);
-    }
     #[cfg(target_arch = "x86_64")]
     {
         use crate::isa::{Isa, isa};
         if isa() == Isa::Avx512 {
             // SAFETY: the processor has AVX-512, and rows and sums are as many as asserted.
-            return unsafe { x86::by_height::<TURNED>(a, b, sums) };
+            return unsafe {
+                match fresh {
+                    true => x86::by_height::<TURNED, true>(a, b, sums),
+                    false => x86::by_height::<TURNED, false>(a, b, sums),
+                }
+            };
+        }
+        if fresh {
+            sums[..a.count].fill([0.0; WIDTH]);
         }
         if isa() >= Isa::Avx2 {
             // SAFETY: the processor has AVX2 and FMA, and likewise.
             return unsafe { x86::by_steps::<TURNED>(a, b, sums) };
         }
+    }
+    if fresh {
+        sums[..a.count].fill([0.0; WIDTH]);
     }
     for first in (0..a.count).step_by(STEP[0]) {
         let rest = from::<TURNED>(a, first);
@@ -94,11 +102,15 @@ mod x86 {
 
     /// All rows at once. The processor must have AVX-512 F, and memory what [`super::run`] asserts.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn by_height<const TURNED: bool>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
+    pub unsafe fn by_height<const TURNED: bool, const FRESH: bool>(
+        a: Rows,
+        b: &[[f32; WIDTH]],
+        sums: &mut [[f32; WIDTH]],
+    ) {
         macro_rules! heights {
             ($($n:literal)*) => {
                 // SAFETY: as the caller says.
-                unsafe { match a.count { $($n => avx512::<TURNED, $n>(a, b, sums),)* _ => {} } }
+                unsafe { match a.count { $($n => avx512::<TURNED, FRESH, $n>(a, b, sums),)* _ => {} } }
             };
         }
         heights!(1 2 3 4 5 6 7 8 9 10 11 12);
@@ -107,7 +119,7 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn avx512<const TURNED: bool, const N: usize>(
+    unsafe fn avx512<const TURNED: bool, const FRESH: bool, const N: usize>(
         a: Rows,
         b: &[[f32; WIDTH]],
         sums: &mut [[f32; WIDTH]],
@@ -115,7 +127,7 @@ mod x86 {
         // SAFETY: rows, panel and sums are as long as the caller says.
         unsafe {
             let mut y = [[_mm512_setzero_ps(); 2]; HEIGHT];
-            for i in 0..N {
+            for i in 0..if FRESH { 0 } else { N } {
                 let sums = sums[i].as_ptr();
                 y[i] = [_mm512_loadu_ps(sums), _mm512_loadu_ps(sums.add(16))];
             }

@@ -4,7 +4,8 @@
 
 use super::float::{self, BF16, F16, F32, Rows, Stored};
 use super::{Carver, Linear, Shared, Size, carved};
-use crate::isa::for_each_isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Isa;
 use crate::ops::gemm::{DEPTH, Gemm, Left, WIDTH};
 use crate::threads::Pool;
 use hob_graph::DType;
@@ -27,10 +28,26 @@ fn many(size: Size) -> bool {
     size.tokens > float::TOKENS
 }
 
-/// The product with turned weights, where that pays.
-fn turned(size: Size) -> Option<Gemm> {
-    let task = (2 * WIDTH).min(size.n.next_multiple_of(WIDTH));
-    (size.tokens >= TURNED).then_some(Gemm { rows: size.tokens, depth: size.k, columns: size.n, task })
+/// Tokens from which on weights are turned once for all, and not by each task for itself.
+const ONCE: usize = 768;
+/// The same where there are few columns.
+const FEWEST: usize = 256;
+/// Columns of a task. The wider it is the more often a token's numbers are used once they are at hand.
+const WIDE: usize = 8 * WIDTH;
+
+/// The product with turned weights, where that pays, and whether they are turned once: where there are many tokens, or
+/// too few columns for threads to turn some each.
+fn turned(pool: &Pool, size: Size) -> Option<(Gemm, bool)> {
+    let narrow = 2 * WIDTH * 2 * pool.threads() > size.n;
+    let once = size.tokens >= ONCE || size.tokens >= FEWEST && narrow;
+    let wide = match size.tokens {
+        _ if once => WIDE,
+        _ if size.n >= WIDE * pool.threads() => WIDE / 2,
+        _ => 2 * WIDTH,
+    };
+    let task = wide.min(size.n.next_multiple_of(WIDTH));
+    (size.tokens >= TURNED)
+        .then_some((Gemm { rows: size.tokens, depth: size.k, columns: size.n, task }, once))
 }
 
 /// Rows of weights at hand, and values of a row.
@@ -51,10 +68,11 @@ fn decoded(size: Size) -> usize {
 
 /// Bytes of working memory: decoded weights of each thread, and activations with gaps.
 pub(super) fn scratch(pool: &Pool, dtype: DType, size: Size) -> usize {
-    if let Some(g) = turned(size) {
+    if let Some((g, once)) = turned(pool, size) {
         // Experts plan for all tokens, and multiply those that came to each.
-        let fewer = scratch(pool, dtype, Size { tokens: TURNED - 1, ..size });
-        return fewer.max(64 + g.scratch(pool));
+        let most = if once { if size.tokens >= ONCE { ONCE } else { FEWEST } } else { TURNED };
+        let fewer = scratch(pool, dtype, Size { tokens: most - 1, ..size });
+        return fewer.max(64 + if once { g.scratch_once(pool) } else { g.scratch(pool) });
     }
     let weights = if in_place(dtype, size) { 0 } else { carved::<f32>(pool.threads() * decoded(size)) };
     let x = if many(size) { carved::<f32>(size.tokens * (size.k + GAP)) } else { 0 };
@@ -62,8 +80,8 @@ pub(super) fn scratch(pool: &Pool, dtype: DType, size: Size) -> usize {
 }
 
 pub(super) fn run(l: &Linear, size: Size, row_bytes: usize, out: Shared<f32>, scratch: &mut [u8]) {
-    if let Some(g) = turned(size) {
-        return many_tokens(l, size, g, row_bytes, out, scratch);
+    if let Some(how) = turned(l.pool, size) {
+        return many_tokens(l, size, how, row_bytes, out, scratch);
     }
     let mut memory = Carver::new(scratch);
     let x = match many(size) {
@@ -111,8 +129,15 @@ pub(super) fn run(l: &Linear, size: Size, row_bytes: usize, out: Shared<f32>, sc
 }
 
 /// Rows of x by columns of decoded and turned weights.
-fn many_tokens(l: &Linear, size: Size, g: Gemm, row_bytes: usize, out: Shared<f32>, scratch: &mut [u8]) {
-    let fill = |_: usize, deep: Range<usize>, rows: Range<usize>, panel: &mut [f32]| {
+fn many_tokens(
+    l: &Linear,
+    size: Size,
+    (g, once): (Gemm, bool),
+    row_bytes: usize,
+    out: Shared<f32>,
+    scratch: &mut [u8],
+) {
+    let fill = |deep: Range<usize>, rows: Range<usize>, panel: &mut [f32]| {
         let bytes = |n: usize| l.dtype.bytes(n).expect("panels and rows are whole blocks");
         let mut decoded = [[0.0f32; DEPTH]; LANES];
         for first in rows.clone().step_by(LANES) {
@@ -131,19 +156,70 @@ fn many_tokens(l: &Linear, size: Size, g: Gemm, row_bytes: usize, out: Shared<f3
     };
     // SAFETY: the result has so many numbers, and nobody else uses them.
     let y = unsafe { out.slice(0, size.tokens * size.n) };
-    g.run(l.pool, 1, y, scratch, |_| Left::plain(l.x), fill, finish);
+    match once {
+        true => g.run_once(l.pool, Left::plain(l.x), y, scratch, fill, finish),
+        false => g.run(
+            l.pool,
+            1,
+            y,
+            scratch,
+            |_| Left::plain(l.x),
+            |_, deep, rows, panel| fill(deep, rows, panel),
+            finish,
+        ),
+    }
 }
 
 /// Rows turned together.
 const LANES: usize = 16;
 
-for_each_isa! {
-    /// Columns of rows become parts of a strip's rows, from `at` on.
-    fn turn(rows: &[[f32; DEPTH]; LANES], strip: &mut [f32], at: usize, deep: usize) {
-        let _ = FMA;
-        for (k, y) in strip.as_chunks_mut::<WIDTH>().0[..deep].iter_mut().enumerate() {
-            for i in 0..LANES {
-                y[at + i] = rows[i][k];
+/// Columns of rows become parts of a strip's rows, from `at` on.
+fn turn(rows: &[[f32; DEPTH]; LANES], strip: &mut [f32], at: usize, deep: usize) {
+    let strip = &mut strip.as_chunks_mut::<WIDTH>().0[..deep];
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if crate::isa::isa() >= Isa::Avx2 {
+        done = deep / 8 * 8;
+        // SAFETY: the processor has AVX2.
+        unsafe { turn_avx2(rows, &mut strip[..done], at) };
+    }
+    for (k, y) in strip.iter_mut().enumerate().skip(done) {
+        for (i, row) in rows.iter().enumerate() {
+            y[at + i] = row[k];
+        }
+    }
+}
+
+/// As above, for whole eights of columns.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn turn_avx2(rows: &[[f32; DEPTH]; LANES], strip: &mut [[f32; WIDTH]], at: usize) {
+    use std::arch::x86_64::*;
+    assert!(at + LANES <= WIDTH && strip.len() <= DEPTH);
+    for (k, y) in strip.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        for half in [0, 8] {
+            // SAFETY: eight numbers of each row, and of each of the strip's eight, are there, as asserted.
+            unsafe {
+                // Four lines of a row lie beside those of the row four on, so that turning needs no crossing of halves.
+                let load =
+                    |i: usize, part: usize| _mm_loadu_ps(rows[half + i].as_ptr().add(8 * k + 4 * part));
+                for part in [0, 1] {
+                    let pair = |i| {
+                        _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(load(i, part)), load(i + 4, part))
+                    };
+                    let [a, b, c, d] = [pair(0), pair(1), pair(2), pair(3)];
+                    let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                    let (ef, gh) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                    let turned = [
+                        _mm256_shuffle_ps::<0x44>(ab, cd),
+                        _mm256_shuffle_ps::<0xee>(ab, cd),
+                        _mm256_shuffle_ps::<0x44>(ef, gh),
+                        _mm256_shuffle_ps::<0xee>(ef, gh),
+                    ];
+                    for (i, turned) in turned.into_iter().enumerate() {
+                        _mm256_storeu_ps(y[4 * part + i].as_mut_ptr().add(at + half), turned);
+                    }
+                }
             }
         }
     }
