@@ -157,7 +157,7 @@ impl Network {
 
     /// Makes the program of a graph, for [`Network::step`].
     pub fn load(&mut self, cpu: &Cpu, graph: std::result::Result<Graph, GraphError>) -> Result<()> {
-        self.program = None;
+        self.rest(); // what the last one worked in is not what this one needs
         self.program = Some((None, cpu.program(self.bound(graph)?, &self.weights)?));
         Ok(())
     }

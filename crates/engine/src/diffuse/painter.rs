@@ -223,6 +223,17 @@ impl Painter {
         unet::Size { batch, height, width, text, pooled, residuals: false }
     }
 
+    /// That pictures of a size can be made.
+    pub(super) fn check_size(&self, width: usize, height: usize) -> Result<()> {
+        let multiple = self.multiple();
+        match width > 0 && height > 0 && width.is_multiple_of(multiple) && height.is_multiple_of(multiple) {
+            true => Ok(()),
+            false => Err(ask(format!(
+                "a picture of {width} × {height} cannot be made: both sides must be multiples of {multiple}"
+            ))),
+        }
+    }
+
     /// Makes a picture: pixels `(3, H, W)` in about -1..1. `on` hears of each phase and step, and stops the work by `false`.
     ///
     /// # Errors
@@ -232,18 +243,7 @@ impl Painter {
         r: &Request,
         on: &mut dyn FnMut(Event) -> bool,
     ) -> std::result::Result<Vec<f32>, PaintError> {
-        let multiple = self.multiple();
-        if r.width == 0
-            || r.height == 0
-            || !r.width.is_multiple_of(multiple)
-            || !r.height.is_multiple_of(multiple)
-        {
-            return Err(ask(format!(
-                "a picture of {} × {} cannot be made: both sides must be multiples of {multiple}",
-                r.width, r.height
-            ))
-            .into());
-        }
+        self.check_size(r.width, r.height)?;
         self.check(r)?;
         let (c, h, w) = (self.vae.latent_channels, self.latent(r.height), self.latent(r.width));
         let mut noise = Noise::new(r.source, r.seed);
@@ -352,57 +352,80 @@ impl Painter {
                 let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
                 flux::unpack(&sample, shape)
             }
-            Denoiser::Unet(c) => {
-                let guided = r.guidance.is_on();
-                let n = if guided { 2 } else { 1 };
-                let one = [&input[..], extra].concat();
-                let latents = one.repeat(n);
-                let both = |of: fn(&Said) -> &Vec<f32>| match guided {
-                    true => [&of(r.negative)[..], &of(r.prompt)[..]].concat(),
-                    false => of(r.prompt).clone(),
+            Denoiser::Unet(_) => {
+                let said = |open: &mut Open, texts: &[&Said]| {
+                    self.sampled(open, r, &input, extra, (time, h, w), texts)
                 };
-                let (text, pooled) = (both(|s| &s.states), both(|s| &s.pooled));
-                let times = vec![time; n];
-                let count = c.time_ids(r.prompt.pooled.len()).unwrap_or(0);
-                let (height, width) = (r.height as f32, r.width as f32);
-                // Of SDXL: the original's size, its corner, the target's size; of its refiner a score of beauty instead.
-                let ids = match count {
-                    5 => [&[height, width, 0.0, 0.0, 2.5][..], &[height, width, 0.0, 0.0, 6.0]].concat(),
-                    _ => [height, width, 0.0, 0.0, height, width].repeat(n),
-                };
-                let ids = &ids[ids.len() - n * count.min(ids.len() / n)..];
-                let mut inputs = vec![
-                    ("latents", Data::F32(&latents)),
-                    ("timestep", Data::F32(&times)),
-                    ("text", Data::F32(&text)),
-                ];
-                if count > 0 {
-                    inputs.extend([("pooled", Data::F32(&pooled)), ("time_ids", Data::F32(ids))]);
+                let split = r.control.is_none() && self.room.as_ref().is_some_and(|room| room.split);
+                match r.guidance.is_on() {
+                    false => said(open, &[r.prompt])?,
+                    true => {
+                        let (without, mut with) = match split {
+                            true => (said(open, &[r.negative])?, said(open, &[r.prompt])?),
+                            false => {
+                                let mut both = said(open, &[r.negative, r.prompt])?;
+                                let with = both.split_off(both.len() / 2);
+                                (both, with)
+                            }
+                        };
+                        r.guidance.combine(&mut with, &without, 1);
+                        with
+                    }
                 }
-                let scales = vec![r.guidance.scale; n];
-                if c.time_cond_proj_dim.is_some() {
-                    inputs.push(("guidance", Data::F32(&scales)));
-                }
-                let mut size = self.unet_sizes(n, h, w, r.prompt.tokens, r.prompt.pooled.len());
-                let mut key = [n, h, w, r.prompt.tokens];
-                let mut held = Vec::new();
-                if let (Some(control), Some(given)) = (&mut open.control, r.control) {
-                    held = self.held(control, given, size, &input, &inputs)?;
-                    (size.residuals, key[0]) = (true, n + 2);
-                }
-                inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
-                let [mut sample] =
-                    open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
-                if guided {
-                    let mut prompt = sample.split_off(sample.len() / 2);
-                    r.guidance.combine(&mut prompt, &sample, 1);
-                    sample = prompt;
-                }
-                sample
             }
         };
         prediction.denoised(x, &mut out, sigma);
         Ok(out)
+    }
+
+    /// What a UNet says of `input` with each of some texts, one after another.
+    fn sampled(
+        &self,
+        open: &mut Open,
+        r: &Request,
+        input: &[f32],
+        extra: &[f32],
+        (time, h, w): (f32, usize, usize),
+        texts: &[&Said],
+    ) -> Result<Vec<f32>> {
+        let Denoiser::Unet(c) = &self.denoiser else { return Err(ask("the denoiser is no UNet")) };
+        let n = texts.len();
+        let latents = [input, extra].concat().repeat(n);
+        let all =
+            |of: fn(&Said) -> &Vec<f32>| texts.iter().flat_map(|s| of(s)).copied().collect::<Vec<f32>>();
+        let (text, pooled) = (all(|s| &s.states), all(|s| &s.pooled));
+        let times = vec![time; n];
+        let count = c.time_ids(r.prompt.pooled.len()).unwrap_or(0);
+        let (height, width) = (r.height as f32, r.width as f32);
+        // Of SDXL: the original's size, its corner, the target's size; of its refiner a score of beauty instead.
+        let ids = |text: &&Said| match count {
+            5 => vec![height, width, 0.0, 0.0, if std::ptr::eq(*text, r.prompt) { 6.0 } else { 2.5 }],
+            _ => vec![height, width, 0.0, 0.0, height, width],
+        };
+        let ids: Vec<f32> = texts.iter().flat_map(ids).collect();
+        let ids = &ids[ids.len() - n * count.min(ids.len() / n)..];
+        let mut inputs = vec![
+            ("latents", Data::F32(&latents)),
+            ("timestep", Data::F32(&times)),
+            ("text", Data::F32(&text)),
+        ];
+        if count > 0 {
+            inputs.extend([("pooled", Data::F32(&pooled)), ("time_ids", Data::F32(ids))]);
+        }
+        let scales = vec![r.guidance.scale; n];
+        if c.time_cond_proj_dim.is_some() {
+            inputs.push(("guidance", Data::F32(&scales)));
+        }
+        let mut size = self.unet_sizes(n, h, w, r.prompt.tokens, r.prompt.pooled.len());
+        let mut key = [n, h, w, r.prompt.tokens];
+        let mut held = Vec::new();
+        if let (Some(control), Some(given)) = (&mut open.control, r.control) {
+            held = self.held(control, given, size, input, &inputs)?;
+            (size.residuals, key[0]) = (true, n + 2);
+        }
+        inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
+        let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
+        Ok(sample)
     }
 
     /// What the ControlNet adds to the UNet, which is given `latents` and `inputs`.

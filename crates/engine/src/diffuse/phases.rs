@@ -5,7 +5,7 @@ use super::painter::{Denoiser, Painter, ask};
 use super::tiles::{Search, Way};
 use crate::lora::Updates;
 use crate::memory::Budget;
-use crate::outline::Footprint;
+use crate::outline::{Footprint, Residency};
 use crate::{Error, Result};
 use hob_graph::{Graph, Plan};
 use hob_io::pipeline::Role;
@@ -64,6 +64,8 @@ pub struct Room {
     pub phases: Vec<Phase>,
     /// the denoiser stays open from one picture to the next
     pub keep: bool,
+    /// what the prompt asks for and what the negative one does are run one after the other, not side by side
+    pub split: bool,
     /// bytes of what lies beside all phases: pictures, latents, weights that a file has in another order
     pub beside: usize,
     /// names of weights that leave memory, those of a ControlNet after [`CONTROL`]
@@ -75,13 +77,17 @@ pub struct Room {
 impl Room {
     /// Bytes that are held at most, beside the process.
     pub fn total(&self) -> usize {
-        let stays = self.phases.iter().find(|p| self.keep && p.role == Role::Denoiser);
-        let stays = stays.map_or(0, |p| p.budget.total());
         let of = |p: &Phase| match p.role {
             Role::Denoiser if self.keep => 0,
             _ => p.budget.total(),
         };
-        self.beside + stays + self.phases.iter().map(of).max().unwrap_or(0)
+        self.rests() + self.phases.iter().map(of).max().unwrap_or(0)
+    }
+
+    /// Bytes that are held between pictures, beside the process.
+    pub fn rests(&self) -> usize {
+        let stays = self.phases.iter().find(|p| self.keep && p.role == Role::Denoiser);
+        self.beside + stays.map_or(0, |p| p.budget.total())
     }
 
     /// Bytes to work in, which no file stands behind, at most.
@@ -108,6 +114,9 @@ impl Room {
 /// What the names of a ControlNet's weights are told apart by.
 const CONTROL: &str = "ControlNet/";
 
+/// Bytes of lists of weights, texts and what else is small.
+const BESIDE: usize = 2 << 20;
+
 /// What a phase runs.
 struct Part {
     role: Role,
@@ -123,15 +132,23 @@ impl Painter {
     /// and weights read again. A phase for which there is too little nevertheless says so.
     ///
     /// # Errors
-    /// A part's weights do not fit its configuration.
+    /// The sides are no multiples of [`Painter::multiple`], or a part's weights do not fit its configuration.
     pub fn room(&self, shape: Shape, bytes: usize) -> Result<Room> {
         let Shape { width, height, tokens, .. } = shape;
+        self.check_size(width, height)?;
         let (h, w) = (self.latent(height), self.latent(width));
         let copies: usize = self.pipeline.parts().map(|p| p.copied_bytes()).sum();
         let pictures = 4 * width * height * (4 * usize::from(shape.begins) + 3 * usize::from(shape.held));
-        let beside = copies + pictures + 10 * 4 * self.vae.latent_channels * h * w;
-        let mut room =
-            Room { shape, phases: Vec::new(), keep: false, beside, streamed: Vec::new(), ways: Vec::new() };
+        let beside = copies + pictures + 10 * 4 * self.vae.latent_channels * h * w + BESIDE;
+        let mut room = Room {
+            shape,
+            phases: Vec::new(),
+            keep: false,
+            split: false,
+            beside,
+            streamed: Vec::new(),
+            ways: Vec::new(),
+        };
         let parts = self.parts(&shape)?;
         // First all of it in memory.
         let footprints = parts.iter().map(|parts| self.footprint(parts)).collect::<Vec<_>>();
@@ -161,7 +178,24 @@ impl Painter {
                     continue;
                 }
             }
-            match footprint.within(limit, tokens) {
+            let mut residency = footprint.within(limit, tokens);
+            // One half at a time takes less to work in, but reads all weights twice.
+            if parts[0].role == Role::Denoiser && shape.guided && parts.len() == 1 {
+                let half = self.parts(&Shape { guided: false, ..shape })?;
+                let half = half.iter().find(|p| p[0].role == Role::Denoiser).map(|p| self.footprint(p));
+                let half = half.unwrap_or_else(|| self.footprint(parts));
+                let budget = half.at(tokens);
+                if budget.total() <= limit {
+                    (room.phases[i].budget, room.split) = (budget, true);
+                    continue;
+                }
+                let read = |r: &Option<Residency>| r.as_ref().map_or(usize::MAX / 2, |r| r.streamed_bytes);
+                let less = half.within(limit, tokens);
+                if residency.is_none() || 2 * read(&less) < read(&residency) {
+                    (footprint, residency, room.split) = (half, less, true);
+                }
+            }
+            match residency {
                 Some(residency) => {
                     room.phases[i].budget = residency.budget;
                     room.phases[i].streamed = residency.streamed_bytes;

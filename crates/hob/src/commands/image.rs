@@ -171,10 +171,15 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     let mut studio = Studio::open(&model(&args.model)?, &extras, threads)?;
     studio.hold(held);
     let recipe = args.recipe(&studio, like, begin.as_ref());
+    let plan = |bytes| studio.room(&recipe, begin.is_some(), recipe.count > 1, bytes);
+    let mut room = plan(u64::MAX)?;
+    // What planning takes of the process's own memory stays with it.
     let process = memory::process();
     let bytes = args.memory.unwrap_or_else(|| crate::room::free(process));
-    let room =
-        studio.room(&recipe, begin.is_some(), recipe.count > 1, bytes.saturating_sub(process as u64))?;
+    let beside = bytes.saturating_sub(process as u64);
+    if room.total() as u64 > beside {
+        room = plan(beside)?;
+    }
     if let Some((role, least)) = room.short() {
         let least = (process + least) as u64;
         let short = room::short((recipe.width, recipe.height), role, least);
@@ -375,7 +380,8 @@ fn number(text: &str) -> std::result::Result<f32, String> {
     number.ok_or_else(|| "it must be a number from 0 to 100".into())
 }
 
-fn size(text: &str) -> std::result::Result<(usize, usize), String> {
+/// Reads width and height.
+pub fn size(text: &str) -> std::result::Result<(usize, usize), String> {
     let (width, height) = text.split_once(['x', 'X', '×']).ok_or("it must be as 512x768")?;
     let side = |text: &str| text.trim().parse().ok().filter(|n| (1..=16_384).contains(n));
     Ok((

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::terminal;
 
 /// What a person calls a part.
-fn called(role: Role) -> &'static str {
+pub fn called(role: Role) -> &'static str {
     match role {
         Role::Denoiser | Role::ControlNet => "denoiser",
         Role::Vae => "VAE",
@@ -35,7 +35,8 @@ pub fn said(room: &Room) -> Option<String> {
         });
         [tiles, streamed].into_iter().flatten()
     };
-    let all: Vec<String> = room.phases.iter().flat_map(of).collect();
+    let split = room.split.then(|| "the prompt and the negative one in turn".to_string());
+    let all: Vec<String> = split.into_iter().chain(room.phases.iter().flat_map(of)).collect();
     (!all.is_empty()).then(|| all.join(", "))
 }
 

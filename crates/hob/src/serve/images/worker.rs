@@ -99,7 +99,7 @@ impl Worker {
                 terminal::note(&format!("{}: {note}", terminal::clean(&model.name)));
             }
         }
-        let bytes = planned.total() as u64;
+        let rests = planned.rests() as u64;
         studio.settle(planned);
         let mut all = Vec::new();
         for index in 0..wish.count {
@@ -128,7 +128,7 @@ impl Worker {
             let png = recipe.png(&picture).map_err(Refusal::failed)?;
             all.push(Made { png, recipe, seconds: start.elapsed().as_secs_f64() });
         }
-        held.note(Some(model), bytes);
+        held.note(Some(model), rests);
         match all.is_empty() {
             true => Err(stopped()),
             false => Ok(all),
