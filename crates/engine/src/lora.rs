@@ -39,11 +39,21 @@ impl Updates {
     }
 
     /// Merges those of weights stored as F32, F16 or BF16 into copies of these, in their own format, and gives back the
-    /// others, which go beside their weights. `done` hears of each that is merged, when its weight is not read any more.
+    /// others, which go beside their weights.
     ///
     /// # Errors
     /// A weight is not there, or the system grants no memory for its copy.
-    pub fn merge(mut self, cpu: &Cpu, weights: &mut Weights, done: &dyn Fn(&str)) -> Result<Updates> {
+    pub fn merge(self, cpu: &Cpu, weights: &mut Weights) -> Result<Updates> {
+        self.merge_told(cpu, weights, &|_| {})
+    }
+
+    /// The same; `done` hears of each weight that will not be read any more.
+    pub(crate) fn merge_told(
+        mut self,
+        cpu: &Cpu,
+        weights: &mut Weights,
+        done: &dyn Fn(&str),
+    ) -> Result<Updates> {
         let mut memory = Memory::new();
         let mut beside = BTreeMap::new();
         for (name, update) in std::mem::take(&mut self.0) {

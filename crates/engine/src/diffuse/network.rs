@@ -66,7 +66,7 @@ impl Network {
         }
         // What was merged is not read from the file again.
         let done = |name: &str| part.tensors.get(name).into_iter().for_each(|t| part.forget(t, 0..t.len));
-        let updates = updates.clone().merge(cpu, &mut weights, &done)?;
+        let updates = updates.clone().merge_told(cpu, &mut weights, &done)?;
         updates.add_to(&mut weights);
         let (mut network, _) = Network::outline(pipeline, role, &Updates::default())?;
         (network.weights, network.updates, network.reads) = (weights, updates, true);

@@ -250,7 +250,6 @@ impl Painter {
         let mut steps = r.steps.clone();
         let mut original = None;
         if let Some(given) = r.given {
-            tell(on, Event::Encoding)?;
             steps = steps.strength(given.strength).map_err(Error::Ask)?;
             original = Some(self.latents(&given.pixels, r.width, r.height, &mut noise, on)?);
         }
@@ -306,7 +305,6 @@ impl Painter {
             Err(SampleError::Model { source, .. }) => return Err(source),
             Err(e) => return Err(PaintError::NotFinite(e.to_string())),
         };
-        tell(on, Event::Decoding)?;
         let pixels = self.decode(&latents, h, w, on)?;
         if pixels.iter().any(|x| !x.is_finite()) {
             let what =
@@ -558,8 +556,4 @@ impl Painter {
         let said = walk.go(planned.unwrap_or(&whole), numbers)?.ok_or(PaintError::Stopped)?;
         Ok(said.into_iter().collect())
     }
-}
-
-fn tell(on: &mut dyn FnMut(Event) -> bool, event: Event) -> std::result::Result<(), PaintError> {
-    if on(event) { Ok(()) } else { Err(PaintError::Stopped) }
 }
