@@ -1,6 +1,7 @@
 //! A whole picture model of Stable Diffusion 1's kind that makes a picture in a moment: the golden one of `pipeline/sd15`,
 //! with a text encoder by chance that reads CLIP's own words.
 
+use hob_models::{unet, vae};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
@@ -26,6 +27,57 @@ pub fn sd15(folder: &Path) {
     safetensors(&folder.join("text_encoder/model.safetensors"), &encoder());
     // The golden VAE halves sides once.
     change(&folder.join("unet/config.json"), |config| config["sample_size"] = json!(SIDE / 2));
+}
+
+/// Sides of the larger model's pictures.
+pub const LARGER: usize = 256;
+
+/// The same with a denoiser and a VAE by chance that are large enough for memory to be measured. The VAE halves sides three
+/// times.
+pub fn larger(folder: &Path) {
+    sd15(folder);
+    let unet = folder.join("unet");
+    change(&unet.join("config.json"), |config| {
+        config["block_out_channels"] = json!([96, 192]);
+        config["sample_size"] = json!(LARGER / 8);
+    });
+    let read = |path: &Path| serde_json::from_str::<Value>(&fs::read_to_string(path).unwrap()).unwrap();
+    let size = unet::Size { batch: 1, height: 8, width: 8, text: 77, pooled: 0, residuals: false };
+    let graph = unet::Config::parse(&read(&unet.join("config.json"))).unwrap().graph(size).unwrap();
+    safetensors(&unet.join("diffusion_pytorch_model.safetensors"), &by_chance(&[graph]));
+    let vae = folder.join("vae");
+    change(&vae.join("config.json"), |config| {
+        config["block_out_channels"] = json!([48, 64, 64, 64]);
+        config["norm_num_groups"] = json!(8);
+        config["down_block_types"] = json!(["DownEncoderBlock2D"; 4]);
+        config["up_block_types"] = json!(["UpDecoderBlock2D"; 4]);
+    });
+    let config = vae::Config::parse(&read(&vae.join("config.json"))).unwrap();
+    let graphs = [config.encoder(1, 8, 8).unwrap(), config.decoder(1, 1, 1).unwrap()];
+    safetensors(&vae.join("diffusion_pytorch_model.safetensors"), &by_chance(&graphs));
+}
+
+/// Weights of graphs, such that numbers neither grow nor vanish.
+fn by_chance(graphs: &[hob_engine::Graph]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let mut seed = 7u64;
+    let mut each = |shape: &[usize], norm: bool| -> Vec<f32> {
+        let scale = (3.0 / shape[1..].iter().product::<usize>() as f32).sqrt();
+        let number = |_| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let x = (seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+            if shape.len() > 1 { x * scale } else { 0.2 * x + f32::from(norm) }
+        };
+        (0..shape.iter().product()).map(number).collect()
+    };
+    let weights = graphs.iter().flat_map(|g| &g.weights);
+    weights
+        .map(|w| {
+            let norm = w.shape.len() == 1 && w.name.ends_with("weight");
+            (w.name.clone(), w.shape.to_vec(), each(&w.shape, norm))
+        })
+        .collect()
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -1,8 +1,10 @@
 //! Pictures from the command line, by a tiny model with weights by chance.
 
 use crate::common::{World, files};
+use crate::spent::spent;
 use crate::tiny::Tiny;
 use crate::tiny_picture;
+use crate::within::limited;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -306,4 +308,59 @@ fn a_stopped_run_leaves_nothing_half_written() {
     assert!(files(world.dir.path()).iter().all(|f| !f.contains("fox") && !f.ends_with(".tmp")));
     stop("-KILL");
     assert!(files(world.dir.path()).iter().all(|f| !f.contains("fox.png")));
+}
+
+/// The plan is obeyed by a process that the system gives no more, and the picture is the same.
+#[test]
+fn a_picture_is_made_within_the_memory_it_is_given() {
+    let world = World::new();
+    tiny_picture::larger(&world.path("sd15"));
+    let ask = |more: &[&str]| {
+        let args = ["image", "sd15", "a fox", "--seed=7", "--steps=2", "--threads=2", "--json"];
+        world.command(&[&args[..], more].concat())
+    };
+    let run = spent(&mut ask(&["-o", "free.png"]));
+    let free: Value = serde_json::from_str(run.run.ok()).unwrap();
+    let process = free["memory"]["process_bytes"].as_u64().unwrap();
+    let phases = free["memory"]["phases"].as_array().unwrap();
+    let held =
+        |part: &str| phases.iter().find(|p| p["part"] == part).unwrap()["total_bytes"].as_u64().unwrap();
+    let (denoiser, vae) = (held("denoiser"), held("VAE"));
+    assert!(free["memory"]["said"].is_null() && vae > denoiser, "{free}");
+    let fair = |report: &Value| {
+        let number = |field: &str| report[field].as_f64().unwrap();
+        let off = number("planned_bytes") / number("peak_bytes") - 1.0;
+        assert!(off > -0.03 && off < 0.06, "{report}");
+    };
+    fair(&free);
+    let made = picture(&world, "free.png");
+    let mib = |bytes: u64| (bytes >> 20) as usize;
+    for (memory, words) in [
+        (mib(process + denoiser + (vae - denoiser) / 2), vec!["VAE in "]),
+        (
+            mib(process + denoiser - denoiser / 4),
+            vec!["VAE in ", "of the denoiser's weights read again each step"],
+        ),
+    ] {
+        let limit = format!("--memory={memory}M");
+        let run = spent(&mut limited(ask(&[&limit, "-o", "less.png"]), memory << 20));
+        let report: Value = serde_json::from_str(run.run.ok()).unwrap();
+        let said = report["memory"]["said"].as_str().unwrap();
+        assert!(words.iter().all(|w| said.contains(w)), "{memory} MiB: {said}");
+        assert!(report["peak_bytes"].as_u64().unwrap() <= (memory as u64) << 20, "{memory} MiB: {report}");
+        fair(&report);
+        let less = picture(&world, "less.png");
+        let off = less.rgb.iter().zip(&made.rgb).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(off <= 1, "{memory} MiB: pixels differ by {off}");
+    }
+    let run = world.run(&["image", "sd15", "a fox", "--size=512x512", "--memory=20M"]);
+    run.fails("for a picture of 512 × 512 the ");
+    assert!(
+        run.stderr.contains(" of memory at least, and 21.0 MB are allowed; allow more with --memory "),
+        "{run:?}"
+    );
+    // What is advised does.
+    let advised = run.stderr.split("--memory ").nth(1).unwrap().split(',').next().unwrap();
+    let memory = format!("--memory={advised}");
+    world.run(&["image", "sd15", "a fox", "--size=512x512", "--steps=1", &memory]).ok();
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 const MIB: usize = 1 << 20;
 
 /// A process of which the system refuses private memory beyond `bytes`: what a plan counts, but for the files.
-fn limited(mut command: Command, bytes: usize) -> Command {
+pub fn limited(mut command: Command, bytes: usize) -> Command {
     let limit = libc::rlimit { rlim_cur: bytes as libc::rlim_t, rlim_max: bytes as libc::rlim_t };
     let set = move || {
         // SAFETY: a plain system call, which may be made between fork and exec.

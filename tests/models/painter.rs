@@ -2,7 +2,7 @@
 
 use crate::golden::{Arrays, folder};
 use hob_engine::diffuse::{
-    Event, Given, Guidance, PaintError, Painter, Request, Said, Sampler, Source, Steps,
+    Event, Given, Guidance, PaintError, Painter, Request, Room, Said, Sampler, Shape, Source, Steps,
 };
 use hob_engine::{Cpu, Precision};
 use hob_io::Pipeline;
@@ -171,18 +171,62 @@ fn what_does_not_fit_is_said() {
 fn phases_are_planned_for_every_family() {
     for (family, count) in [("sd15", 3), ("sdxl", 4), ("flux", 4)] {
         let painter = painter_of(family);
-        let phases = painter.phases(SIZE.0, SIZE.1, true, 7).unwrap();
+        let phases = painter.room(shape(SIZE), usize::MAX).unwrap().phases;
         assert_eq!(phases.len(), count, "{family}");
         for phase in &phases {
             let part = painter.pipeline().part(phase.role).unwrap();
-            assert!(phase.work > 0 && phase.weights > 0 && phase.weights as u64 <= part.size_bytes());
+            let weights = phase.budget.weights;
+            assert!(phase.work() > 0 && weights > 0 && weights as u64 <= part.size_bytes());
         }
         let denoiser = phases.iter().find(|p| p.role == Role::Denoiser).unwrap();
         let whole = painter.pipeline().part(Role::Denoiser).unwrap().size_bytes();
-        assert_eq!(denoiser.weights as u64, whole, "{family}: every weight of the denoiser is read");
+        assert_eq!(denoiser.budget.weights as u64, whole, "{family}: every weight of the denoiser is read");
         // Twice as wide and high is four times the work, but for what does not grow.
-        let large = painter.phases(2 * SIZE.0, 2 * SIZE.1, true, 7).unwrap();
+        let large = painter.room(shape((2 * SIZE.0, 2 * SIZE.1)), usize::MAX).unwrap().phases;
         let large = large.iter().find(|p| p.role == Role::Denoiser).unwrap();
-        assert!(large.work > 2 * denoiser.work, "{family}: {} and {}", denoiser.work, large.work);
+        assert!(large.work() > 2 * denoiser.work(), "{family}: {} and {}", denoiser.work(), large.work());
+    }
+}
+
+fn shape((width, height): (usize, usize)) -> Shape {
+    Shape { width, height, guided: true, tokens: 7, begins: false, held: false, again: false }
+}
+
+#[test]
+fn with_less_memory_the_same_picture_is_made() {
+    for family in ["sd15", "sdxl"] {
+        let mut bench = bench(family);
+        let paint = |bench: &mut Bench| {
+            let mut painter = painter_of(family);
+            std::mem::swap(&mut painter, &mut bench.painter);
+            let given = bench.given(0.6, true);
+            let request = Request { given: Some(&given), ..bench.request(Sampler::Euler, 3, 5.0) };
+            let made = painter.paint(&request, &mut |_| true).unwrap();
+            bench.painter = painter;
+            made
+        };
+        let shape = Shape { begins: true, tokens: bench.prompt.tokens, ..shape(SIZE) };
+        let whole = bench.painter.room(shape, usize::MAX).unwrap();
+        assert!(whole.short().is_none() && !whole.split && whole.phases.iter().all(|p| p.tiles == 1));
+        bench.painter.settle(whole.clone());
+        let picture = paint(&mut bench);
+        let check = |made: &[f32], what: &str| {
+            let most = picture.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            let off = made.iter().zip(&picture).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(off <= 1e-3 * most, "{family} {what}: {off} of {most}");
+        };
+        bench.painter.settle(Room { split: true, ..whole.clone() });
+        check(&paint(&mut bench), "in halves");
+        for share in (1..40).rev() {
+            let bytes = whole.beside + (whole.total() - whole.beside) * share / 40;
+            let room = bench.painter.room(shape, bytes).unwrap();
+            if let Some((_, least)) = room.short() {
+                assert!(least > bytes, "{family}: {least} do, and {bytes} do not");
+                break;
+            }
+            assert!(room.total() <= bytes, "{family}: {} of {bytes}", room.total());
+            bench.painter.settle(room);
+            check(&paint(&mut bench), &format!("in {bytes} bytes"));
+        }
     }
 }

@@ -43,20 +43,39 @@ impl Updates {
     ///
     /// # Errors
     /// A weight is not there, or the system grants no memory for its copy.
-    pub fn merge(mut self, cpu: &Cpu, weights: &mut Weights) -> Result<Updates> {
+    pub fn merge(self, cpu: &Cpu, weights: &mut Weights) -> Result<Updates> {
+        self.merge_told(cpu, weights, &|_| {})
+    }
+
+    /// The same; `done` hears of each weight that will not be read any more.
+    pub(crate) fn merge_told(
+        mut self,
+        cpu: &Cpu,
+        weights: &mut Weights,
+        done: &dyn Fn(&str),
+    ) -> Result<Updates> {
         let mut memory = Memory::new();
         let mut beside = BTreeMap::new();
         for (name, update) in std::mem::take(&mut self.0) {
             let missing = || Error::Ask(format!("a LoRA changes {name}, which the model does not have"));
             let weight = weights.get(&name).ok_or_else(missing)?;
-            if !matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16) {
+            if !is_plain(weight.dtype) {
                 beside.insert(name, update);
                 continue;
             }
             let merged = merged(cpu, &mut memory, &weight, &update)?;
             weights.insert(&name, merged);
+            done(&name);
         }
         Ok(Updates(beside))
+    }
+
+    /// What [`Updates::merge`] would leave beside weights stored so, and the names of the others.
+    pub fn sorted(&self, stored: impl Fn(&str) -> Option<DType>) -> (Updates, HashSet<String>) {
+        let plain = |name: &str| stored(name).is_some_and(is_plain);
+        let beside = self.0.iter().filter(|(name, _)| !plain(name));
+        let beside = beside.map(|(name, update)| (name.clone(), update.clone())).collect();
+        (Updates(beside), self.0.keys().filter(|name| plain(name)).cloned().collect())
     }
 
     /// `graph` with these updates beside its linear layers and convolutions, bound to how weights are stored.
@@ -98,6 +117,11 @@ impl Updates {
             [Some((a, &update.a)), update.b.as_ref().map(|factor| (b, factor))].into_iter().flatten()
         })
     }
+}
+
+/// Whether updates are merged into weights stored so.
+fn is_plain(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
 /// The names of the factors of the weight `name`.

@@ -14,6 +14,7 @@ use hob_graph::{DType, Graph, Op, Plan};
 use hob_io::Checkpoint;
 use hob_models::{Architecture, Encoder, Language};
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Format and dimensions of a stored tensor, by its name.
@@ -226,6 +227,23 @@ struct Held {
 }
 
 impl Held {
+    /// The weights of a graph that is run once or many times and keeps no state; `merged` are held as copies already.
+    fn of(graph: &Graph, plan: &Plan, merged: &HashSet<String>, before: &str) -> Vec<Held> {
+        let by_rows = memory::read_by_rows(graph);
+        (graph.weights.iter().zip(by_rows).zip(&plan.homes))
+            .map(|((w, by_rows), home)| {
+                let copied = merged.contains(&w.name);
+                Held {
+                    name: format!("{before}{}", w.name),
+                    bytes: w.bytes(),
+                    by_rows: by_rows && !copied,
+                    share: 1.0,
+                    stays: copied || *home == Home::Decoded || w.bytes() <= packing::SMALL,
+                }
+            })
+            .collect()
+    }
+
     /// Its bytes, where it is one that can be read again for each token. Of one that is read by rows hardly anything is at
     /// hand at a time.
     fn streamable(&self) -> Option<usize> {
@@ -268,6 +286,25 @@ pub struct Residency {
 }
 
 impl Footprint {
+    /// What runs of networks without state hold that are open at once, beside `fixed`: of each its graph, its plan, which of
+    /// its weights are merged with others, and what its weights' names are told apart by.
+    pub(crate) fn of(networks: &[(&Graph, &Plan, &HashSet<String>, &str)], mut fixed: Budget) -> Footprint {
+        let mut weights = Vec::new();
+        for (graph, plan, merged, before) in networks {
+            fixed.copies += plan.weight_bytes(graph).1;
+            fixed.model += graph.heap_bytes();
+            fixed.activations += plan.arena + plan.scratch;
+            weights.extend(Held::of(graph, plan, merged, before));
+        }
+        Footprint { fixed, states: Vec::new(), kv: KvTypes::default(), sequences: 1, weights }
+    }
+
+    /// The same with `bytes` to work in.
+    pub(crate) fn working_in(mut self, bytes: usize) -> Footprint {
+        self.fixed.activations = bytes;
+        self
+    }
+
     /// The same beside a process of `process` bytes, whose tokenizer holds `tokenizer` bytes.
     pub fn beside(mut self, process: usize, tokenizer: usize) -> Footprint {
         self.fixed.process = process;

@@ -1,19 +1,21 @@
 //! Pictures from words: what a person asks for, in the model's own terms, and the model that makes them.
 
+pub mod room;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hob_engine::diffuse::{
-    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Phase, Preview, Request, Said, Sampler,
-    Schedule, Source, Steps, Tokens, Words,
+    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Preview, Request, Room, Said, Sampler,
+    Schedule, Shape, Source, Steps, Tokens, Words,
 };
 use hob_engine::lora::Updates;
 use hob_engine::{Cpu, Precision};
 use hob_io::lora::Role as LoraRole;
 use hob_io::picture::{Filter, Init, Lora as Added, Recipe};
 use hob_io::pipeline::{Family, Role};
-use hob_io::prompt::{Chunk, Embedding, Embeddings, Frame, Prompt};
+use hob_io::prompt::{Chunk, Embedding, Embeddings, Frame, Prompt, TOKENS};
 use hob_io::{Lora, Picture, Pipeline, Tokenizer};
 
 use crate::error::{Error, Result};
@@ -63,15 +65,6 @@ pub struct Held {
     pub strength: f32,
 }
 
-/// Bytes that a picture takes.
-#[derive(Clone, Copy, Debug)]
-pub struct Planned {
-    /// at most: weights of what stays, and of what runs beside it, with the memory that it works in
-    pub held: u64,
-    /// to work in, which no file stands behind
-    pub work: u64,
-}
-
 impl Studio {
     /// Opens a model and what is added to it.
     ///
@@ -109,23 +102,41 @@ impl Studio {
         &self.painter
     }
 
-    /// What a picture takes of memory.
+    /// How a picture is made in so many bytes beside the process. `begins`: with another picture; `again`: others follow, for
+    /// which the denoiser stays in memory where there is room.
     ///
     /// # Errors
     /// A part's weights do not fit its configuration.
-    pub fn planned(&self, recipe: &Recipe) -> Result<Planned> {
-        let painter = &self.painter;
-        let flux = painter.pipeline().family.is_flux();
-        let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux).map_or(77, |t| t.max_tokens);
-        let phases = painter.phases(recipe.width, recipe.height, recipe.cfg > 1.0, text)?;
-        // The denoiser stays, and its ControlNet with it; the others run beside them, each alone.
-        let stays = |p: &&Phase| matches!(p.role, Role::Denoiser | Role::ControlNet);
-        let (stay, others): (Vec<_>, Vec<_>) = phases.iter().partition(stays);
-        let weights: usize = stay.iter().map(|p| p.weights).sum();
-        let steps: usize = stay.iter().map(|p| p.work).sum();
-        let beside = others.iter().map(|p| p.weights + p.work).chain([steps]).max();
-        let work = others.iter().map(|p| p.work).chain([steps]).max();
-        Ok(Planned { held: (weights + beside.unwrap_or(0)) as u64, work: work.unwrap_or(0) as u64 })
+    pub fn room(&self, recipe: &Recipe, begins: bool, again: bool, bytes: u64) -> Result<Room> {
+        let pipeline = self.painter.pipeline();
+        let tokens = match pipeline.text(Role::TextEncoder2).filter(|_| pipeline.family.is_flux()) {
+            Some(text) => text.max_tokens,
+            None => {
+                let mut most = 1;
+                for text in [&recipe.prompt, &recipe.negative] {
+                    for words in self.tokens(text)?.values() {
+                        let Words::Chunks(chunks) = words else { continue };
+                        most = most.max(chunks.len());
+                    }
+                }
+                most * TOKENS
+            }
+        };
+        let shape = Shape {
+            width: recipe.width,
+            height: recipe.height,
+            guided: recipe.cfg > 1.0,
+            tokens,
+            begins,
+            held: self.held.is_some(),
+            again,
+        };
+        Ok(self.painter.room(shape, usize::try_from(bytes).unwrap_or(usize::MAX))?)
+    }
+
+    /// Makes the pictures to come as `room` has it.
+    pub fn settle(&mut self, room: Room) {
+        self.painter.settle(room);
     }
 
     /// What shows latents of pictures while they are made.

@@ -98,7 +98,7 @@ impl Room {
 }
 
 /// A number of bytes as `--memory` takes it, rounded up to whole MiB.
-fn asked(n: usize) -> String {
+pub fn asked(n: usize) -> String {
     format!("{}M", n.div_ceil(1 << 20))
 }
 

@@ -29,6 +29,7 @@ mod predict;
 mod preview;
 mod sampler;
 mod steps;
+mod tiles;
 mod upscale;
 mod words;
 
@@ -38,7 +39,7 @@ pub use levels::{Betas, Curve, Levels};
 pub use names::{Sampler, Schedule, from_a1111};
 pub use noise::{Noise, Source};
 pub use painter::{Control, Event, Given, PaintError, Painter, Request};
-pub use phases::Phase;
+pub use phases::{Phase, Room, Shape};
 pub use predict::{Guidance, Mask, Prediction, Space};
 pub use preview::Preview;
 pub use sampler::{At, How, Model, Progress, SampleError, Walk, sample};

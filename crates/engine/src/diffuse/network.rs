@@ -4,9 +4,10 @@ use crate::lora::Updates;
 use crate::{Error, Result};
 use hob_cpu::exec::Memory;
 use hob_cpu::{Cpu, Program, Tensor, Weights};
-use hob_graph::{Batch, Data, Graph, GraphError, Plan};
+use hob_graph::{Batch, Data, Graph, GraphError, Plan, Shape};
 use hob_io::Pipeline;
 use hob_io::pipeline::{Part, Role};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,7 +17,9 @@ pub struct Network {
     role: Role,
     weights: Weights,
     updates: Updates,
-    program: Option<([usize; 4], Program)>,
+    /// it is not for planning alone
+    reads: bool,
+    program: Option<(Option<[usize; 4]>, Program)>,
     memory: Memory,
 }
 
@@ -61,14 +64,37 @@ impl Network {
             let owner = Stored { pipeline: pipeline.clone(), role, tensor: tensor.clone() };
             weights.insert(name, Tensor::shared(tensor.dtype, Arc::new(owner), 0..tensor.len));
         }
-        let updates = updates.clone().merge(cpu, &mut weights)?;
+        // What was merged is not read from the file again.
+        let done = |name: &str| part.tensors.get(name).into_iter().for_each(|t| part.forget(t, 0..t.len));
+        let updates = updates.clone().merge_told(cpu, &mut weights, &done)?;
         updates.add_to(&mut weights);
-        let (pipeline, memory) = (pipeline.clone(), Memory::new());
-        Ok(Network { pipeline, role, weights, updates, program: None, memory })
+        let (mut network, _) = Network::outline(pipeline, role, &Updates::default())?;
+        (network.weights, network.updates, network.reads) = (weights, updates, true);
+        Ok(network)
+    }
+
+    /// The same for planning alone: it has no weights, and nothing is merged. And the names of weights that would be.
+    ///
+    /// # Errors
+    /// The part is missing.
+    pub fn outline(
+        pipeline: &Arc<Pipeline>,
+        role: Role,
+        updates: &Updates,
+    ) -> Result<(Network, HashSet<String>)> {
+        let part = pipeline.need(role).map_err(|e| Error::Ask(e.to_string()))?;
+        let (updates, merged) = updates.sorted(|name| part.tensors.get(name).map(|t| t.dtype));
+        let (pipeline, weights, memory) = (pipeline.clone(), Weights::default(), Memory::new());
+        Ok((Network { pipeline, role, weights, updates, reads: false, program: None, memory }, merged))
+    }
+
+    /// Lets these weights leave memory after each use.
+    pub fn stream<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
+        names.into_iter().filter_map(|name| self.weights.get(name)).for_each(|tensor| tensor.stream());
     }
 
     /// The graph bound to how the weights are stored.
-    fn bound(&self, graph: std::result::Result<Graph, GraphError>) -> Result<Graph> {
+    pub fn bound(&self, graph: std::result::Result<Graph, GraphError>) -> Result<Graph> {
         let part = self.pipeline.need(self.role).map_err(|e| Error::Ask(e.to_string()))?;
         let fail = |source| Error::Graph { model: part.path().display().to_string(), source };
         let stored = |name: &str| part.tensors.get(name).map(|t| (t.dtype, t.shape.clone()));
@@ -80,12 +106,10 @@ impl Network {
         Ok(graph)
     }
 
-    /// What a run of `graph` takes: bytes of weights as stored, and of memory to work in.
-    pub fn plan(&self, cpu: &Cpu, graph: std::result::Result<Graph, GraphError>) -> Result<(usize, usize)> {
-        let graph = self.bound(graph)?;
-        let plan = Plan::new(&graph, cpu);
-        let weights = graph.weights.iter().map(|w| w.bytes()).sum();
-        Ok((weights, plan.arena + plan.scratch + graph.consts.iter().map(|c| 4 * c.len()).sum::<usize>()))
+    /// Bytes that a run of a bound graph works in.
+    pub fn work(&self, cpu: &Cpu, graph: &Graph) -> usize {
+        let plan = Plan::new(graph, cpu);
+        plan.arena + plan.scratch + graph.heap_bytes()
     }
 
     /// Runs the graph for `key`, which is made where the last run had another, and copies `outputs`.
@@ -114,10 +138,7 @@ impl Network {
         inputs: &[(&str, Data)],
     ) -> Result<Vec<(String, Vec<f32>)>> {
         self.ran(cpu, key, graph, inputs)?;
-        let (_, program) = self.program.as_ref().expect("it ran");
-        let outputs = program.graph.outputs.iter();
-        let copy = |name: &str| program.output(&self.memory, name).map_or_else(Vec::new, <[f32]>::to_vec);
-        Ok(outputs.map(|(name, _)| (name.clone(), copy(name))).collect())
+        Ok(self.outputs().map(|(name, _, data)| (name.to_string(), data.to_vec())).collect())
     }
 
     fn ran(
@@ -127,18 +148,46 @@ impl Network {
         graph: impl FnOnce() -> std::result::Result<Graph, GraphError>,
         inputs: &[(&str, Data)],
     ) -> Result<()> {
-        if self.program.as_ref().is_none_or(|(last, _)| *last != key) {
-            self.program = None;
-            self.program = Some((key, cpu.program(self.bound(graph())?, &self.weights)?));
+        if self.program.as_ref().is_none_or(|(last, _)| *last != Some(key)) {
+            self.load(cpu, graph())?;
+            self.program.as_mut().expect("made above").0 = Some(key);
         }
-        let (_, program) = self.program.as_ref().expect("made above");
+        self.step(cpu, inputs)
+    }
+
+    /// Makes the program of a graph, for [`Network::step`].
+    pub fn load(&mut self, cpu: &Cpu, graph: std::result::Result<Graph, GraphError>) -> Result<()> {
+        self.rest(); // what the last one worked in is not what this one needs
+        self.program = Some((None, cpu.program(self.bound(graph)?, &self.weights)?));
+        Ok(())
+    }
+
+    /// Runs the program made last.
+    pub fn step(&mut self, cpu: &Cpu, inputs: &[(&str, Data)]) -> Result<()> {
+        let (_, program) = self.program.as_ref().expect("a program is made first");
         Ok(cpu.run(program, &mut self.memory, None, &Batch { inputs, seqs: &[] })?)
+    }
+
+    /// What the last run gave out, where it lies: names, dimensions, numbers.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, Shape, &[f32])> {
+        self.program.iter().flat_map(move |(_, program)| {
+            let graph = &program.graph;
+            graph.outputs.iter().map(move |(name, id)| {
+                let data = program.output(&self.memory, name).unwrap_or_default();
+                (name.as_str(), graph.node(*id).shape, data)
+            })
+        })
+    }
+
+    /// Lets go of the memory that runs work in, and of the program.
+    pub fn rest(&mut self) {
+        (self.program, self.memory) = (None, Memory::new());
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        if let Some(part) = self.pipeline.part(self.role) {
+        if let Some(part) = self.pipeline.part(self.role).filter(|_| self.reads) {
             part.tensors.values().for_each(|tensor| part.forget(tensor, 0..tensor.len));
         }
     }

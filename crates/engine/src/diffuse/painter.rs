@@ -5,6 +5,8 @@
 //! there.
 
 use super::network::Network;
+use super::phases::Room;
+use super::tiles::{self, Way};
 use super::words::Said;
 use super::{
     At, Guidance, How, Mask, Noise, Progress, SampleError, Sampler, Scheduler, Source, Steps, Walk, sample,
@@ -15,6 +17,7 @@ use hob_cpu::Cpu;
 use hob_graph::Data;
 use hob_io::Pipeline;
 use hob_io::pipeline::{Purpose, Role};
+use hob_models::vae::Side;
 use hob_models::{controlnet, flux, unet, vae};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -108,7 +111,7 @@ pub(super) enum Denoiser {
 pub struct Painter {
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) cpu: Cpu,
-    updates: BTreeMap<Role, Updates>,
+    pub(super) updates: BTreeMap<Role, Updates>,
     pub(super) denoiser: Denoiser,
     pub(super) vae: vae::Config,
     /// how it was trained
@@ -116,6 +119,8 @@ pub struct Painter {
     pub(super) control: Option<Box<controlnet::Config>>,
     /// the denoiser, kept from picture to picture
     open: Option<Open>,
+    /// how the memory there is is used; all in memory where it is not said
+    room: Option<Room>,
 }
 
 /// What runs in each step.
@@ -160,7 +165,7 @@ impl Painter {
         };
         let vae = vae::Config::parse(config(Role::Vae)?).map_err(named(Role::Vae))?;
         let scheduler = Scheduler::parse(&pipeline.scheduler).map_err(Error::Ask)?;
-        Ok(Painter { pipeline, cpu, updates, denoiser, vae, scheduler, control, open: None })
+        Ok(Painter { pipeline, cpu, updates, denoiser, vae, scheduler, control, open: None, room: None })
     }
 
     /// The model.
@@ -190,7 +195,21 @@ impl Painter {
 
     pub(super) fn network(&self, role: Role) -> Result<Network> {
         let none = Updates::default();
-        Network::new(&self.pipeline, role, self.updates.get(&role).unwrap_or(&none), &self.cpu)
+        let updates = self.updates.get(&role).unwrap_or(&none);
+        let network = Network::new(&self.pipeline, role, updates, &self.cpu)?;
+        if let Some(room) = &self.room {
+            network.stream(room.streamed(role));
+        }
+        Ok(network)
+    }
+
+    /// Makes the pictures to come as `room` has it; one of another size than it is for goes through the autoencoder at once.
+    pub fn settle(&mut self, room: Room) {
+        let same = self.room.as_ref().is_some_and(|old| old.same_weights(&room));
+        if !room.keep || !same {
+            self.rest();
+        }
+        self.room = Some(room);
     }
 
     pub(super) fn unet_sizes(
@@ -204,6 +223,17 @@ impl Painter {
         unet::Size { batch, height, width, text, pooled, residuals: false }
     }
 
+    /// That pictures of a size can be made.
+    pub(super) fn check_size(&self, width: usize, height: usize) -> Result<()> {
+        let multiple = self.multiple();
+        match width > 0 && height > 0 && width.is_multiple_of(multiple) && height.is_multiple_of(multiple) {
+            true => Ok(()),
+            false => Err(ask(format!(
+                "a picture of {width} × {height} cannot be made: both sides must be multiples of {multiple}"
+            ))),
+        }
+    }
+
     /// Makes a picture: pixels `(3, H, W)` in about -1..1. `on` hears of each phase and step, and stops the work by `false`.
     ///
     /// # Errors
@@ -213,34 +243,22 @@ impl Painter {
         r: &Request,
         on: &mut dyn FnMut(Event) -> bool,
     ) -> std::result::Result<Vec<f32>, PaintError> {
-        let multiple = self.multiple();
-        if r.width == 0
-            || r.height == 0
-            || !r.width.is_multiple_of(multiple)
-            || !r.height.is_multiple_of(multiple)
-        {
-            return Err(ask(format!(
-                "a picture of {} × {} cannot be made: both sides must be multiples of {multiple}",
-                r.width, r.height
-            ))
-            .into());
-        }
+        self.check_size(r.width, r.height)?;
         self.check(r)?;
         let (c, h, w) = (self.vae.latent_channels, self.latent(r.height), self.latent(r.width));
         let mut noise = Noise::new(r.source, r.seed);
         let mut steps = r.steps.clone();
         let mut original = None;
         if let Some(given) = r.given {
-            tell(on, Event::Encoding)?;
             steps = steps.strength(given.strength).map_err(Error::Ask)?;
-            original = Some(self.latents(&given.pixels, r.width, r.height, &mut noise)?);
+            original = Some(self.latents(&given.pixels, r.width, r.height, &mut noise, on)?);
         }
         let drawn = noise.randn(c * h * w);
         let beginning = match &original {
             Some(original) => steps.begin_with(original, &drawn),
             None => steps.begin(&drawn),
         };
-        let extra = self.extra(r, (h, w), &mut noise)?;
+        let extra = self.extra(r, (h, w), &mut noise, on)?;
         let mask = match (r.given.and_then(|g| g.mask.as_ref()), &original) {
             (Some(mask), Some(original)) if extra.is_empty() => {
                 let small = hob_io::picture::nearest(mask, (r.width, r.height), (w, h));
@@ -279,15 +297,15 @@ impl Painter {
         };
         let walked = sample(r.sampler, &r.how, walk, beginning);
         let stopped = stop.get();
-        self.open = Some(open);
+        // Without room for both it does not lie in memory while the autoencoder runs.
+        self.open = self.room.as_ref().is_none_or(|room| room.keep).then_some(open);
         let latents = match walked {
             Ok(_) if stopped => return Err(PaintError::Stopped),
             Ok(latents) => latents,
             Err(SampleError::Model { source, .. }) => return Err(source),
             Err(e) => return Err(PaintError::NotFinite(e.to_string())),
         };
-        tell(on, Event::Decoding)?;
-        let pixels = self.decode(&latents, h, w)?;
+        let pixels = self.decode(&latents, h, w, on)?;
         if pixels.iter().any(|x| !x.is_finite()) {
             let what =
                 "the VAE's numbers overflow: the picture holds NaN or infinity; give another one with --vae";
@@ -332,57 +350,80 @@ impl Painter {
                 let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
                 flux::unpack(&sample, shape)
             }
-            Denoiser::Unet(c) => {
-                let guided = r.guidance.is_on();
-                let n = if guided { 2 } else { 1 };
-                let one = [&input[..], extra].concat();
-                let latents = one.repeat(n);
-                let both = |of: fn(&Said) -> &Vec<f32>| match guided {
-                    true => [&of(r.negative)[..], &of(r.prompt)[..]].concat(),
-                    false => of(r.prompt).clone(),
+            Denoiser::Unet(_) => {
+                let said = |open: &mut Open, texts: &[&Said]| {
+                    self.sampled(open, r, &input, extra, (time, h, w), texts)
                 };
-                let (text, pooled) = (both(|s| &s.states), both(|s| &s.pooled));
-                let times = vec![time; n];
-                let count = c.time_ids(r.prompt.pooled.len()).unwrap_or(0);
-                let (height, width) = (r.height as f32, r.width as f32);
-                // Of SDXL: the original's size, its corner, the target's size; of its refiner a score of beauty instead.
-                let ids = match count {
-                    5 => [&[height, width, 0.0, 0.0, 2.5][..], &[height, width, 0.0, 0.0, 6.0]].concat(),
-                    _ => [height, width, 0.0, 0.0, height, width].repeat(n),
-                };
-                let ids = &ids[ids.len() - n * count.min(ids.len() / n)..];
-                let mut inputs = vec![
-                    ("latents", Data::F32(&latents)),
-                    ("timestep", Data::F32(&times)),
-                    ("text", Data::F32(&text)),
-                ];
-                if count > 0 {
-                    inputs.extend([("pooled", Data::F32(&pooled)), ("time_ids", Data::F32(ids))]);
+                let split = r.control.is_none() && self.room.as_ref().is_some_and(|room| room.split);
+                match r.guidance.is_on() {
+                    false => said(open, &[r.prompt])?,
+                    true => {
+                        let (without, mut with) = match split {
+                            true => (said(open, &[r.negative])?, said(open, &[r.prompt])?),
+                            false => {
+                                let mut both = said(open, &[r.negative, r.prompt])?;
+                                let with = both.split_off(both.len() / 2);
+                                (both, with)
+                            }
+                        };
+                        r.guidance.combine(&mut with, &without, 1);
+                        with
+                    }
                 }
-                let scales = vec![r.guidance.scale; n];
-                if c.time_cond_proj_dim.is_some() {
-                    inputs.push(("guidance", Data::F32(&scales)));
-                }
-                let mut size = self.unet_sizes(n, h, w, r.prompt.tokens, r.prompt.pooled.len());
-                let mut key = [n, h, w, r.prompt.tokens];
-                let mut held = Vec::new();
-                if let (Some(control), Some(given)) = (&mut open.control, r.control) {
-                    held = self.held(control, given, size, &input, &inputs)?;
-                    (size.residuals, key[0]) = (true, n + 2);
-                }
-                inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
-                let [mut sample] =
-                    open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
-                if guided {
-                    let mut prompt = sample.split_off(sample.len() / 2);
-                    r.guidance.combine(&mut prompt, &sample, 1);
-                    sample = prompt;
-                }
-                sample
             }
         };
         prediction.denoised(x, &mut out, sigma);
         Ok(out)
+    }
+
+    /// What a UNet says of `input` with each of some texts, one after another.
+    fn sampled(
+        &self,
+        open: &mut Open,
+        r: &Request,
+        input: &[f32],
+        extra: &[f32],
+        (time, h, w): (f32, usize, usize),
+        texts: &[&Said],
+    ) -> Result<Vec<f32>> {
+        let Denoiser::Unet(c) = &self.denoiser else { return Err(ask("the denoiser is no UNet")) };
+        let n = texts.len();
+        let latents = [input, extra].concat().repeat(n);
+        let all =
+            |of: fn(&Said) -> &Vec<f32>| texts.iter().flat_map(|s| of(s)).copied().collect::<Vec<f32>>();
+        let (text, pooled) = (all(|s| &s.states), all(|s| &s.pooled));
+        let times = vec![time; n];
+        let count = c.time_ids(r.prompt.pooled.len()).unwrap_or(0);
+        let (height, width) = (r.height as f32, r.width as f32);
+        // Of SDXL: the original's size, its corner, the target's size; of its refiner a score of beauty instead.
+        let ids = |text: &&Said| match count {
+            5 => vec![height, width, 0.0, 0.0, if std::ptr::eq(*text, r.prompt) { 6.0 } else { 2.5 }],
+            _ => vec![height, width, 0.0, 0.0, height, width],
+        };
+        let ids: Vec<f32> = texts.iter().flat_map(ids).collect();
+        let ids = &ids[ids.len() - n * count.min(ids.len() / n)..];
+        let mut inputs = vec![
+            ("latents", Data::F32(&latents)),
+            ("timestep", Data::F32(&times)),
+            ("text", Data::F32(&text)),
+        ];
+        if count > 0 {
+            inputs.extend([("pooled", Data::F32(&pooled)), ("time_ids", Data::F32(ids))]);
+        }
+        let scales = vec![r.guidance.scale; n];
+        if c.time_cond_proj_dim.is_some() {
+            inputs.push(("guidance", Data::F32(&scales)));
+        }
+        let mut size = self.unet_sizes(n, h, w, r.prompt.tokens, r.prompt.pooled.len());
+        let mut key = [n, h, w, r.prompt.tokens];
+        let mut held = Vec::new();
+        if let (Some(control), Some(given)) = (&mut open.control, r.control) {
+            held = self.held(control, given, size, input, &inputs)?;
+            (size.residuals, key[0]) = (true, n + 2);
+        }
+        inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
+        let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
+        Ok(sample)
     }
 
     /// What the ControlNet adds to the UNet, which is given `latents` and `inputs`.
@@ -437,7 +478,13 @@ impl Painter {
 
     /// What the denoiser sees beside the noised latents: of those that were trained to fill in, the mask and the picture
     /// without what it covers.
-    fn extra(&self, r: &Request, (h, w): (usize, usize), noise: &mut Noise) -> Result<Vec<f32>> {
+    fn extra(
+        &self,
+        r: &Request,
+        (h, w): (usize, usize),
+        noise: &mut Noise,
+        on: &mut dyn FnMut(Event) -> bool,
+    ) -> std::result::Result<Vec<f32>, PaintError> {
         match (self.pipeline.purpose, r.given) {
             (Purpose::Create, _) => Ok(Vec::new()),
             (Purpose::Inpaint, Some(given)) if self.pipeline.family.is_unet() => {
@@ -446,45 +493,67 @@ impl Painter {
                 let covered: Vec<f32> = (given.pixels.chunks(mask.len()))
                     .flat_map(|plane| plane.iter().zip(mask).map(|(x, m)| if *m < 0.5 { *x } else { 0.0 }))
                     .collect();
-                let latents = self.latents(&covered, r.width, r.height, noise)?;
+                let latents = self.latents(&covered, r.width, r.height, noise, on)?;
                 let small = hob_io::picture::nearest(mask, (r.width, r.height), (w, h));
                 Ok([small, latents].concat())
             }
             (Purpose::Inpaint, None) => Err(ask(
                 "this model fills in parts of a picture: give one with --init, and what to paint with --mask",
-            )),
-            _ => Err(ask("this model edits pictures in a way that Hob does not know yet")),
+            )
+            .into()),
+            _ => Err(ask("this model edits pictures in a way that Hob does not know yet").into()),
         }
     }
 
     /// A picture's latents, a sample of what the autoencoder says, as the denoiser sees them.
-    fn latents(&self, pixels: &[f32], width: usize, height: usize, noise: &mut Noise) -> Result<Vec<f32>> {
+    fn latents(
+        &self,
+        pixels: &[f32],
+        width: usize,
+        height: usize,
+        noise: &mut Noise,
+        on: &mut dyn FnMut(Event) -> bool,
+    ) -> std::result::Result<Vec<f32>, PaintError> {
         if pixels.len() != 3 * width * height {
-            return Err(ask(format!("the picture given is not of {width} × {height}")));
+            return Err(ask(format!("the picture given is not of {width} × {height}")).into());
         }
-        let mut network = self.network(Role::Vae)?;
-        let inputs = [("pixels", Data::F32(pixels))];
-        let graph = || self.vae.encoder(1, height, width);
-        let [mean, logvar] =
-            network.run(&self.cpu, [1, height, width, 0], graph, &inputs, ["mean", "logvar"])?;
+        let mut going = || on(Event::Encoding);
+        let said = self.through(Side::Encoder, [height, width], pixels, &mut going)?;
+        let [mean, logvar] = ["mean", "logvar"].map(|name| said.get(name).map_or(&[][..], |x| x));
         let drawn = noise.randn(mean.len());
         let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
-        let each = mean.iter().zip(&logvar).zip(&drawn);
+        let each = mean.iter().zip(logvar).zip(&drawn);
         Ok(each.map(|((m, v), e)| (m + (0.5 * v).exp() * e - shift) * scale).collect())
     }
 
     /// Pixels of latents.
-    fn decode(&self, latents: &[f32], h: usize, w: usize) -> Result<Vec<f32>> {
+    fn decode(
+        &self,
+        latents: &[f32],
+        h: usize,
+        w: usize,
+        on: &mut dyn FnMut(Event) -> bool,
+    ) -> std::result::Result<Vec<f32>, PaintError> {
         let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
         let latents: Vec<f32> = latents.iter().map(|x| x / scale + shift).collect();
-        let mut network = self.network(Role::Vae)?;
-        let inputs = [("latents", Data::F32(&latents))];
-        let [pixels] =
-            network.run(&self.cpu, [0, h, w, 0], || self.vae.decoder(1, h, w), &inputs, ["pixels"])?;
-        Ok(pixels)
+        let mut going = || on(Event::Decoding);
+        let mut said = self.through(Side::Decoder, [h, w], &latents, &mut going)?;
+        Ok(said.remove("pixels").unwrap_or_default())
     }
-}
 
-fn tell(on: &mut dyn FnMut(Event) -> bool, event: Event) -> std::result::Result<(), PaintError> {
-    if on(event) { Ok(()) } else { Err(PaintError::Stopped) }
+    /// What the autoencoder makes of numbers, in tiles where memory asks for them.
+    fn through(
+        &self,
+        side: Side,
+        size: [usize; 2],
+        numbers: &[f32],
+        on: &mut dyn FnMut() -> bool,
+    ) -> std::result::Result<BTreeMap<String, Vec<f32>>, PaintError> {
+        let planned = self.room.as_ref().and_then(|room| room.ways.iter().find(|way| way.is_for(side, size)));
+        let whole = Way::whole(&self.vae, side, size);
+        let mut network = self.network(Role::Vae)?;
+        let mut walk = tiles::Walk { vae: &self.vae, network: &mut network, cpu: &self.cpu, on };
+        let said = walk.go(planned.unwrap_or(&whole), numbers)?.ok_or(PaintError::Stopped)?;
+        Ok(said.into_iter().collect())
+    }
 }

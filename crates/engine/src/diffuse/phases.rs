@@ -1,43 +1,247 @@
-//! What each phase of a picture takes of memory, before a weight is read.
+//! What each phase of a picture takes of memory, before a weight is read, and how it takes place within what there is.
 
 use super::network::Network;
 use super::painter::{Denoiser, Painter, ask};
+use super::tiles::{Search, Way};
 use crate::lora::Updates;
+use crate::memory::Budget;
+use crate::outline::{Footprint, Residency};
 use crate::{Error, Result};
+use hob_graph::{Graph, Plan};
 use hob_io::pipeline::Role;
 use hob_io::prompt::TOKENS;
+use hob_models::vae::{Norms, Side};
 use hob_models::{clip, flux, t5};
+use std::collections::HashSet;
 
-/// Bytes that the phases take: weights as stored, and memory to work in.
-#[derive(Clone, Debug)]
+/// A picture that memory is planned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// pixels
+    pub width: usize,
+    /// pixels
+    pub height: usize,
+    /// whether a negative prompt is run beside
+    pub guided: bool,
+    /// tokens of a prompt
+    pub tokens: usize,
+    /// it begins with another picture
+    pub begins: bool,
+    /// a ControlNet holds it
+    pub held: bool,
+    /// more pictures follow, for which the denoiser stays where there is room
+    pub again: bool,
+}
+
+/// A phase, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phase {
     /// what runs
     pub role: Role,
-    /// of its weights
-    pub weights: usize,
-    /// to work in
-    pub work: usize,
+    /// what is held: weights, copies of some, memory to work in
+    pub budget: Budget,
+    /// bytes of weights that leave memory after use, and are read again for each run
+    pub streamed: usize,
+    /// tiles that the picture is cut in
+    pub tiles: usize,
+    /// it would take so many bytes at least, which there are not
+    pub short: Option<usize>,
+}
+
+impl Phase {
+    /// Bytes that no file stands behind.
+    pub fn work(&self) -> usize {
+        self.budget.copies + self.budget.activations
+    }
+}
+
+/// How a picture is made within the memory there is.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// what it is for
+    pub shape: Shape,
+    /// the phases, in their order
+    pub phases: Vec<Phase>,
+    /// the denoiser stays open from one picture to the next
+    pub keep: bool,
+    /// what the prompt asks for and what the negative one does are run one after the other, not side by side
+    pub split: bool,
+    /// bytes of what lies beside all phases: pictures, latents, weights that a file has in another order
+    pub beside: usize,
+    /// names of weights that leave memory, those of a ControlNet after [`CONTROL`]
+    streamed: Vec<(Role, String)>,
+    /// through the autoencoder
+    pub(super) ways: Vec<Way>,
+}
+
+impl Room {
+    /// Bytes that are held at most, beside the process.
+    pub fn total(&self) -> usize {
+        let of = |p: &Phase| match p.role {
+            Role::Denoiser if self.keep => 0,
+            _ => p.budget.total(),
+        };
+        self.rests() + self.phases.iter().map(of).max().unwrap_or(0)
+    }
+
+    /// Bytes that are held between pictures, beside the process.
+    pub fn rests(&self) -> usize {
+        let stays = self.phases.iter().find(|p| self.keep && p.role == Role::Denoiser);
+        self.beside + stays.map_or(0, |p| p.budget.total())
+    }
+
+    /// Bytes to work in, which no file stands behind, at most.
+    pub fn work(&self) -> usize {
+        self.beside + self.phases.iter().map(Phase::work).max().unwrap_or(0)
+    }
+
+    /// The phase that takes more than there is, and how many bytes would do for the picture.
+    pub fn short(&self) -> Option<(Role, usize)> {
+        let phase = self.phases.iter().filter_map(|p| Some((p.role, self.beside + p.short?)));
+        phase.max_by_key(|(_, least)| *least)
+    }
+
+    /// Whether the same weights stay in memory.
+    pub(super) fn same_weights(&self, other: &Room) -> bool {
+        self.streamed == other.streamed
+    }
+
+    pub(super) fn streamed(&self, role: Role) -> impl Iterator<Item = &String> {
+        self.streamed.iter().filter(move |(of, _)| *of == role).map(|(_, name)| name)
+    }
+}
+
+/// What the names of a ControlNet's weights are told apart by.
+const CONTROL: &str = "ControlNet/";
+
+/// Bytes of lists of weights, texts and what else is small.
+const BESIDE: usize = 2 << 20;
+
+/// What a phase runs.
+struct Part {
+    role: Role,
+    network: Network,
+    merged: HashSet<String>,
+    graph: Graph,
+    /// of the autoencoder
+    side: Option<Side>,
 }
 
 impl Painter {
-    /// What each phase takes, for pictures of a size with prompts of so many tokens.
+    /// How a picture is made in `bytes` beside the process: with all weights in memory, else with the autoencoder in tiles
+    /// and weights read again. A phase for which there is too little nevertheless says so.
     ///
     /// # Errors
-    /// A part's weights do not fit its configuration.
-    pub fn phases(&self, width: usize, height: usize, guided: bool, tokens: usize) -> Result<Vec<Phase>> {
-        let mut phases = Vec::new();
-        let mut add = |role: Role, graph| -> Result<()> {
-            // LoRAs need not be merged to know how large weights are.
-            let network = Network::new(&self.pipeline, role, &Updates::default(), &self.cpu)?;
-            let (weights, work) = network.plan(&self.cpu, graph)?;
-            phases.push(Phase { role, weights, work });
-            Ok(())
+    /// The sides are no multiples of [`Painter::multiple`], or a part's weights do not fit its configuration.
+    pub fn room(&self, shape: Shape, bytes: usize) -> Result<Room> {
+        let Shape { width, height, tokens, .. } = shape;
+        self.check_size(width, height)?;
+        let (h, w) = (self.latent(height), self.latent(width));
+        let copies: usize = self.pipeline.parts().map(|p| p.copied_bytes()).sum();
+        let pictures = 4 * width * height * (4 * usize::from(shape.begins) + 3 * usize::from(shape.held));
+        let beside = copies + pictures + 10 * 4 * self.vae.latent_channels * h * w + BESIDE;
+        let mut room = Room {
+            shape,
+            phases: Vec::new(),
+            keep: false,
+            split: false,
+            beside,
+            streamed: Vec::new(),
+            ways: Vec::new(),
         };
+        let parts = self.parts(&shape)?;
+        // First all of it in memory.
+        let footprints = parts.iter().map(|parts| self.footprint(parts)).collect::<Vec<_>>();
+        for (parts, footprint) in parts.iter().zip(&footprints) {
+            let budget = footprint.at(tokens);
+            room.phases.push(Phase { role: parts[0].role, budget, streamed: 0, tiles: 1, short: None });
+        }
+        room.keep = shape.again;
+        if room.keep && room.total() <= bytes {
+            return Ok(room);
+        }
+        room.keep = false;
+        let limit = bytes.saturating_sub(beside);
+        for (i, (parts, mut footprint)) in parts.iter().zip(footprints).enumerate() {
+            if room.phases[i].budget.total() <= limit {
+                continue;
+            }
+            if let [Part { side: Some(side), network, .. }] = &parts[..] {
+                let search = Search { vae: &self.vae, network, cpu: &self.cpu };
+                let size = if *side == Side::Encoder { [height, width] } else { [h, w] };
+                let others = footprint.at(tokens).total() - footprint.at(tokens).activations;
+                let way = search.within(*side, size, limit.saturating_sub(others))?;
+                (room.phases[i].tiles, footprint) = (way.tiles(), footprint.working_in(way.work));
+                room.phases[i].budget = footprint.at(tokens);
+                room.ways.push(way);
+                if room.phases[i].budget.total() <= limit {
+                    continue;
+                }
+            }
+            let mut residency = footprint.within(limit, tokens);
+            // One half at a time takes less to work in, but reads all weights twice.
+            if parts[0].role == Role::Denoiser && shape.guided && parts.len() == 1 {
+                let half = self.parts(&Shape { guided: false, ..shape })?;
+                let half = half.iter().find(|p| p[0].role == Role::Denoiser).map(|p| self.footprint(p));
+                let half = half.unwrap_or_else(|| self.footprint(parts));
+                let budget = half.at(tokens);
+                if budget.total() <= limit {
+                    (room.phases[i].budget, room.split) = (budget, true);
+                    continue;
+                }
+                let read = |r: &Option<Residency>| r.as_ref().map_or(usize::MAX / 2, |r| r.streamed_bytes);
+                let less = half.within(limit, tokens);
+                if residency.is_none() || 2 * read(&less) < read(&residency) {
+                    (footprint, residency, room.split) = (half, less, true);
+                }
+            }
+            match residency {
+                Some(residency) => {
+                    room.phases[i].budget = residency.budget;
+                    room.phases[i].streamed = residency.streamed_bytes;
+                    room.streamed.extend(residency.streamed.into_iter().map(|name| {
+                        match name.strip_prefix(CONTROL) {
+                            Some(name) => (Role::ControlNet, name.to_string()),
+                            None => (parts[0].role, name),
+                        }
+                    }));
+                }
+                None => room.phases[i].short = Some(footprint.least(tokens)),
+            }
+        }
+        Ok(room)
+    }
+
+    fn footprint(&self, parts: &[Part]) -> Footprint {
+        let plans: Vec<Plan> = parts.iter().map(|p| Plan::new(&p.graph, &self.cpu)).collect();
+        let names = |p: &Part| if p.role == Role::ControlNet { CONTROL } else { "" };
+        let of = parts.iter().zip(&plans).map(|(p, plan)| (&p.graph, plan, &p.merged, names(p)));
+        let mut fixed = Budget::default();
+        // What goes into the autoencoder and comes out of it lies beside its own memory.
+        for part in parts.iter().filter(|p| p.side.is_some()) {
+            let given: usize = part.graph.inputs.iter().map(|i| 4 * i.shape.count()).sum();
+            let out = part.graph.outputs.iter().map(|(_, id)| 4 * part.graph.node(*id).shape.count()).sum();
+            fixed.activations += given.max(out);
+        }
+        Footprint::of(&of.collect::<Vec<_>>(), fixed)
+    }
+
+    /// What each phase runs, in the order of the phases.
+    fn parts(&self, shape: &Shape) -> Result<Vec<Vec<Part>>> {
+        let &Shape { width, height, guided, tokens, .. } = shape;
+        let none = Updates::default();
+        let part = |role: Role, graph, side| -> Result<Part> {
+            let updates = self.updates.get(&role).unwrap_or(&none);
+            let (network, merged) = Network::outline(&self.pipeline, role, updates)?;
+            let graph = network.bound(graph)?;
+            Ok(Part { role, network, merged, graph, side })
+        };
+        let mut phases = Vec::new();
         for role in [Role::TextEncoder, Role::TextEncoder2] {
             let Some(how) = self.pipeline.text(role) else { continue };
             let config = &self.pipeline.need(role).map_err(ask)?.config;
-            if self.pipeline.family.is_flux() && role == Role::TextEncoder2 {
-                add(role, t5::Config::parse(config).map_err(Error::Ask)?.encoder(1, how.max_tokens))?;
+            let graph = if self.pipeline.family.is_flux() && role == Role::TextEncoder2 {
+                t5::Config::parse(config).map_err(Error::Ask)?.encoder(1, how.max_tokens)
             } else {
                 let wanted = clip::Wanted {
                     layer: 1 + how.skipped,
@@ -46,22 +250,31 @@ impl Painter {
                     vectors: false,
                 };
                 let c = clip::Config::parse(config).map_err(Error::Ask)?;
-                let most = TOKENS.min(c.max_position_embeddings);
-                add(role, c.encoder(tokens.div_ceil(TOKENS).max(1), most, wanted))?;
-            }
+                let (most, chunks) = (TOKENS.min(c.max_position_embeddings), tokens.div_ceil(TOKENS).max(1));
+                // Flux's CLIP reads one part of the prompt, whatever T5 reads.
+                c.encoder(if self.pipeline.family.is_flux() { 1 } else { chunks }, most, wanted)
+            };
+            phases.push(vec![part(role, graph, None)?]);
         }
         let (h, w) = (self.latent(height), self.latent(width));
+        let autoencoder = |side, h, w| {
+            let steps = self.vae.groups(side).concat();
+            part(Role::Vae, self.vae.part(side, &steps, [1, h, w], Norms::Own), Some(side))
+        };
+        if shape.begins {
+            phases.push(vec![autoencoder(Side::Encoder, height, width)?]);
+        }
         let pooled = self.pooled()?;
-        let size = self.unet_sizes(if guided { 2 } else { 1 }, h, w, tokens, pooled);
+        let mut size = self.unet_sizes(if guided { 2 } else { 1 }, h, w, tokens, pooled);
+        let held = self.control.as_ref().filter(|_| shape.held);
+        let control = held.map(|c| part(Role::ControlNet, c.graph(size), None)).transpose()?;
+        size.residuals = control.is_some();
         let graph = match &self.denoiser {
             Denoiser::Unet(c) => c.graph(size),
             Denoiser::Flux(c) => c.graph(flux::Size { batch: 1, text: tokens, height: h / 2, width: w / 2 }),
         };
-        add(Role::Denoiser, graph)?;
-        if let Some(c) = &self.control {
-            add(Role::ControlNet, c.graph(size))?;
-        }
-        add(Role::Vae, self.vae.decoder(1, h, w))?;
+        phases.push([part(Role::Denoiser, graph, None)?].into_iter().chain(control).collect());
+        phases.push(vec![autoencoder(Side::Decoder, h, w)?]);
         Ok(phases)
     }
 

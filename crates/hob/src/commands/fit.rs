@@ -1,6 +1,7 @@
 //! `hob fit [MODEL…]`: can I run this? Answered by the very plan that would run.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::Args;
 use hob_engine::{KvTypes, Options, memory};
@@ -12,7 +13,7 @@ use crate::fit::plan::{Ask, Card, Fit};
 use crate::fit::planner::{Planner, better};
 use crate::fit::subject::Subject;
 use crate::fit::verdict::{brief, rate, sentences};
-use crate::fit::{gpus, overview, zoo};
+use crate::fit::{gpus, overview, picture, zoo};
 use crate::hub::{Hub, remote};
 use crate::model::options;
 use crate::net::Net;
@@ -25,6 +26,7 @@ const EXAMPLES: &str = "Examples:
   hob fit hf:owner/repo:Q4_K_M --ctx 16384    one of the hub, by its header alone
   hob fit llama-3.1-8b --gpu rtx4060          a well-known model on another machine
   hob fit model.gguf --memory 8G --kv q8_0 --batch 4
+  hob fit sdxl.safetensors --size 1024x1024   a picture model
 
 Speeds are those that this machine's kernels were measured at (hob doctor), and a GPU's by its
 bandwidth. This version of Hob computes on the processor: a GPU is planned for, and not used yet.";
@@ -47,6 +49,9 @@ pub struct FitArgs {
     /// Plan for that much working memory instead of what is free here
     #[arg(long, value_name = "SIZE", value_parser = crate::room::parse)]
     memory: Option<u64>,
+    /// Of a picture model: width and height in pixels, such as 1024x768 [default: as the model was trained]
+    #[arg(long, value_name = "WxH", value_parser = super::image::size)]
+    size: Option<(usize, usize)>,
     /// Plan for a GPU, such as rtx4060 or m3-max
     #[arg(long, value_name = "NAME")]
     gpu: Option<String>,
@@ -84,6 +89,14 @@ pub fn run(args: FitArgs, global: &Global) -> Result<()> {
     }
     let net = Net::new(global.offline);
     for (i, name) in args.models.iter().enumerate() {
+        if let Some((name, path)) = picture_model(name) {
+            if i > 0 && !args.json {
+                println!();
+            }
+            let bytes = args.memory.unwrap_or_else(|| crate::room::free(process));
+            picture::run(&name, &path, args.size, bytes, process, args.json)?;
+            continue;
+        }
         let subject = find(name, &net)?;
         let fit = planner.plan(&subject)?;
         if args.json {
@@ -110,6 +123,15 @@ pub fn run(args: FitArgs, global: &Global) -> Result<()> {
         print!("{}", as_text(&subject, &fit, &mut planner)?);
     }
     Ok(())
+}
+
+/// The picture model on this machine that `name` means, if it means one.
+fn picture_model(name: &str) -> Option<(String, PathBuf)> {
+    match store::resolve(name, &store::discover()).ok()? {
+        Wanted::Here(model) if model.kind == store::Kind::Image => Some((model.name, model.path)),
+        Wanted::Path(path) if super::picture::is(&path) => Some((path.display().to_string(), path)),
+        _ => None,
+    }
 }
 
 /// The model that `name` means: here, of the hub by its header, or a well-known shape.

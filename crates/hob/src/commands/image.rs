@@ -14,10 +14,10 @@ use serde_json::json;
 
 use super::Global;
 use crate::error::{Error, Result};
-use crate::picture::{Begin, Extras, Held, Studio, writable};
+use crate::picture::{Begin, Extras, Held, Studio, room, writable};
 use crate::seen::Seen;
 use crate::store::{self, Wanted};
-use crate::{interrupt, room, terminal};
+use crate::{interrupt, terminal};
 
 const EXAMPLES: &str = "Examples:
   hob image sd15/ \"a lighthouse at dawn\" -o dawn.png
@@ -115,6 +115,10 @@ pub struct ImageArgs {
     /// Make the picture in this PNG again; other options change what they name
     #[arg(long, value_name = "PNG")]
     like: Option<PathBuf>,
+    /// Stay within that much memory: with the VAE in tiles, or else with weights read from the file again for each step
+    /// [default: what is free]
+    #[arg(long, value_name = "SIZE", value_parser = crate::room::parse)]
+    memory: Option<u64>,
     /// Number of threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = super::threads)]
     threads: Option<std::num::NonZeroUsize>,
@@ -167,16 +171,34 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     let mut studio = Studio::open(&model(&args.model)?, &extras, threads)?;
     studio.hold(held);
     let recipe = args.recipe(&studio, like, begin.as_ref());
-    let (work, free) = (studio.planned(&recipe)?.work, room::free(memory::process()));
-    if work > free {
-        return Err(Error::new(format!(
-            "a picture of {} × {} needs {} of memory to work in, and {} are free; ask for a smaller one with --size",
-            recipe.width,
-            recipe.height,
-            terminal::bytes(work),
-            terminal::bytes(free)
-        )));
+    let plan = |bytes| studio.room(&recipe, begin.is_some(), recipe.count > 1, bytes);
+    let mut room = plan(u64::MAX)?;
+    // What planning takes of the process's own memory stays with it.
+    let process = memory::process();
+    let bytes = args.memory.unwrap_or_else(|| crate::room::free(process));
+    let beside = bytes.saturating_sub(process as u64);
+    if room.total() as u64 > beside {
+        room = plan(beside)?;
     }
+    if let Some((role, least)) = room.short() {
+        let least = (process + least) as u64;
+        let short = room::short((recipe.width, recipe.height), role, least);
+        let what = match args.memory {
+            Some(_) => format!(
+                "{} are allowed; allow more with --memory {}",
+                terminal::bytes(bytes),
+                crate::room::asked(least as usize)
+            ),
+            None => format!("{} are free", terminal::bytes(bytes)),
+        };
+        return Err(Error::new(format!("{short}, and {what}, or ask for a smaller one with --size")));
+    }
+    let said = room::said(&room);
+    if let (Some(said), false) = (&said, args.json) {
+        terminal::note(&format!("memory: {said}"));
+    }
+    let (planned, phases) = (process + room.total(), room::told(&room));
+    studio.settle(room);
     let mut seen = match args.preview || args.preview_file.is_some() {
         false => None,
         true => {
@@ -242,7 +264,11 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
         }));
     }
     if args.json {
-        println!("{}", json!({ "pictures": made, "peak_bytes": hob_engine::memory::peak() }));
+        let json = json!({
+            "pictures": made, "planned_bytes": planned, "peak_bytes": memory::peak(),
+            "memory": { "process_bytes": process, "said": said, "phases": phases },
+        });
+        println!("{json}");
     }
     Ok(())
 }
@@ -354,7 +380,8 @@ fn number(text: &str) -> std::result::Result<f32, String> {
     number.ok_or_else(|| "it must be a number from 0 to 100".into())
 }
 
-fn size(text: &str) -> std::result::Result<(usize, usize), String> {
+/// Reads width and height.
+pub fn size(text: &str) -> std::result::Result<(usize, usize), String> {
     let (width, height) = text.split_once(['x', 'X', '×']).ok_or("it must be as 512x768")?;
     let side = |text: &str| text.trim().parse().ok().filter(|n| (1..=16_384).contains(n));
     Ok((

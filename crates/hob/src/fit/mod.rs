@@ -3,6 +3,7 @@
 pub mod formula;
 pub mod gpus;
 pub mod overview;
+pub mod picture;
 pub mod plan;
 pub mod planner;
 pub mod quants;

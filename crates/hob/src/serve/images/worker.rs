@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
-use hob_engine::diffuse::Event;
+use hob_engine::diffuse::{Event, Room};
 use hob_io::picture::Recipe;
 
 use super::held::Open;
 use super::{Job, Live, Made, Queue, lock};
+use crate::error::Error;
+use crate::picture::room;
 use crate::picture::{Extras, Studio};
 use crate::serve::known::Known;
 use crate::serve::manager::Manager;
@@ -74,20 +76,31 @@ impl Worker {
         held.note(Some(model), 0);
         let begin = wish.begin()?;
         let recipe = wish.recipe(studio, &model.name, begin.as_ref())?;
-        let bytes = studio.planned(&recipe).map_or(model.bytes, |planned| planned.held);
-        self.manager.make_room(bytes).map_err(|room| {
-            Refusal::new(
-                Kind::NoRoom,
-                format!(
-                    "a picture of {}x{} by {} takes about {} of memory, and {} are free; ask for a smaller one",
-                    recipe.width,
-                    recipe.height,
-                    terminal::clean(&model.name),
-                    terminal::bytes(bytes),
-                    terminal::bytes(room)
-                ),
-            )
-        })?;
+        let room = |bytes| studio.room(&recipe, begin.is_some(), true, bytes);
+        let fits = |of: &Room| self.manager.make_room(of.total() as u64);
+        let unfit = |e: Error| Refusal::new(Kind::Invalid, e.to_string());
+        let mut planned = room(u64::MAX).map_err(unfit)?;
+        // Where not all of it fits, it is made in less.
+        if let Err(limit) = fits(&planned) {
+            planned = room(limit).map_err(unfit)?;
+            let size = (recipe.width, recipe.height);
+            if let Some((role, least)) = planned.short() {
+                let why = room::short(size, role, least as u64);
+                let (name, free) = (terminal::clean(&model.name), terminal::bytes(limit));
+                return Err(Refusal::new(
+                    Kind::NoRoom,
+                    format!("{why} by {name}, and {free} are free; ask for a smaller one"),
+                ));
+            }
+            fits(&planned).map_err(|_| {
+                Refusal::new(Kind::NoRoom, "other models took the memory meanwhile; ask again")
+            })?;
+            if let Some(note) = room::said(&planned) {
+                terminal::note(&format!("{}: {note}", terminal::clean(&model.name)));
+            }
+        }
+        let rests = planned.rests() as u64;
+        studio.settle(planned);
         let mut all = Vec::new();
         for index in 0..wish.count {
             let seed = recipe.seed.wrapping_add(index.into());
@@ -115,7 +128,7 @@ impl Worker {
             let png = recipe.png(&picture).map_err(Refusal::failed)?;
             all.push(Made { png, recipe, seconds: start.elapsed().as_secs_f64() });
         }
-        held.note(Some(model), bytes);
+        held.note(Some(model), rests);
         match all.is_empty() {
             true => Err(stopped()),
             false => Ok(all),
