@@ -43,7 +43,7 @@ pub struct Studio {
 }
 
 /// What conditions depend on: prompt, negative prompt, clip skip, whether guidance is on.
-type Asked = (String, String, Option<usize>, bool);
+pub type Asked = (String, String, Option<usize>, bool);
 
 /// A picture that is given, with its mask.
 pub struct Begin {
@@ -230,8 +230,11 @@ impl Studio {
         }
     }
 
-    /// What prompt and negative prompt say.
-    fn said(&mut self, asked: Asked) -> Result<Arc<[Said; 2]>> {
+    /// What prompt and negative prompt say, read unless they were asked last.
+    ///
+    /// # Errors
+    /// A prompt is too long for a text encoder; memory.
+    pub fn said(&mut self, asked: Asked) -> Result<Arc<[Said; 2]>> {
         if let Some((last, said)) = &self.said
             && *last == asked
         {

@@ -473,8 +473,11 @@ impl Painter {
         Ok(each.map(|((m, v), e)| (m + (0.5 * v).exp() * e - shift) * scale).collect())
     }
 
-    /// Pixels of latents.
-    fn decode(&self, latents: &[f32], h: usize, w: usize) -> Result<Vec<f32>> {
+    /// Pixels `(3, H, W)` in about -1..1 of latents `(C, h, w)` as the denoiser leaves them.
+    ///
+    /// # Errors
+    /// The autoencoder's weights do not fit its configuration; memory.
+    pub fn decode(&self, latents: &[f32], h: usize, w: usize) -> Result<Vec<f32>> {
         let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
         let latents: Vec<f32> = latents.iter().map(|x| x / scale + shift).collect();
         let mut network = self.network(Role::Vae)?;
