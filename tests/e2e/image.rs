@@ -51,6 +51,10 @@ fn a_picture_comes_from_words_and_from_its_own_file_again() {
     assert_ne!(picture(&world, "other.png").rgb, made.rgb);
     image(&world, &["a blue fox", "--negative", "blur", "--seed", "7", "-o", "blue.png"]).ok();
     assert_ne!(picture(&world, "blue.png").rgb, made.rgb, "the words do not matter");
+    // Without guidance the prompt alone is read.
+    image(&world, &["a fox", "--cfg", "1", "--seed", "7", "-o", "alone.png"]).ok();
+    image(&world, &["a tree", "--cfg", "1", "--seed", "7", "-o", "tree.png"]).ok();
+    assert_ne!(picture(&world, "alone.png").rgb, picture(&world, "tree.png").rgb, "the words do not matter");
 }
 
 #[test]

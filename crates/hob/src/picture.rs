@@ -250,9 +250,8 @@ impl Studio {
             b.resize(n, Chunk::empty(frame));
         }
         let both = if *guided { vec![&first, &second] } else { vec![&first] };
-        let mut said = self.painter.said(&both, *skip, &self.embeddings)?;
-        let mut against = said.pop().filter(|_| *guided).unwrap_or_default();
-        let says = said.pop().unwrap_or_else(|| std::mem::take(&mut against));
+        let mut said = self.painter.said(&both, *skip, &self.embeddings)?.into_iter();
+        let (says, mut against) = (said.next().unwrap_or_default(), said.next().unwrap_or_default());
         if *guided
             && negative.is_empty()
             && let Some(nothing) = self.painter.nothing(&says)
