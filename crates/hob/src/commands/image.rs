@@ -167,8 +167,7 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     let mut studio = Studio::open(&model(&args.model)?, &extras, threads)?;
     studio.hold(held);
     let recipe = args.recipe(&studio, like, begin.as_ref());
-    let planned = studio.planned(&recipe)?;
-    let (work, free) = (planned.work, room::free(memory::process()));
+    let (work, free) = (studio.planned(&recipe)?.work, room::free(memory::process()));
     if work > free {
         return Err(Error::new(format!(
             "a picture of {} × {} needs {} of memory to work in, and {} are free; ask for a smaller one with --size",
@@ -243,10 +242,7 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
         }));
     }
     if args.json {
-        println!(
-            "{}",
-            json!({ "pictures": made, "planned_bytes": planned.held, "peak_bytes": hob_engine::memory::peak() })
-        );
+        println!("{}", json!({ "pictures": made, "peak_bytes": hob_engine::memory::peak() }));
     }
     Ok(())
 }
