@@ -329,7 +329,7 @@ fn the_bench_times_the_parts_of_a_picture_model() {
     let run = world.run(&["bench", "sd15", "--reps", "1", "--threads", "1"]);
     let told: Vec<&str> = run.ok().lines().filter_map(|line| line.split(' ').nth(1)).collect();
     assert_eq!(told, ["text", "step@32", "vae@32"]);
-    let refused = |test: &str, why: &str| drop(world.run(&["bench", "sd15", test]).fails(why));
+    let refused = |test: &str, why: &str| world.run(&["bench", "sd15", test]).fails(why);
     refused("flux-step@32", "flux-step@32 is a test of flux, and sd15 is a sd15");
     refused("step@33", "must be multiples of");
     refused("pp8", "pp8 is a test of language models");
