@@ -37,18 +37,21 @@ def bits(n):
     return rng.integers(0, 256, (BLOCKS, n), dtype=np.uint8)
 
 
-def store(t):
+def store(t, deviation=0.02):
     """Random blocks of a format, each as ggml lays it out; the factors give the deviation."""
+    x = deviation / 0.02
     match t:
         case T.Q4_0:
-            return np.hstack([f16(0.0043), bits(16)])
+            return np.hstack([f16(0.0043 * x), bits(16)])
         case T.Q8_0:
-            return np.hstack([f16(0.00027), bits(32)])
+            return np.hstack([f16(0.00027 * x), bits(32)])
         case T.Q4_K:
-            return np.hstack([f16(0.00014), f16(0.00105), bits(12), bits(128)])
+            return np.hstack([f16(0.00014 * x), f16(0.00105 * x), bits(12), bits(128)])
         case T.Q6_K:
             scales = rng.integers(-16, 17, (BLOCKS, 16), dtype=np.int8).view(np.uint8)
-            return np.hstack([bits(128), bits(64), scales, f16(0.00011)])
+            return np.hstack([bits(128), bits(64), scales, f16(0.00011 * x)])
+        case T.F16:
+            return (rng.standard_normal((BLOCKS, 32), np.float32) * deviation).astype("<f2").view(np.uint8)
 
 
 def tensors(shape, kind):

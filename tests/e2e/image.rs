@@ -53,6 +53,10 @@ fn a_picture_comes_from_words_and_from_its_own_file_again() {
     assert_ne!(picture(&world, "other.png").rgb, made.rgb);
     image(&world, &["a blue fox", "--negative", "blur", "--seed", "7", "-o", "blue.png"]).ok();
     assert_ne!(picture(&world, "blue.png").rgb, made.rgb, "the words do not matter");
+    // Without guidance the prompt alone is read.
+    image(&world, &["a fox", "--cfg", "1", "--seed", "7", "-o", "alone.png"]).ok();
+    image(&world, &["a tree", "--cfg", "1", "--seed", "7", "-o", "tree.png"]).ok();
+    assert_ne!(picture(&world, "alone.png").rgb, picture(&world, "tree.png").rgb, "the words do not matter");
 }
 
 #[test]
@@ -363,4 +367,32 @@ fn a_picture_is_made_within_the_memory_it_is_given() {
     let advised = run.stderr.split("--memory ").nth(1).unwrap().split(',').next().unwrap();
     let memory = format!("--memory={advised}");
     world.run(&["image", "sd15", "a fox", "--size=512x512", "--steps=1", &memory]).ok();
+}
+
+#[test]
+fn the_bench_times_the_parts_of_a_picture_model() {
+    let world = world();
+    let tests = ["text", "step@32", "sd15-step@48x32", "vae@32"];
+    let run =
+        world.run(&[&["bench", "sd15"][..], &tests, &["--reps", "2", "--threads", "1", "--json"]].concat());
+    let lines: Vec<Value> = run.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<&str> = lines.iter().map(|line| line["test"].as_str().unwrap()).collect();
+    assert_eq!(told, tests);
+    assert!(
+        lines.iter().all(|line| line["seconds"].as_f64().unwrap() > 0.0 && line["engine"] == "hob"),
+        "{run:?}"
+    );
+    // With nothing said: all parts, in the model's own size.
+    let run = world.run(&["bench", "sd15", "--reps", "1", "--threads", "1"]);
+    let told: Vec<&str> = run.ok().lines().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(told, ["text", "step@32", "vae@32"]);
+    let refused = |test: &str, why: &str| world.run(&["bench", "sd15", test]).fails(why);
+    refused("flux-step@32", "flux-step@32 is a test of flux, and sd15 is a sd15");
+    refused("step@33", "must be multiples of");
+    refused("pp8", "pp8 is a test of language models");
+    world
+        .run(&["bench", "sd15", "step@32", "--kv", "q8_0"])
+        .fails("--kv and --mapped are for language models");
+    let text = Tiny::llama().write(&world, "text");
+    world.run(&["bench", text.to_str().unwrap(), "step@512"]).fails("step@512 is a test of picture models");
 }

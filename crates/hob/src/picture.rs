@@ -45,7 +45,7 @@ pub struct Studio {
 }
 
 /// What conditions depend on: prompt, negative prompt, clip skip, whether guidance is on.
-type Asked = (String, String, Option<usize>, bool);
+pub type Asked = (String, String, Option<usize>, bool);
 
 /// A picture that is given, with its mask.
 pub struct Begin {
@@ -241,8 +241,11 @@ impl Studio {
         }
     }
 
-    /// What prompt and negative prompt say.
-    fn said(&mut self, asked: Asked) -> Result<Arc<[Said; 2]>> {
+    /// What prompt and negative prompt say, read unless they were asked last.
+    ///
+    /// # Errors
+    /// A prompt is too long for a text encoder; memory.
+    pub fn said(&mut self, asked: Asked) -> Result<Arc<[Said; 2]>> {
         if let Some((last, said)) = &self.said
             && *last == asked
         {
@@ -258,9 +261,8 @@ impl Studio {
             b.resize(n, Chunk::empty(frame));
         }
         let both = if *guided { vec![&first, &second] } else { vec![&first] };
-        let mut said = self.painter.said(&both, *skip, &self.embeddings)?;
-        let mut against = said.pop().filter(|_| *guided).unwrap_or_default();
-        let says = said.pop().unwrap_or_else(|| std::mem::take(&mut against));
+        let mut said = self.painter.said(&both, *skip, &self.embeddings)?.into_iter();
+        let (says, mut against) = (said.next().unwrap_or_default(), said.next().unwrap_or_default());
         if *guided
             && negative.is_empty()
             && let Some(nothing) = self.painter.nothing(&says)

@@ -526,8 +526,11 @@ impl Painter {
         Ok(each.map(|((m, v), e)| (m + (0.5 * v).exp() * e - shift) * scale).collect())
     }
 
-    /// Pixels of latents.
-    fn decode(
+    /// Pixels `(3, H, W)` in about -1..1 of latents `(C, h, w)` as the denoiser leaves them. `on` hears of each tile.
+    ///
+    /// # Errors
+    /// The autoencoder's weights do not fit its configuration; memory; `on` stopped it.
+    pub fn decode(
         &self,
         latents: &[f32],
         h: usize,

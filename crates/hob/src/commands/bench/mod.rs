@@ -1,4 +1,6 @@
-//! `hob bench MODEL TEST…`: tokens per second of prompt and generation.
+//! `hob bench MODEL TEST…`: tokens per second of prompt and generation; of picture models seconds of their parts.
+
+mod pictures;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,17 +11,21 @@ use hob_engine::{CHUNK, Group, KvTypes, Model, Options, memory};
 use serde_json::json;
 
 use super::Global;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Words, options};
 
 const EXAMPLES: &str = "Examples:
   hob bench starter                       pp128 and tg64
   hob bench starter pp512 tg32@512 --reps 3
   hob bench starter tg32@512x8            eight conversations that advance together
+  hob bench sdxl.gguf step@1024 vae@1024 text
 
 A test is ppN (N prompt tokens at once), tgN (N tokens one by one) or tgN@D (the same after D
 tokens of context); xS after it has S sequences do so together. Each line says: hob, the test,
-tokens per second (the median; of S sequences all together).";
+tokens per second (the median; of S sequences all together). Of a picture model: step@512 or
+step@512x768 (a step of the denoiser, with guidance where the family has it), vae@512 (latents
+to pixels), text (the text encoders), in seconds; sd15-, sd2-, sdxl- or flux- before a test is
+checked against the model.";
 
 /// Arguments of `hob bench`.
 #[derive(Args)]
@@ -27,15 +33,15 @@ tokens per second (the median; of S sequences all together).";
 pub struct BenchArgs {
     /// A path, or a name from hob list
     pub model: String,
-    /// What to measure: ppN, tgN, tgN@D or tgN@DxS
-    #[arg(default_values_t = [Test::Prompt(128), Test::Generate { tokens: 64, depth: 0, sequences: 1 }])]
-    pub tests: Vec<Test>,
+    /// What to measure: ppN, tgN, tgN@D or tgN@DxS [default: pp128 tg64]; of picture models step@S, vae@S, text
+    #[arg(value_name = "TEST")]
+    pub tests: Vec<Wanted>,
     /// Number of threads [default: one for each core]
     #[arg(long, value_parser = super::threads)]
     pub threads: Option<std::num::NonZeroUsize>,
-    /// How often a prompt is measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub reps: u32,
+    /// How often a prompt is measured, or a test of a picture model [default: 5, or 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub reps: Option<u32>,
     /// How keys and values are kept: f32, f16, q8_0 or q4_0, or k=TYPE,v=TYPE [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvTypes>,
@@ -47,7 +53,36 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
-/// One measurement.
+/// One measurement that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Of a language model.
+    Tokens(Test),
+    /// Of a picture model.
+    Picture(pictures::Test),
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Wanted, String> {
+        let (tokens, picture) = (text.parse().map(Wanted::Tokens), text.parse().map(Wanted::Picture));
+        tokens.or(picture).map_err(|_| {
+            format!("{text} is not a test; write pp128, tg64, tg32@512 or tg32@512x4; of picture models step@512, vae@512 or text")
+        })
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Wanted::Tokens(test) => test.fmt(f),
+            Wanted::Picture(test) => test.fmt(f),
+        }
+    }
+}
+
+/// One measurement of a language model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
     /// That many prompt tokens at once.
@@ -123,12 +158,27 @@ pub fn depth(tests: &[Test]) -> usize {
 
 /// Tokens run before the first measurement, so that pages and caches are warm.
 const WARM_UP: usize = 8;
+/// How often a prompt is measured when nobody says.
+const REPS: u32 = 5;
+
+impl BenchArgs {
+    /// Prints a test's figure; `unit` is its name in JSON.
+    fn tell(&self, test: &str, unit: &str, figure: f64) {
+        match self.json {
+            true => println!(
+                "{}",
+                json!({"engine": "hob", "test": test, unit: figure, "peak_bytes": memory::peak()})
+            ),
+            false => println!("hob {test} {figure:.2}"),
+        }
+    }
+}
 
 /// Runs the tests and prints a line for each.
-pub fn measure(model: &mut dyn Timed, args: &BenchArgs) -> Result<()> {
+pub fn measure(model: &mut dyn Timed, tests: &[Test], args: &BenchArgs) -> Result<()> {
     model.clear(1)?;
     model.prompt(WARM_UP)?;
-    for test in &args.tests {
+    for test in tests {
         let mut seconds = Vec::new(); // per token
         let mut time = |n: usize, f: &mut dyn FnMut() -> Result<()>| -> Result<()> {
             let start = Instant::now();
@@ -138,7 +188,7 @@ pub fn measure(model: &mut dyn Timed, args: &BenchArgs) -> Result<()> {
         };
         match *test {
             Test::Prompt(n) => {
-                for _ in 0..args.reps {
+                for _ in 0..args.reps.unwrap_or(REPS) {
                     model.clear(1)?;
                     time(n, &mut || model.prompt(n))?;
                 }
@@ -154,17 +204,7 @@ pub fn measure(model: &mut dyn Timed, args: &BenchArgs) -> Result<()> {
             }
         }
         seconds.sort_by(f64::total_cmp);
-        let rate = 1.0 / seconds[seconds.len() / 2];
-        match args.json {
-            true => {
-                let peak = memory::peak();
-                println!(
-                    "{}",
-                    json!({"engine": "hob", "test": test.to_string(), "tps": rate, "peak_bytes": peak})
-                );
-            }
-            false => println!("hob {test} {rate:.2}"),
-        }
+        args.tell(&test.to_string(), "tps", 1.0 / seconds[seconds.len() / 2]);
     }
     Ok(())
 }
@@ -172,8 +212,34 @@ pub fn measure(model: &mut dyn Timed, args: &BenchArgs) -> Result<()> {
 /// Loads the model and measures it.
 pub fn run(args: BenchArgs, _: &Global) -> Result<()> {
     let (_, path) = super::show::local(&args.model)?;
-    let mut model = load(&path, &args, depth(&args.tests))?;
-    measure(model.as_mut(), &args)
+    let (mut tests, mut pictures) = (Vec::new(), Vec::new());
+    for wanted in &args.tests {
+        match *wanted {
+            Wanted::Tokens(test) => tests.push(test),
+            Wanted::Picture(test) => pictures.push(test),
+        }
+    }
+    if super::picture::is(&path) {
+        if args.mapped || args.kv.is_some() {
+            return Err(Error::new("--kv and --mapped are for language models, and this one makes pictures"));
+        }
+        if let Some(test) = tests.first() {
+            let what =
+                "is a test of language models, and this one makes pictures: write step@512, vae@512 or text";
+            return Err(Error::new(format!("{test} {what}")));
+        }
+        return pictures::run(&path, &pictures, &args);
+    }
+    if let Some(test) = pictures.first() {
+        return Err(Error::new(format!(
+            "{test} is a test of picture models, and this is none: write pp128 or tg64"
+        )));
+    }
+    if tests.is_empty() {
+        tests = vec![Test::Prompt(128), Test::Generate { tokens: 64, depth: 0, sequences: 1 }];
+    }
+    let mut model = load(&path, &args, depth(&tests))?;
+    measure(model.as_mut(), &tests, &args)
 }
 
 /// The engine under the bench: tokens by chance, as the peers' harness has them.
@@ -285,14 +351,14 @@ mod tests {
         let tests = vec![Test::Prompt(16), Test::Generate { tokens: 2, depth: 5, sequences: 3 }];
         let args = BenchArgs {
             model: String::new(),
-            tests,
+            tests: Vec::new(),
             threads: None,
-            reps: 2,
+            reps: Some(2),
             kv: None,
             mapped: false,
             json: true,
         };
-        measure(&mut counter, &args).unwrap();
+        measure(&mut counter, &tests, &args).unwrap();
         let calls = "clear 1,prompt 8,clear 1,prompt 16,clear 1,prompt 16,clear 3,prompt 5,step,step";
         assert_eq!(counter.0.join(","), calls);
     }
