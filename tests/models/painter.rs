@@ -2,7 +2,7 @@
 
 use crate::golden::{Arrays, folder};
 use hob_engine::diffuse::{
-    Event, Given, Guidance, PaintError, Painter, Request, Room, Said, Sampler, Shape, Source, Steps,
+    Event, Given, Guidance, PaintError, Painter, Request, Said, Sampler, Shape, Source, Steps,
 };
 use hob_engine::{Cpu, Precision};
 use hob_io::Pipeline;
@@ -215,7 +215,9 @@ fn with_less_memory_the_same_picture_is_made() {
             let off = made.iter().zip(&picture).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
             assert!(off <= 1e-3 * most, "{family} {what}: {off} of {most}");
         };
-        bench.painter.settle(Room { split: true, ..whole.clone() });
+        let mut halves = whole.clone();
+        halves.split = true;
+        bench.painter.settle(halves);
         check(&paint(&mut bench), "in halves");
         for share in (1..40).rev() {
             let bytes = whole.beside + (whole.total() - whole.beside) * share / 40;

@@ -19,6 +19,7 @@
 mod beta;
 mod comfy;
 mod config;
+mod denoise;
 mod levels;
 mod names;
 mod network;
