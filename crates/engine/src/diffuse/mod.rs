@@ -19,16 +19,19 @@
 mod beta;
 mod comfy;
 mod config;
+pub mod consistency;
 mod levels;
 mod names;
 mod network;
 pub mod noise;
 mod painter;
+pub mod pcg64;
 mod phases;
 mod predict;
 mod preview;
 mod sampler;
 mod steps;
+pub mod terrain;
 mod upscale;
 mod words;
 
