@@ -1,7 +1,7 @@
 //! What the fuzz targets do with bytes; `cargo test` runs the same over the seeds.
 
 use hob_io::{
-    Checkpoint, Error, Gguf, Pipeline, Safetensors, modelfile,
+    Checkpoint, Error, Gguf, Pipeline, Safetensors, modelfile, onnx,
     picture::{self, Picture, Recipe},
     safetensors::Header,
 };
@@ -33,6 +33,19 @@ pub fn safetensors(data: &[u8]) {
     for tensor in &header.tensors {
         assert!(tensor.offset >= header.len as u64 && tensor.offset + tensor.len as u64 <= data.len() as u64);
         assert_eq!(tensor.dtype.bytes(tensor.elements()), Some(tensor.len));
+    }
+}
+
+/// Opens the bytes as an ONNX file, and as a terrain model.
+pub fn onnx(data: &[u8]) {
+    let path = Path::new("fuzz.onnx");
+    let Ok(header) = onnx::Header::parse(data, path) else { return };
+    for tensor in header.tensors.values() {
+        assert!(tensor.offset + tensor.len as u64 <= data.len() as u64);
+        assert_eq!(tensor.dtype.bytes(tensor.elements()), Some(tensor.len));
+    }
+    if let Ok((config, tensors)) = onnx::adm::read(&header, data, path) {
+        assert!(config.is_object() && tensors.len() <= header.tensors.len());
     }
 }
 

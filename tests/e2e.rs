@@ -58,6 +58,8 @@ mod serve;
 mod serving;
 #[path = "e2e/spent.rs"]
 mod spent;
+#[path = "e2e/terrain.rs"]
+mod terrain;
 #[path = "e2e/tiny.rs"]
 mod tiny;
 #[cfg(unix)]

@@ -32,6 +32,8 @@ mod samplers;
 mod serving;
 #[path = "models/tae.rs"]
 mod tae;
+#[path = "models/terrain.rs"]
+mod terrain;
 #[path = "models/text.rs"]
 mod text;
 #[path = "models/tiny.rs"]

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// The file `name` (`SmolLM2-135M-Instruct.Q4_1.gguf`, `gemma-3-270m-q4_k_m.gguf` or
-/// `all-MiniLM-L6-v2/model.safetensors`): in the folder that the
+/// The file `name` (`SmolLM2-135M-Instruct.Q4_1.gguf`, `gemma-3-270m-q4_k_m.gguf`,
+/// `terrain_consistency_unet_difficulty100.onnx` or `all-MiniLM-L6-v2/model.safetensors`): in the folder that the
 /// environment variable `HOB_TEST_MODELS` names, or else in `target/test-models` of the workspace.
 ///
 /// # Panics
@@ -18,7 +18,7 @@ pub fn model(name: &str) -> PathBuf {
     assert!(
         path.is_file(),
         "this test needs {name} in {}; fetch it with `cargo run --release -- pull --to target/test-models starter \
-         gemma3-270m minilm`, or set HOB_TEST_MODELS to a folder that has it",
+         gemma3-270m minilm terrain`, or set HOB_TEST_MODELS to a folder that has it",
         folder.display()
     );
     path

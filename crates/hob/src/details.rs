@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use hob_io::onnx::adm::Adm;
 use hob_io::pipeline::Role;
 use hob_io::{Checkpoint, Pipeline};
 use serde::Serialize;
@@ -40,6 +41,18 @@ impl Details {
             architecture: pipeline.family.to_string(),
             parameters: pipeline.parts().map(|p| p.parameters()).sum(),
             quantization: most.map_or("none".into(), |(format, _)| format),
+            context: None,
+        })
+    }
+
+    /// Reads a terrain model.
+    pub fn terrain(path: &Path) -> Result<Details, hob_io::Error> {
+        let adm = Adm::open(path)?;
+        let most = adm.tensors.values().max_by_key(|t| t.len);
+        Ok(Details {
+            architecture: "adm".into(),
+            parameters: adm.parameters(),
+            quantization: most.map_or("none".into(), |t| t.dtype.to_string()),
             context: None,
         })
     }

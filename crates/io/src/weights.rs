@@ -33,6 +33,11 @@ impl Weights {
             Err(Error::unsupported(path, PICKLE))
         } else if head.get(8) == Some(&b'{') || named("safetensors") {
             Safetensors::open(path).map(Weights::Safetensors)
+        } else if named("onnx") {
+            Err(Error::unsupported(
+                path,
+                "it is an ONNX model; of those Hob runs the terrain model alone, by hob image",
+            ))
         } else if named("gguf") {
             Err(Error::damaged(path, "it does not begin as a GGUF file"))
         } else {

@@ -4,7 +4,7 @@ mod common;
 #[path = "../../../fuzz/targets.rs"]
 mod targets;
 
-use common::{Raw, tiny_llama, tiny_safetensors};
+use common::{Raw, tiny_llama, tiny_onnx, tiny_safetensors};
 use proptest::prelude::*;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -75,6 +75,11 @@ proptest! {
         read(targets::safetensors, &file);
     }
 
+    #[test]
+    fn damaged_onnx_files_never_panic(file in damaged(tiny_onnx())) {
+        read(targets::onnx, &file);
+    }
+
     /// Of files whose length is not that of the bytes, and mostly beyond.
     #[test]
     fn damaged_beginnings_never_panic(
@@ -93,6 +98,8 @@ proptest! {
         read(targets::gguf, &noise);
         read(targets::gguf, &with(b"GGUF\x03\0\0\0"));
         read(targets::safetensors, &noise);
+        read(targets::onnx, &noise);
+        read(targets::onnx, &common::onnx(&[noise.clone()], "consistency-unet-32"));
         read(targets::safetensors, &[&(noise.len() as u64).to_le_bytes()[..], &noise].concat());
     }
 }
@@ -248,6 +255,7 @@ fn the_fuzzers_seeds_are_survived() {
     survive("gguf", targets::gguf);
     survive("safetensors", targets::safetensors);
     survive("headers", targets::headers);
+    survive("onnx", targets::onnx);
     survive("modelfile", targets::modelfile);
     survive("pipeline", targets::pipeline);
     // A picture may be much larger than its file.

@@ -3,6 +3,7 @@
 //! A model file states mathematics, in the names of the original checkpoint. What it does not know: formats,
 //! devices, caches, adapters, training. Adding an architecture is its file, one row here and one golden.
 
+pub mod adm;
 pub mod bert;
 pub mod blocks;
 pub mod clip;

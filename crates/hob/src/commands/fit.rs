@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hob_engine::{KvTypes, Options, memory};
+use hob_io::onnx::adm::is_onnx;
 use serde_json::{Value, json};
 
-use super::Global;
+use super::{Global, image};
 use crate::error::{Error, Result};
 use crate::fit::plan::{Ask, Card, Fit};
 use crate::fit::planner::{Planner, better};
@@ -89,6 +90,10 @@ pub fn run(args: FitArgs, global: &Global) -> Result<()> {
     }
     let net = Net::new(global.offline);
     for (i, name) in args.models.iter().enumerate() {
+        if let Some(path) = terrain(name) {
+            image::terrain::fit(name, &path, args.memory, args.json)?;
+            continue;
+        }
         if let Some((name, path)) = picture_model(name) {
             if i > 0 && !args.json {
                 println!();
@@ -134,6 +139,16 @@ fn picture_model(name: &str) -> Option<(String, PathBuf)> {
     }
 }
 
+/// The file that `name` means, where it is one of a terrain model.
+fn terrain(name: &str) -> Option<PathBuf> {
+    let path = match store::resolve(name, &store::discover()).ok()? {
+        Wanted::Here(model) => model.path,
+        Wanted::Path(path) => path,
+        _ => return None,
+    };
+    Some(path).filter(|path| is_onnx(path))
+}
+
 /// The model that `name` means: here, of the hub by its header, or a well-known shape.
 fn find(name: &str, net: &Net) -> Result<Subject> {
     let unknown = match store::resolve(name, &store::discover()) {
@@ -142,7 +157,10 @@ fn find(name: &str, net: &Net) -> Result<Subject> {
         Ok(Wanted::Hub(spec)) => return Subject::remote(remote::headers(&Hub::new(net), &spec)?),
         // Not here: planned by its shape, as a name is no leave to open a connection.
         Ok(Wanted::Catalogue(entry)) => {
-            let not = || Error::new(format!("{} is an encoder, which is not planned", entry.name));
+            let not = || {
+                let name = entry.name;
+                Error::new(format!("{name} is not planned before it is here; fetch it with: hob pull {name}"))
+            };
             let (shape, mix) = entry.shape.ok_or_else(not)?;
             return Subject::of_shape(shape, mix);
         }

@@ -1,5 +1,7 @@
 //! `hob image MODEL PROMPT`: a picture from words.
 
+pub mod terrain;
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -8,6 +10,7 @@ use clap::Args;
 use hob_engine::diffuse::{Event, Sampler, Schedule};
 use hob_engine::memory;
 use hob_io::Picture;
+use hob_io::onnx::adm::is_onnx;
 use hob_io::picture::Recipe;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -27,6 +30,7 @@ const EXAMPLES: &str = "Examples:
   hob image sd15/ --like dawn.png -o again.png                    the same picture again
   hob image flux1-dev-Q4_K.gguf \"a cat\" --lora style.safetensors:0.8
   hob image sd15/ \"a hall\" --control canny.safetensors --control-image edges.png --preview
+  hob image terrain --difficulty 70 --size 512x256 -o land.png    heights (hob pull terrain); -o land.npy: in metres
 
 MODEL is a folder in diffusers' layout, a file with a whole model (safetensors), or a GGUF or safetensors of the denoiser
 with its text encoders and VAE beside it. In prompts (word:1.2) and [word] weigh as in A1111's web UI.";
@@ -41,7 +45,6 @@ pub struct ImageArgs {
     /// A folder or file of a picture model, or its name in hob list
     model: String,
     /// What the picture shows
-    #[arg(required_unless_present = "like")]
     prompt: Option<String>,
     /// The PNG to write; several get a number [default: hob-SEED.png]
     #[arg(short, long, value_name = "FILE")]
@@ -119,6 +122,9 @@ pub struct ImageArgs {
     /// [default: what is free]
     #[arg(long, value_name = "SIZE", value_parser = crate::room::parse)]
     memory: Option<u64>,
+    /// How rough a terrain is, from 1 to 100 [default: by the seed]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    difficulty: Option<u32>,
     /// Number of threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = super::threads)]
     threads: Option<std::num::NonZeroUsize>,
@@ -129,6 +135,18 @@ pub struct ImageArgs {
 
 /// Makes the pictures.
 pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
+    let path = model(&args.model)?;
+    if is_onnx(&path) {
+        return terrain::run(&args, &path);
+    }
+    if args.prompt.is_none() && args.like.is_none() {
+        return Err(Error::new("say what the picture shows: hob image MODEL \"a lighthouse at dawn\""));
+    }
+    if args.difficulty.is_some() {
+        return Err(Error::new(
+            "--difficulty means nothing to this model; it is of terrains (hob pull terrain)",
+        ));
+    }
     let like = match &args.like {
         None => None,
         Some(path) => Some(Recipe::open(path)?.ok_or_else(|| {
@@ -168,7 +186,7 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
         embeddings: args.embedding.clone(),
         control: args.control.clone(),
     };
-    let mut studio = Studio::open(&model(&args.model)?, &extras, threads)?;
+    let mut studio = Studio::open(&path, &extras, threads)?;
     studio.hold(held);
     let recipe = args.recipe(&studio, like, begin.as_ref());
     let plan = |bytes| studio.room(&recipe, begin.is_some(), recipe.count > 1, bytes);

@@ -19,7 +19,7 @@ const EXAMPLES: &str = "Examples:
 
 Presets (hob create) stand last. Models are found in the Hugging Face cache (HF_HUB_CACHE, HF_HOME), in
 Ollama's store (OLLAMA_MODELS), in the folders of LM Studio and ComfyUI (COMFYUI_PATH) and in Hob's own (HOB_HOME).
-Those that make pictures are marked.";
+Those that make pictures or heights are marked.";
 
 /// Arguments of `hob list`.
 #[derive(Args)]
@@ -34,14 +34,18 @@ pub struct ListArgs {
 pub fn run(args: ListArgs, _: &Global) -> Result<()> {
     let found = store::discover();
     let read = |m: &Model| {
-        let details = if m.kind == Kind::Image { Details::picture(&m.path) } else { Details::read(&m.path) };
+        let details = match m.kind {
+            Kind::Text => Details::read(&m.path),
+            Kind::Image => Details::picture(&m.path),
+            Kind::Terrain => Details::terrain(&m.path),
+        };
         details.map_err(|e| e.to_string())
     };
     let all: Vec<_> = found.models.iter().map(|m| (m, read(m))).collect();
     if args.json {
         let entry = |(m, d): &(&Model, Result<Details, String>)| {
             json!({
-                "kind": if m.kind == Kind::Image { "image" } else { "model" },
+                "kind": m.kind.name(),
                 "name": m.name,
                 "qualified": m.qualified,
                 "alias": m.alias,
@@ -96,6 +100,7 @@ fn row(model: &Model, details: Option<&Details>) -> Vec<String> {
         terminal::clean(&model.name) + &alias,
         or(&|d| match model.kind {
             Kind::Image => format!("{} (image)", d.architecture),
+            Kind::Terrain => format!("{} (heights)", d.architecture),
             Kind::Text => d.architecture.clone(),
         }),
         or(&|d| terminal::count(d.parameters)),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use hob_io::Pipeline;
+use hob_io::onnx::adm::is_onnx;
 use hob_io::pipeline::{Part, Purpose, Role};
 use serde_json::{Value, json};
 
@@ -11,13 +12,16 @@ use crate::error::Result;
 use crate::store::{self, Model};
 use crate::{places, terminal};
 
-/// Whether a path is that of a picture model: a diffusers folder, or a file whose header names a denoiser.
+/// Whether a path is that of a picture model: a diffusers folder, or a file whose header names a denoiser; or ONNX.
 pub fn is(path: &Path) -> bool {
-    path.join("model_index.json").is_file() || path.is_file() && store::is_picture(path)
+    path.join("model_index.json").is_file() || path.is_file() && (is_onnx(path) || store::is_picture(path))
 }
 
 /// Prints the model's facts; `model` where it was found by its name.
 pub fn show(path: &Path, model: Option<&Model>, tensors: bool, json: bool) -> Result<()> {
+    if is_onnx(path) {
+        return super::image::terrain::show(path, model, tensors, json);
+    }
     let pipeline = Pipeline::open(path)?;
     let whole = pipeline.check().err().map(|e| e.to_string());
     let parts: Vec<&Part> = pipeline.parts().collect();

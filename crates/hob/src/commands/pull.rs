@@ -37,7 +37,7 @@ const WORTH_ASKING: u64 = 8 << 20;
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PullArgs {
-    /// Names of the catalogue (starter, gemma3-270m, minilm) or hf:OWNER/REPO[:FILE]
+    /// Names of the catalogue (starter, gemma3-270m, minilm, terrain) or hf:OWNER/REPO[:FILE]
     #[arg(required = true)]
     names: Vec<String>,
     /// Put the files into this folder, under their plain names

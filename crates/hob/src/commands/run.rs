@@ -2,11 +2,12 @@
 
 use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use hob_engine::Sampling as Settings;
+use hob_io::onnx::adm::is_onnx;
 use serde_json::json;
 
 use super::how::{Loading, Sampling};
@@ -216,7 +217,10 @@ fn at_hand(wanted: Wanted, args: &RunArgs, net: &Net) -> Result<(String, PathBuf
             terminal::clean(&model.name),
             places::short(&model.path)
         ))),
+        Wanted::Here(model) if model.kind == store::Kind::Terrain => Err(no_words("terrain")),
+        Wanted::Catalogue(entry) if is_onnx(Path::new(entry.file)) => Err(no_words(entry.name)),
         Wanted::Here(model) => Ok((terminal::clean(&model.name), model.path)),
+        Wanted::Path(path) if is_onnx(&path) => Err(no_words(&terminal::clean(&path.display().to_string()))),
         Wanted::Path(path) if super::picture::is(&path) => Err(Error::new(format!(
             "{0} makes pictures: hob image {0} \"a lighthouse\"",
             terminal::clean(&path.display().to_string())
@@ -239,6 +243,10 @@ fn at_hand(wanted: Wanted, args: &RunArgs, net: &Net) -> Result<(String, PathBuf
             Ok((name, pull::from_hub(&spec, None, net)?))
         }
     }
+}
+
+fn no_words(name: &str) -> Error {
+    Error::new(format!("{name} makes maps of heights: hob image {name} -o land.png"))
 }
 
 /// Without a name: the only model here, or the starter.

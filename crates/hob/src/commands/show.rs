@@ -67,7 +67,7 @@ pub fn run(args: ShowArgs, global: &Global) -> Result<()> {
         return super::picture::show(&path, None, args.tensors, args.json);
     }
     match store::resolve(&args.model, &found)? {
-        Wanted::Here(model) if model.kind == store::Kind::Image => {
+        Wanted::Here(model) if model.kind != store::Kind::Text => {
             super::picture::show(&model.path, Some(&model), args.tensors, args.json)
         }
         Wanted::Path(path) => show(&Checkpoint::open(&path)?, At::Path, &args),

@@ -24,6 +24,7 @@ pub fn scan(root: &Path, place: Place, found: &mut Found) {
         }
     }
     pictures::scan(root, None, prefix, place, &files, found);
+    pictures::terrains(root, prefix, place, &files, found);
 }
 
 /// The folder `name` below `root`, if there are weights in it.

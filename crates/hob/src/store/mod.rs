@@ -55,6 +55,19 @@ pub enum Kind {
     Text,
     /// Pictures.
     Image,
+    /// Maps of heights.
+    Terrain,
+}
+
+impl Kind {
+    /// What programs read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Text => "model",
+            Kind::Image => "image",
+            Kind::Terrain => "terrain",
+        }
+    }
 }
 
 /// A model on this machine.

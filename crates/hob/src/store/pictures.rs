@@ -2,10 +2,13 @@
 //! as it is done for each question which models there are: a header is searched for a name, not parsed.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use hob_io::onnx::adm::{ARCHITECTURE, is_onnx};
+
 use super::{Found, Kind, Model, Place};
+use crate::catalogue;
 use crate::file::find;
 
 /// Bytes of a header that are looked through; those of whole models have a few hundred thousand.
@@ -40,7 +43,8 @@ pub fn scan(
             (rest, Some(whole)) => (format!("{whole}/{rest}"), format!("{prefix}:{whole}:{rest}")),
             (rest, None) => (rest.to_string(), format!("{prefix}:{rest}")),
         };
-        add(name, qualified, place, root.join(rest), mine.iter().map(|f| root.join(f)).collect(), found);
+        let files = mine.iter().map(|f| root.join(f)).collect();
+        add(Kind::Image, name, qualified, place, root.join(rest), files, found);
     }
     for file in files.iter().filter(|f| f.ends_with(".safetensors")) {
         let (folder, name) = file.rsplit_once('/').map_or(("", file.as_str()), |(f, n)| (f, n));
@@ -57,17 +61,48 @@ pub fn scan(
             None => format!("{prefix}:{file}"),
         };
         let name = name.trim_end_matches(".safetensors").to_string();
-        add(name, qualified, place, path.clone(), vec![path], found);
+        add(Kind::Image, name, qualified, place, path.clone(), vec![path], found);
     }
 }
 
-fn add(name: String, qualified: String, place: Place, path: PathBuf, files: Vec<PathBuf>, found: &mut Found) {
+/// Adds the terrain models among the files of `root`: what an ONNX file is, stands at its end.
+pub fn terrains(root: &Path, prefix: &str, place: Place, files: &[String], found: &mut Found) {
+    let ends = |path: &Path| -> std::io::Result<Vec<u8>> {
+        let (mut file, mut end) = (File::open(path)?, Vec::new());
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(4096)))?;
+        file.take(4096).read_to_end(&mut end)?;
+        Ok(end)
+    };
+    for file in files.iter().filter(|f| is_onnx(Path::new(f))) {
+        let path = root.join(file);
+        if ends(&path).is_ok_and(|end| find(&end, ARCHITECTURE.as_bytes()).is_some()) {
+            let name = file.rsplit('/').next().unwrap_or(file);
+            let alias = path.metadata().ok().and_then(|m| catalogue::of_file(name, m.len())).map(|e| e.name);
+            let (name, qualified) =
+                (name.rsplit_once('.').map_or(name, |n| n.0).to_string(), format!("{prefix}:{file}"));
+            let first = found.models.len();
+            add(Kind::Terrain, name, qualified, place, path.clone(), vec![path], found);
+            found.models[first..].iter_mut().for_each(|m| m.alias = alias);
+        }
+    }
+}
+
+fn add(
+    kind: Kind,
+    name: String,
+    qualified: String,
+    place: Place,
+    path: PathBuf,
+    files: Vec<PathBuf>,
+    found: &mut Found,
+) {
     let sizes = files.iter().map(|f| std::fs::metadata(f).map(|m| m.len()));
     let Ok(sizes) = sizes.collect::<Result<Vec<u64>, _>>() else {
         let what = format!("{name} is incomplete: some of its files are missing");
         return found.notes.push(what);
     };
-    let (bytes, kind) = (sizes.into_iter().fold(0, u64::saturating_add), Kind::Image);
+    let bytes = sizes.into_iter().fold(0, u64::saturating_add);
     found.models.push(Model {
         name,
         qualified,

@@ -58,12 +58,12 @@ pub fn texts(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(comment.map(|text| ("parameters".to_owned(), text)).into_iter().collect())
 }
 
-fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
+pub(super) fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
     Error::Damaged { path: path.into(), what: format!("the picture cannot be read ({why})") }
 }
 
 /// Checks a size that a header claims: a file of so many bytes holds no more than `most` pixels a byte, whatever is in it.
-fn sized(width: usize, height: usize, bytes: &[u8], most: usize, path: &Path) -> Result<usize> {
+pub(super) fn sized(width: usize, height: usize, bytes: &[u8], most: usize, path: &Path) -> Result<usize> {
     let pixels = check_size(width, height).map_err(|what| Error::unsupported(path, what))?;
     match pixels <= bytes.len().saturating_mul(most) {
         true => Ok(pixels),
@@ -72,7 +72,7 @@ fn sized(width: usize, height: usize, bytes: &[u8], most: usize, path: &Path) ->
 }
 
 /// Deflate makes 1032 bytes of one at most, and a byte may be 8 pixels.
-const MOST_PNG: usize = 8 * 1032;
+pub(super) const MOST_PNG: usize = 8 * 1032;
 /// A block of 64 pixels takes a bit at least, one of colours of 256.
 const MOST_JPEG: usize = 1024;
 

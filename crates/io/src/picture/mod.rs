@@ -2,6 +2,7 @@
 
 mod decode;
 mod exif;
+mod heights;
 mod infotext;
 mod recipe;
 mod resize;
@@ -9,6 +10,7 @@ mod text;
 
 use crate::{Error, Result};
 pub use decode::texts;
+pub use heights::Map;
 pub use infotext::label;
 pub use recipe::{Init, Lora, Recipe};
 pub use resize::{Filter, area, nearest};

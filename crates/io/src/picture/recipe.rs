@@ -1,6 +1,6 @@
 //! All that makes a picture again.
 
-use super::{Picture, decode::texts, infotext, read_file};
+use super::{Map, Picture, decode::texts, infotext, read_file};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
@@ -113,6 +113,15 @@ impl Recipe {
     pub fn png(&self, picture: &Picture) -> Result<Vec<u8>, String> {
         let json = serde_json::to_string(self).map_err(|e| e.to_string())?;
         picture.png(&[(THEIRS, &self.text()), (OURS, &json)])
+    }
+
+    /// A map of heights as a PNG with this recipe in it; other programs have no words for it.
+    ///
+    /// # Errors
+    /// As [`Map::png`].
+    pub fn png_of_map(&self, map: &Map) -> Result<Vec<u8>, String> {
+        let json = serde_json::to_string(self).map_err(|e| e.to_string())?;
+        map.png(&[(OURS, &json)])
     }
 
     /// The text that A1111 writes under a picture (`create_infotext` of its `processing.py`).

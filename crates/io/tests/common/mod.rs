@@ -77,6 +77,85 @@ pub fn tiny_safetensors() -> Vec<u8> {
     safetensors(TINY_SAFETENSORS, 80)
 }
 
+/// A field of a protobuf message that holds bytes.
+pub fn field(number: u8, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    let (bytes, mut out) = (bytes.as_ref(), vec![number << 3 | 2]);
+    let mut len = bytes.len();
+    while len >= 0x80 {
+        out.push(len as u8 | 0x80);
+        len >>= 7;
+    }
+    out.push(len as u8);
+    out.extend(bytes);
+    out
+}
+
+/// A field of a protobuf message that holds a small number.
+pub fn small(number: u8, value: u8) -> Vec<u8> {
+    assert!(value < 0x80);
+    vec![number << 3, value]
+}
+
+/// An initializer of an ONNX graph in F32, whose numbers count up from 1.
+pub fn initializer(name: &str, shape: &[u8]) -> Vec<u8> {
+    let numbers = shape.iter().map(|&d| usize::from(d)).product();
+    let raw: Vec<u8> = (1..=numbers).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let dims = shape.iter().flat_map(|&d| small(1, d)).collect();
+    field(5, [dims, small(2, 1), field(8, name), field(9, raw)].concat())
+}
+
+/// A node of an ONNX graph, in a module as torch's exporter says it.
+pub fn node(op: &str, inputs: &[&str], output: &str, module: &str) -> Vec<u8> {
+    let inputs = inputs.iter().flat_map(|name| field(1, name)).collect();
+    let scopes = field(2, format!("['', '{module}', 'own']"));
+    let said = field(9, [field(1, "pkg.torch.onnx.name_scopes"), scopes].concat());
+    field(1, [inputs, field(2, output), field(4, op), said].concat())
+}
+
+/// An ONNX file of a graph, which says what it is.
+pub fn onnx(graph: &[Vec<u8>], architecture: &str) -> Vec<u8> {
+    let said = field(14, [field(1, "architecture"), field(2, architecture)].concat());
+    [small(1, 10), field(7, graph.concat()), said].concat()
+}
+
+/// The least network that the terrain model's reader takes: two levels of one block each.
+pub fn tiny_onnx() -> Vec<u8> {
+    let dim = |n: u8| field(1, small(1, n));
+    let shape = field(2, [field(1, field(2, "n")), dim(1), dim(16), dim(16)].concat());
+    let noisy = field(11, [field(1, "noisy"), field(2, field(1, [small(1, 1), shape].concat()))].concat());
+    let mut graph = vec![noisy, field(11, field(1, "sigma")), field(11, field(1, "difficulty"))];
+    for (name, shape) in [
+        ("net.time_embed.0.weight", &[8, 2][..]),
+        ("net.label_emb.0.weight", &[8, 1]),
+        ("net.input_blocks.0.0.weight", &[2, 1, 1, 1]),
+        ("net.input_blocks.1.0.out_layers.3.weight", &[2, 2, 1, 1]),
+        ("net.input_blocks.1.0.emb_layers.1.weight", &[4, 8]),
+        ("net.input_blocks.3.0.out_layers.3.weight", &[4, 4, 1, 1]),
+        ("net.input_blocks.3.1.qkv.weight", &[12, 4, 1, 1]),
+        ("net.output_blocks.0.0.in_layers.2.weight", &[1]),
+        ("net.output_blocks.1.0.in_layers.2.weight", &[1]),
+        ("net.output_blocks.1.2.in_layers.2.weight", &[1]),
+        ("net.output_blocks.2.0.in_layers.2.weight", &[1]),
+        ("net.output_blocks.3.0.in_layers.2.weight", &[1]),
+        ("net.out.2.weight", &[1, 2, 1, 1]),
+        ("val_1", &[2, 1, 1]),
+        ("val_2", &[2, 1, 1]),
+        ("half", &[]),
+    ] {
+        graph.push(initializer(name, shape));
+    }
+    let norm = "net.input_blocks.1.0.in_layers.0";
+    let attention = "net.input_blocks.3.1.attention";
+    graph.push(node("InstanceNormalization", &["x", "ones", "zeros"], "a", norm));
+    graph.push(node("Mul", &["a", "val_1"], "b", norm));
+    graph.push(node("Add", &["b", "val_2"], "c", norm));
+    graph.push(node("Conv", &["c", "net.input_blocks.3.1.qkv.weight"], "d", "net.input_blocks.3.1.qkv"));
+    graph.push(node("Reshape", &["d", "to"], "e", attention));
+    graph.push(node("Split", &["e"], "f", attention));
+    graph.push(node("Mul", &["f", "half"], "g", attention));
+    onnx(&graph, "consistency-unet-32")
+}
+
 /// Parses bytes as a whole GGUF file.
 pub fn parse(bytes: &[u8]) -> Result<Gguf> {
     Gguf::parse_header(bytes, bytes.len() as u64, Path::new("test.gguf"))

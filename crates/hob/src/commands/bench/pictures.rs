@@ -145,7 +145,10 @@ fn measure(studio: &mut Studio, piece: Piece, recipe: Recipe) -> Result<Vec<f64>
                             recipe.cfg > 1.0,
                         ))?;
                     }
-                    _ => drop(studio.painter().decode(&latents, h, w, &mut |_| true).map_err(Error::new)?),
+                    _ => {
+                        let decoded = studio.painter().decode(&latents, h, w, &mut |_| true);
+                        drop(decoded.map_err(|e| Error::new(e.to_string()))?);
+                    }
                 }
                 seconds.push(start.elapsed().as_secs_f64());
             }

@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use hob_engine::memory;
 use hob_io::Checkpoint;
+use hob_io::onnx::adm::is_onnx;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -87,7 +88,8 @@ pub async fn list(State(app): State<Arc<App>>) -> Response {
             };
             Ok(json!({
                 "models": models,
-                "catalogue": CATALOGUE.iter().map(offer).collect::<Vec<_>>(),
+                // Terrains are made from the command line alone.
+                "catalogue": CATALOGUE.iter().filter(|e| !is_onnx(e.file.as_ref())).map(offer).collect::<Vec<_>>(),
                 "notes": found.notes,
                 "offline": offline,
             }))
