@@ -140,18 +140,7 @@ impl Studio {
     /// # Errors
     /// A part's weights do not fit its configuration.
     pub fn planned(&self, recipe: &Recipe) -> Result<Planned> {
-        let painter = &self.painter;
-        let flux = painter.pipeline().family.is_flux();
-        let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux).map_or(77, |t| t.max_tokens);
-        let phases = painter.phases(recipe.width, recipe.height, recipe.cfg > 1.0, text)?;
-        // The denoiser stays, and its ControlNet with it; the others run beside them, each alone.
-        let stays = |p: &&Phase| matches!(p.role, Role::Denoiser | Role::ControlNet);
-        let (stay, others): (Vec<_>, Vec<_>) = phases.iter().partition(stays);
-        let weights: usize = stay.iter().map(|p| p.weights).sum();
-        let steps: usize = stay.iter().map(|p| p.work).sum();
-        let beside = others.iter().map(|p| p.weights + p.work).chain([steps]).max();
-        let work = others.iter().map(|p| p.work).chain([steps]).max();
-        Ok(Planned { held: (weights + beside.unwrap_or(0)) as u64, work: work.unwrap_or(0) as u64 })
+        planned(&self.painter, recipe.width, recipe.height, recipe.cfg > 1.0)
     }
 
     /// What shows latents of pictures while they are made.
@@ -410,6 +399,24 @@ impl Studio {
         }
         Ok(tokens)
     }
+}
+
+/// What a picture of a size takes of memory, with guidance or without.
+///
+/// # Errors
+/// As [`Studio::planned`].
+pub fn planned(painter: &Painter, width: usize, height: usize, guided: bool) -> Result<Planned> {
+    let flux = painter.pipeline().family.is_flux();
+    let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux).map_or(77, |t| t.max_tokens);
+    let phases = painter.phases(width, height, guided, text)?;
+    // The denoiser stays, and its ControlNet with it; the others run beside them, each alone.
+    let stays = |p: &&Phase| matches!(p.role, Role::Denoiser | Role::ControlNet);
+    let (stay, others): (Vec<_>, Vec<_>) = phases.iter().partition(stays);
+    let weights: usize = stay.iter().map(|p| p.weights).sum();
+    let steps: usize = stay.iter().map(|p| p.work).sum();
+    let beside = others.iter().map(|p| p.weights + p.work).chain([steps]).max();
+    let work = others.iter().map(|p| p.work).chain([steps]).max();
+    Ok(Planned { held: (weights + beside.unwrap_or(0)) as u64, work: work.unwrap_or(0) as u64 })
 }
 
 impl Begin {

@@ -65,7 +65,7 @@ pub struct Wish {
     pub schedule: Option<Schedule>,
     /// of the first picture; by chance where there is none
     pub seed: Option<u64>,
-    /// pictures, with seeds one after another
+    /// pictures, with seeds one after another; of none the model is only loaded
     pub count: u32,
     /// as A1111 counts
     pub clip_skip: Option<u32>,

@@ -118,7 +118,7 @@ impl Worker {
             all.push(Made { png, recipe, seconds: start.elapsed().as_secs_f64() });
         }
         held.note(Some(model), bytes);
-        match all.is_empty() {
+        match all.is_empty() && wish.count > 0 {
             true => Err(stopped()),
             false => Ok(all),
         }
