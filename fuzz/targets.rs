@@ -1,8 +1,11 @@
 //! What the fuzz targets do with bytes; `cargo test` runs the same over the seeds.
 
 use hob_io::{
-    Checkpoint, Error, Gguf, Pipeline, Safetensors, modelfile, onnx,
+    Checkpoint, Error, Gguf, Lora, Pipeline, Safetensors,
+    lora::{Part, Role},
+    modelfile, onnx,
     picture::{self, Picture, Recipe},
+    prompt::{Prompt, schedule, together},
     safetensors::Header,
 };
 use std::path::Path;
@@ -125,4 +128,63 @@ pub fn picture(data: &[u8]) {
     if let Ok(Some(recipe)) = Recipe::read(data, path) {
         let _ = recipe.text();
     }
+}
+
+/// Opens the bytes as a LoRA of a small model of each kind of layer: its factors fit the weights they change.
+pub fn lora(data: &[u8]) {
+    let shapes = |list: &[(&str, &[usize])]| list.iter().map(|(n, s)| (n.to_string(), s.to_vec())).collect();
+    let denoiser = shapes(&[
+        ("conv_in.weight", &[4, 4, 3, 3]),
+        ("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", &[8, 6]),
+        ("transformer_blocks.0.attn.to_q.weight", &[6, 6]),
+        ("transformer_blocks.0.attn.to_k.weight", &[6, 6]),
+        ("transformer_blocks.0.attn.to_v.weight", &[6, 6]),
+    ]);
+    let text = shapes(&[("text_model.encoder.layers.0.self_attn.q_proj.weight", &[6, 6])]);
+    let parts = [(Role::Denoiser, &denoiser), (Role::Text, &text)].map(|(role, weights)| Part {
+        role,
+        weights,
+        shift_first: false,
+    });
+    // LoRAs are read from files alone, of which each thread has its own.
+    let file = std::env::temp_dir().join(format!(
+        "hob-fuzz-{}-{:?}.safetensors",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    std::fs::write(&file, data).expect("a folder for temporary files");
+    let opened = Lora::open(&file, &parts);
+    let _ = std::fs::remove_file(&file);
+    let Ok(lora) = opened else { return };
+    for (updates, part) in lora.parts.iter().zip(&parts) {
+        for (name, update) in updates {
+            let dims = &part.weights[name];
+            let columns: usize = dims[1..].iter().product();
+            let rank = update.b.as_ref().map_or(dims[0], |b| b.dims[1]);
+            assert_eq!(update.a.values().len(), rank * columns);
+            assert!(update.b.as_ref().is_none_or(|b| b.values().len() == dims[0] * rank));
+            if let Some(m) = &update.magnitude {
+                assert_eq!(m.values.values().len(), if m.rows { dims[0] } else { dims[1] });
+            }
+        }
+    }
+}
+
+/// Reads the bytes as a prompt of so many steps as the first says, and as A1111's text under a picture.
+pub fn prompt(data: &[u8]) {
+    let (steps, text) = data.split_first().map_or((1, data), |(n, rest)| (usize::from(*n).max(1), rest));
+    let text = String::from_utf8_lossy(text);
+    for (part, weight) in together(&text) {
+        assert!(weight.is_finite());
+        let turns = schedule(&part, steps);
+        assert_eq!(turns.last().map(|(end, _)| *end), Some(steps));
+        assert!(turns.windows(2).all(|w| w[0].0 < w[1].0));
+        for (_, text) in turns {
+            let prompt = Prompt::parse(&text);
+            assert!(!prompt.parts.is_empty() && prompt.text().len() <= text.len() + prompt.parts.len());
+        }
+    }
+    // What is written is read again as the same.
+    let once = Recipe::from_text(&Recipe::from_text(&text).text());
+    assert_eq!(once.text(), Recipe::from_text(&once.text()).text());
 }

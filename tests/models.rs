@@ -10,6 +10,8 @@ mod converted;
 mod encoder;
 #[path = "models/esrgan.rs"]
 mod esrgan;
+#[path = "models/float8.rs"]
+mod float8;
 #[path = "models/flux.rs"]
 mod flux;
 #[path = "common/golden.rs"]

@@ -147,6 +147,63 @@ fn loras_are_added_and_named_in_the_picture() {
     image(&world, &[&fox[..], &["--lora", "absent.safetensors"]].concat()).fails("absent.safetensors");
 }
 
+/// SHA-256 of a file, as its first digits.
+fn sha256(path: &Path, digits: usize) -> String {
+    use sha2::Digest;
+    let bytes = fs::read(path).unwrap();
+    let hash = sha2::Sha256::digest(&bytes);
+    hash.iter().map(|b| format!("{b:02x}")).collect::<String>()[..digits].to_string()
+}
+
+#[test]
+fn pictures_name_their_files_by_hashes_which_tell_another_model_from_the_same() {
+    let world = world();
+    lora(&world, "in,k.safetensors", "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k");
+    let vae = fs::canonicalize(world.path("sd15/vae")).unwrap();
+    let args =
+        ["a fox", "--seed", "7", "--lora", "in,k.safetensors:0.5", "--vae", vae.to_str().unwrap(), "-o"];
+    image(&world, &[&args[..], &["fox.png"]].concat()).ok();
+    let texts = hob_io::picture::texts(&read(&world, "fox.png"), Path::new("fox.png")).unwrap();
+    let weights = |part: &str| {
+        let folder = world.path("sd15").join(part);
+        let mut all = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+        all.find(|p| p.extension().is_some_and(|e| e == "safetensors")).unwrap()
+    };
+    let theirs = &texts["parameters"];
+    let (unet, own) = (weights("unet"), sha256(&weights("vae"), 10));
+    for what in [format!("Model hash: {}, Model: sd15", sha256(&unet, 10)), format!("VAE hash: {own}, VAE: ")]
+    {
+        assert!(theirs.contains(&what), "{what} is not in {theirs}");
+    }
+    // As A1111 has it: without the header, and by a name without commas.
+    let file = read(&world, "in,k.safetensors");
+    let begin = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    fs::write(world.path("tensors"), &file[begin..]).unwrap();
+    let hash = format!("Lora hashes: \"ink: {}\"", sha256(&world.path("tensors"), 12));
+    assert!(theirs.contains(&hash), "{hash} is not in {theirs}");
+    let ours: Value = serde_json::from_str(&texts["hob"]).unwrap();
+    assert_eq!(ours["model_hash"].as_str().unwrap(), sha256(&unet, 64));
+
+    // The same files: not a word. Others: a sentence for each.
+    let like = ["image", "sd15", "--like", "fox.png", "-o", "again.png"];
+    let same = ["--lora", "in,k.safetensors:0.5", "--vae", vae.to_str().unwrap()];
+    let again = world.run(&[&like[..], &same].concat());
+    again.ok();
+    assert!(again.stderr.is_empty(), "{}", again.stderr);
+    assert!(read(&world, "fox.png") == read(&world, "again.png"));
+    let mut bytes = fs::read(&unet).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&unet, &bytes).unwrap();
+    let other = world.run(&like);
+    other.ok();
+    for what in ["sd15 is another model", "give it with --vae", "the LoRA in,k: give it with --lora FILE:0.5"]
+    {
+        assert!(other.stderr.contains(what), "{what} is not in {}", other.stderr);
+    }
+    let texts = hob_io::picture::texts(&read(&world, "again.png"), Path::new("again.png")).unwrap();
+    assert!(texts["parameters"].contains(&sha256(&unet, 10)) && !texts["parameters"].contains(&own));
+}
+
 #[test]
 fn what_cannot_be_painted_is_said_in_a_sentence() {
     let world = world();
@@ -171,7 +228,7 @@ fn what_cannot_be_painted_is_said_in_a_sentence() {
     let llama = Tiny::llama().write(&world, "llama.gguf");
     world.run(&["image", llama.to_str().unwrap(), "a fox"]).fails("llama.gguf");
     world.run(&["run", "sd15", "Hello"]).fails("makes pictures");
-    assert_eq!(files(&world.dir.path().join("hob")), Vec::<String>::new());
+    assert_eq!(files(&world.dir.path().join("hob")), ["cache/hashes.json"]);
 }
 
 #[test]

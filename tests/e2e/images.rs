@@ -154,7 +154,35 @@ fn picture_models_are_listed_as_such() {
     assert_eq!(kinds(&server.get("/v1/models").ok()), expected);
     assert_eq!(server.get("/v1/models/tiny-sd").ok()["kind"], "image");
     assert_eq!(server.get("/sdapi/v1/sd-models").ok()[0]["model_name"], "tiny-sd");
-    assert_eq!(server.get("/api/tags").ok()["models"].as_array().unwrap().len(), 1);
+    let tags = server.get("/api/tags").ok();
+    let named: Vec<&str> =
+        tags["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
+    assert_eq!(named, ["tiny:latest", "tiny-sd:latest"]);
+    let of = |m: &Value| m["details"]["family"].as_str().unwrap().to_string();
+    assert_eq!(
+        (of(&tags["models"][1]), &tags["models"][1]["details"]["format"]),
+        ("Stable Diffusion 1".into(), &"safetensors".into())
+    );
+    assert_eq!(server.post("/api/show", &json!({"model": "tiny-sd"})).ok()["capabilities"], json!(["image"]));
+
+    // The page's list says what a picture takes; it loads and unloads by name.
+    let listed = || server.get("/hob/models").ok()["pictures"][0].clone();
+    let tiny = listed();
+    assert_eq!(
+        (&tiny["name"], &tiny["purpose"], &tiny["error"]),
+        (&"tiny-sd".into(), &"from words".into(), &Value::Null)
+    );
+    let (small, large) = (&tiny["needs"][0], &tiny["needs"][1]);
+    assert_eq!((&small["side"], &large["side"], &small["fits"]), (&512.into(), &1024.into(), &true.into()));
+    assert!(
+        small["bytes"].as_u64() > tiny["bytes"].as_u64() && large["bytes"].as_u64() > small["bytes"].as_u64()
+    );
+    let name = json!({"name": "tiny-sd"});
+    server.post("/hob/models/load", &name).ok();
+    assert!(listed()["loaded"]["planned"].as_u64().unwrap() > 0);
+    assert!(server.post("/hob/models/remove", &name).fails(400).contains("unload it first"));
+    server.post("/hob/models/unload", &name).ok();
+    assert_eq!(listed()["loaded"], Value::Null);
     let list: Value = serde_json::from_str(world.run(&["list", "--json"]).ok()).unwrap();
     assert_eq!(list[1]["kind"], "image");
     assert_eq!(list[1]["architecture"], "Stable Diffusion 1");

@@ -147,7 +147,12 @@ impl Tiny {
         dtype.encode(&values, &mut bytes);
         let shape = shape.iter().map(|d| *d as u64).collect();
         self.tensors.retain(|t| t.name != name);
-        self.tensors.push(Stored { name: name.into(), shape, ggml: dtype.ggml(), bytes });
+        self.tensors.push(Stored {
+            name: name.into(),
+            shape,
+            ggml: dtype.ggml().expect("a format of GGUF"),
+            bytes,
+        });
     }
 
     /// The tensor of that name.

@@ -100,14 +100,19 @@ fn factor(dims: &[usize], seed: usize, dtype: DType) -> Factor {
     Factor::new(dtype, dims.to_vec(), bytes)
 }
 
+/// An update of nothing yet, without a DoRA's lengths.
+fn plain(scale: f32) -> Update {
+    Update { a: Factor::from_f32(vec![0], &[]), b: None, scale, magnitude: None, then: Vec::new() }
+}
+
 /// Three files: of small ranks, of other formats and ranks, and with a whole difference.
 fn files() -> [Map; 3] {
     let low = |a: &[usize], out: usize, seed: usize, dtype| Update {
         a: factor(a, seed, dtype),
         b: Some(factor(&[out, a[0]], seed + 1, dtype)),
-        scale: 0.75,
+        ..plain(0.75)
     };
-    let whole = |a: &[usize], seed| Update { a: factor(a, seed, DType::F32), b: None, scale: 0.3 };
+    let whole = |a: &[usize], seed| Update { a: factor(a, seed, DType::F32), ..plain(0.3) };
     let name = |module: &str| format!("{module}.weight");
     [
         Map::from([
@@ -236,7 +241,7 @@ fn quantized_weights_stay_and_have_their_updates_beside() {
 
 #[test]
 fn an_update_that_nothing_reads_is_an_error() {
-    let update = Update { a: factor(&[OUT], 3, DType::F32), b: None, scale: 1.0 };
+    let update = Update { a: factor(&[OUT], 3, DType::F32), ..plain(1.0) };
     let map = Map::from([("line.bias".to_string(), update.clone())]);
     let updates = Updates::sum(&[(&map, 1.0)]);
     let weights = weights(DType::Q8_0, DType::F32);
@@ -251,6 +256,63 @@ fn an_update_that_nothing_reads_is_an_error() {
     let e = Updates::sum(&[(&map, 1.0)]).merge(&cpu, &mut weights).unwrap_err().to_string();
     assert!(e.contains("and the weight has others"), "{e}");
     assert!(Updates::sum(&[(&map, 0.0)]).is_empty());
-    let zero = Update { a: Factor::from_f32(vec![OUT], &[0.0; OUT]), b: None, scale: 1.0 };
+    let zero = Update { a: Factor::from_f32(vec![OUT], &[0.0; OUT]), ..plain(1.0) };
     assert!(Updates::sum(&[(&Map::from([("line.bias".to_string(), zero)]), 1.0)]).is_empty());
+}
+
+#[test]
+fn doras_are_what_peft_and_lycoris_make_of_weights() {
+    let base = Arrays::open("dora", "weights");
+    let golden = Arrays::open("dora", "golden");
+    let names = [
+        ("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", vec![7, 10]),
+        ("down_blocks.0.resnets.0.conv1.weight", vec![6, 4, 3, 3]),
+    ];
+    let shapes: BTreeMap<String, Vec<usize>> =
+        names.iter().map(|(n, s)| (n.to_string(), s.clone())).collect();
+    let part = Part { role: Role::Denoiser, weights: &shapes, shift_first: false };
+    let open = |file: &str| Lora::open(&folder("dora").join(format!("{file}.safetensors")), &[part]).unwrap();
+    let cpu = Cpu::new(2, Precision::Exact);
+    let fresh = |dtype| {
+        let mut weights = Weights::default();
+        names.iter().for_each(|(name, _)| weights.insert(name, encoded(dtype, &base.get(name))));
+        weights
+    };
+    let strength = facts("dora")["strength"].as_f64().unwrap() as f32;
+    for (file, rows, strength) in
+        [("peft", true, 1.0), ("inputs", false, strength), ("outputs", true, strength)]
+    {
+        let lora = open(file);
+        let mut weights = fresh(DType::F32);
+        assert!(
+            lora.parts[0].values().all(|u| u.magnitude.as_ref().is_some_and(|m| m.rows == rows)),
+            "{file}"
+        );
+        assert!(Updates::sum(&[(&lora.parts[0], strength)]).merge(&cpu, &mut weights).unwrap().is_empty());
+        for (name, _) in &names {
+            let mut merged = vec![0.0; base.get(name).len()];
+            DType::F32.decode(weights.get(name).unwrap().bytes(), &mut merged);
+            let d = off(&merged, &golden.get(&format!("{file}/{name}")));
+            assert!(d < 1e-5, "{file}: {name} differs by {d}");
+        }
+    }
+
+    // After a plain one, as if that were merged before; and none beside quantized weights.
+    let dora = open("outputs");
+    let plain = Map::from([(
+        names[0].0.to_string(),
+        Update { a: factor(&[2, 10], 3, DType::F32), b: Some(factor(&[7, 2], 4, DType::F32)), ..plain(0.5) },
+    )]);
+    let (mut both, mut apart) = (fresh(DType::F32), fresh(DType::F32));
+    Updates::sum(&[(&dora.parts[0], 0.6), (&plain, 1.0)]).merge(&cpu, &mut both).unwrap();
+    Updates::sum(&[(&plain, 1.0)]).merge(&cpu, &mut apart).unwrap();
+    Updates::sum(&[(&dora.parts[0], 0.6)]).merge(&cpu, &mut apart).unwrap();
+    let bytes = |w: &Weights| w.get(names[0].0).unwrap().bytes().to_vec();
+    assert!(bytes(&both) == bytes(&apart) && bytes(&both) != bytes(&fresh(DType::F32)));
+    let mut eights = Weights::default();
+    let line = encoded(DType::F16, &base.get(names[0].0));
+    eights.insert(names[0].0, line);
+    eights.insert(names[1].0, Tensor::shared(DType::F8_E5M2, Arc::new(vec![0; 216]), 0..216));
+    let e = Updates::sum(&[(&dora.parts[0], 1.0)]).merge(&cpu, &mut eights).unwrap_err().to_string();
+    assert!(e.contains("DoRA") && e.contains("F8_E5M2"), "{e}");
 }

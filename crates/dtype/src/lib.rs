@@ -1,7 +1,8 @@
 //! Number formats of weights: names, block sizes and exact decoding.
 //!
 //! One table serves everybody: `io` sizes tensors with it, `graph` plans bytes with it, the backends decode and
-//! multiply by it. Formats are those of GGUF (ggml's numbering), which include the plain floats of safetensors.
+//! multiply by it. Formats are those of GGUF (ggml's numbering), which include the plain floats of safetensors, and the
+//! latter's floats of 8 bits.
 
 mod decode;
 mod encode;
@@ -44,12 +45,17 @@ pub enum DType {
     TQ1_0,
     TQ2_0,
     MXFP4,
+    F8_E4M3,
+    F8_E5M2,
 }
 
 use DType::*;
 
+/// In the place of a number, for formats that ggml does not have.
+const NOT_GGML: u32 = u32::MAX;
+
 /// `(dtype, ggml's type number, name, values per block, bytes per block)`: the one table of formats.
-const TABLE: [(DType, u32, &str, usize, usize); 32] = [
+const TABLE: [(DType, u32, &str, usize, usize); 34] = [
     (F32, 0, "F32", 1, 4),
     (F16, 1, "F16", 1, 2),
     (BF16, 30, "BF16", 1, 2),
@@ -82,6 +88,8 @@ const TABLE: [(DType, u32, &str, usize, usize); 32] = [
     (TQ1_0, 34, "TQ1_0", 256, 54),
     (TQ2_0, 35, "TQ2_0", 256, 66),
     (MXFP4, 39, "MXFP4", 32, 17),
+    (F8_E4M3, NOT_GGML, "F8_E4M3", 1, 1),
+    (F8_E5M2, NOT_GGML, "F8_E5M2", 1, 1),
 ];
 
 impl DType {
@@ -96,12 +104,15 @@ impl DType {
 
     /// The format with ggml's type number `id`; `None` for numbers unknown or withdrawn.
     pub fn from_ggml(id: u32) -> Option<DType> {
-        TABLE.iter().find(|row| row.1 == id).map(|row| row.0)
+        TABLE.iter().find(|row| row.1 == id && id != NOT_GGML).map(|row| row.0)
     }
 
-    /// ggml's type number.
-    pub const fn ggml(self) -> u32 {
-        self.row().1
+    /// ggml's type number; `None` for the floats of 8 bits, which a GGUF does not hold.
+    pub const fn ggml(self) -> Option<u32> {
+        match self.row().1 {
+            NOT_GGML => None,
+            number => Some(number),
+        }
     }
 
     /// The field's name of the format, such as `Q4_K`.
@@ -124,6 +135,11 @@ impl DType {
         if n.is_multiple_of(self.block()) { (n / self.block()).checked_mul(self.block_bytes()) } else { None }
     }
 
+    /// Whether it is one of the floats of 8 bits.
+    pub const fn is_float8(self) -> bool {
+        matches!(self, F8_E4M3 | F8_E5M2)
+    }
+
     /// Whether values share scales in blocks.
     pub const fn is_quantized(self) -> bool {
         self.block() > 1
@@ -144,7 +160,8 @@ mod tests {
     fn the_table_is_in_the_order_of_the_enum() {
         for (i, d) in DType::all().enumerate() {
             assert_eq!(d as usize, i);
-            assert_eq!(DType::from_ggml(d.ggml()), Some(d));
+            assert_eq!(d.ggml().and_then(DType::from_ggml), d.ggml().map(|_| d));
         }
+        assert_eq!(DType::from_ggml(u32::MAX), None);
     }
 }

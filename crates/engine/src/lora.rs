@@ -5,7 +5,7 @@ use hob_cpu::exec::Memory;
 use hob_cpu::{Buffer, Cpu, Tensor, Weights};
 use hob_graph::lora::{Part, adapt, names};
 use hob_graph::{Batch, Builder, DType, Graph};
-use hob_io::lora::{Factor, Update};
+use hob_io::lora::{Factor, Magnitude, Update};
 use std::collections::{BTreeMap, HashSet};
 
 /// What is added to weights, by their names.
@@ -19,9 +19,15 @@ impl Updates {
         let mut all: BTreeMap<&String, Vec<Update>> = BTreeMap::new();
         for (updates, strength) in files.iter().filter(|(_, strength)| *strength != 0.0) {
             // Trainers write updates of nothing, too, even of what is read by no layer.
-            let last = |u: &Update| u.b.as_ref().unwrap_or(&u.a).bytes().iter().any(|byte| *byte != 0);
+            let last = |u: &Update| {
+                u.magnitude.is_some() || u.b.as_ref().unwrap_or(&u.a).bytes().iter().any(|byte| *byte != 0)
+            };
             for (name, update) in updates.iter().filter(|(_, update)| last(update)) {
-                let update = Update { scale: update.scale * strength, ..update.clone() };
+                let mut update = update.clone();
+                match &mut update.magnitude {
+                    Some(magnitude) => magnitude.strength *= strength,
+                    None => update.scale *= strength,
+                }
                 all.entry(name).or_default().push(update);
             }
         }
@@ -60,10 +66,19 @@ impl Updates {
             let missing = || Error::Ask(format!("a LoRA changes {name}, which the model does not have"));
             let weight = weights.get(&name).ok_or_else(missing)?;
             if !is_plain(weight.dtype) {
+                if update.magnitude.is_some() || !update.then.is_empty() {
+                    return Err(Error::Ask(format!(
+                        "a LoRA is a DoRA, which changes whole weights, and {name} is stored as {}: it can be used with weights in F32, F16 or BF16 alone",
+                        weight.dtype
+                    )));
+                }
                 beside.insert(name, update);
                 continue;
             }
-            let merged = merged(cpu, &mut memory, &weight, &update)?;
+            let mut merged = merged(cpu, &mut memory, &weight, &update)?;
+            for update in &update.then {
+                merged = self::merged(cpu, &mut memory, &merged, update)?;
+            }
             weights.insert(&name, merged);
             done(&name);
         }
@@ -129,10 +144,16 @@ fn factors(name: &str) -> [String; 2] {
     names(name.strip_suffix(".weight").unwrap_or(name))
 }
 
-/// One update for several of the same weight.
-fn summed(mut updates: Vec<Update>) -> Update {
+/// One update for several of the same weight: their sum, and then DoRAs one by one.
+fn summed(updates: Vec<Update>) -> Update {
+    let (mut updates, mut then): (Vec<Update>, Vec<Update>) =
+        updates.into_iter().partition(|u| u.magnitude.is_none());
+    if updates.is_empty() {
+        let first = then.remove(0);
+        return Update { then, ..first };
+    }
     if updates.len() == 1 {
-        return updates.remove(0);
+        return Update { then, ..updates.remove(0) };
     }
     let shape = |rows: usize| [&[rows], &updates[0].a.dims[1..]].concat();
     if let Some(up) = updates.iter().map(|u| u.b.as_ref()).collect::<Option<Vec<&Factor>>>() {
@@ -159,7 +180,13 @@ fn summed(mut updates: Vec<Update>) -> Update {
                 &updates.iter().flat_map(|u| u.a.values()).collect::<Vec<f32>>(),
             ),
         };
-        return Update { a, b: Some(Factor::from_f32(vec![out, rank], &b)), scale: 1.0 };
+        return Update {
+            a,
+            b: Some(Factor::from_f32(vec![out, rank], &b)),
+            scale: 1.0,
+            magnitude: None,
+            then,
+        };
     }
     let mut whole = vec![0.0; out_of(&updates[0]) * columns_of(&updates[0])];
     for update in &updates {
@@ -177,7 +204,8 @@ fn summed(mut updates: Vec<Update>) -> Update {
             }
         }
     }
-    Update { a: Factor::from_f32(shape(out_of(&updates[0])), &whole), b: None, scale: 1.0 }
+    let a = Factor::from_f32(shape(out_of(&updates[0])), &whole);
+    Update { a, b: None, scale: 1.0, magnitude: None, then }
 }
 
 /// Rows of the weight that is changed.
@@ -220,24 +248,76 @@ fn merged(cpu: &Cpu, memory: &mut Memory, weight: &Tensor, update: &Update) -> R
     cpu.run(&program, memory, None, &Batch { inputs: &[], seqs: &[] })?;
     let delta = program.output(memory, "delta").unwrap_or_default();
 
+    let taps = update.a.dims[2..].iter().product();
+    let dora = update.magnitude.as_ref().map(|m| Dora::new(m, weight, delta, columns, taps)).transpose()?;
     let room = |source| Error::Ask(format!("there is no memory for weights with a LoRA in them ({source})"));
     let mut copy = Buffer::zeroed(weight.bytes().len()).map_err(room)?;
     // Rows of one thread: it decodes, adds and encodes one at a time.
     let (row, some) = (weight.bytes().len() / out, out.div_ceil(cpu.pool.threads()));
     std::thread::scope(|scope| {
         let parts = copy.bytes_mut().chunks_mut(some * row).zip(weight.bytes().chunks(some * row));
-        for ((to, from), delta) in parts.zip(delta.chunks(some * columns)) {
+        for (part, ((to, from), delta)) in parts.zip(delta.chunks(some * columns)).enumerate() {
+            let dora = dora.as_ref();
             scope.spawn(move || {
                 let mut values = vec![0.0; columns];
                 let rows =
                     to.chunks_exact_mut(row).zip(from.chunks_exact(row)).zip(delta.chunks_exact(columns));
-                for ((to, from), delta) in rows {
+                for (i, ((to, from), delta)) in rows.enumerate() {
                     weight.dtype.decode(from, &mut values);
-                    values.iter_mut().zip(delta).for_each(|(value, delta)| *value += delta);
+                    match dora {
+                        None => values.iter_mut().zip(delta).for_each(|(value, delta)| *value += delta),
+                        Some(dora) => dora.apply(part * some + i, &mut values, delta),
+                    }
                     weight.dtype.encode(&values, to);
                 }
             });
         }
     });
     Ok(Tensor::own(weight.dtype, copy))
+}
+
+/// A DoRA of one weight: what each of its parts is multiplied by once the rest is added.
+struct Dora {
+    rows: bool,
+    /// columns of an input
+    taps: usize,
+    strength: f32,
+    by: Vec<f32>,
+}
+
+impl Dora {
+    fn new(m: &Magnitude, weight: &Tensor, delta: &[f32], columns: usize, taps: usize) -> Result<Dora> {
+        let (out, taps) = (delta.len() / columns, taps.max(1));
+        let count = if m.rows { out } else { columns / taps };
+        let lengths = m.values.values();
+        if lengths.len() != count {
+            return Err(Error::Ask(format!(
+                "a DoRA has the lengths of {} parts, and the weight has {count}",
+                lengths.len()
+            )));
+        }
+        let (mut squares, mut values) = (vec![0.0f64; count], vec![0.0; columns]);
+        let row = weight.bytes().len() / out;
+        for (i, (from, delta)) in
+            weight.bytes().chunks_exact(row).zip(delta.chunks_exact(columns)).enumerate()
+        {
+            weight.dtype.decode(from, &mut values);
+            for (j, (value, delta)) in values.iter().zip(delta).enumerate() {
+                squares[if m.rows { i } else { j / taps }] += f64::from(value + delta).powi(2);
+            }
+        }
+        // What has no length has no direction, and stays.
+        let by =
+            |(length, square): (&f32, &f64)| if *square > 0.0 { length / square.sqrt() as f32 } else { 1.0 };
+        let by = lengths.iter().zip(&squares).map(by).collect();
+        Ok(Dora { rows: m.rows, taps, strength: m.strength, by })
+    }
+
+    /// One row of the weight.
+    fn apply(&self, row: usize, values: &mut [f32], delta: &[f32]) {
+        for (j, (value, delta)) in values.iter_mut().zip(delta).enumerate() {
+            let by = self.by[if self.rows { row } else { j / self.taps }];
+            *value += self.strength * ((*value + delta) * by - *value);
+        }
+    }
 }

@@ -14,6 +14,7 @@ pub mod lora;
 pub mod op;
 pub mod plan;
 pub mod print;
+pub mod scale;
 pub mod shape;
 pub mod x;
 

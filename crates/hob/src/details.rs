@@ -31,7 +31,11 @@ impl Details {
 
     /// Reads the headers of a picture model's files: its family, all its weights, and the format of most of its denoiser.
     pub fn picture(path: &Path) -> Result<Details, hob_io::Error> {
-        let pipeline = Pipeline::open(path)?;
+        Details::of_pipeline(&Pipeline::open(path)?)
+    }
+
+    /// From an open picture model.
+    pub fn of_pipeline(pipeline: &Pipeline) -> Result<Details, hob_io::Error> {
         let mut formats = std::collections::BTreeMap::<String, usize>::new();
         for tensor in pipeline.need(Role::Denoiser)?.tensors.values() {
             *formats.entry(tensor.dtype.to_string()).or_default() += tensor.shape.iter().product::<usize>();

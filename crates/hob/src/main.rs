@@ -9,6 +9,7 @@ mod details;
 mod error;
 mod file;
 mod fit;
+mod hashes;
 mod hub;
 mod interrupt;
 mod machine;

@@ -19,6 +19,7 @@ use hob_io::prompt::{Chunk, Embedding, Embeddings, Frame, Prompt, TOKENS};
 use hob_io::{Lora, Picture, Pipeline, Tokenizer};
 
 use crate::error::{Error, Result};
+use crate::hashes::{self, Of, On};
 
 /// What a person adds to a model.
 #[derive(Clone, Debug, Default)]
@@ -39,9 +40,25 @@ pub struct Studio {
     tokenizers: BTreeMap<Role, (Tokenizer, Option<Frame>)>,
     embeddings: BTreeMap<Role, Embeddings>,
     loras: Vec<Added>,
+    files: Files,
     held: Option<Held>,
     /// what was said last, so that pictures of one prompt read it once
     said: Option<(Asked, Arc<[Said; 2]>)>,
+}
+
+/// The files that a recipe names by their hashes.
+#[derive(Default)]
+struct Files {
+    /// the denoiser's, which is the whole model's where it is one file
+    model: Vec<PathBuf>,
+    /// another autoencoder's
+    vae: Option<PathBuf>,
+    /// LoRAs
+    loras: Vec<PathBuf>,
+    /// vectors, by the name that stands for them
+    embeddings: Vec<(String, PathBuf)>,
+    /// the model's hash and the VAE's, once they are known
+    hashes: [Option<String>; 2],
 }
 
 /// What conditions depend on: prompt, negative prompt, clip skip, whether guidance is on.
@@ -55,6 +72,8 @@ pub struct Begin {
     pub mask: Option<Picture>,
     /// how much
     pub strength: f32,
+    /// sha256 of the files of picture and mask
+    pub hashes: [Option<String>; 2],
 }
 
 /// A picture that a new one is held to by a ControlNet.
@@ -89,12 +108,19 @@ impl Studio {
             let channels = pipeline.need(*role)?.config["hidden_size"].as_u64().unwrap_or(0) as usize;
             embeddings.insert(*role, Embeddings::new(&files, tokenizer, channels).map_err(Error::new)?);
         }
-        let updates = updates(&pipeline, &extras.loras)?;
+        let (updates, loras) = updates(&pipeline, &extras.loras)?;
+        let files = Files {
+            model: pipeline.need(Role::Denoiser)?.files().into_iter().map(Path::to_path_buf).collect(),
+            vae: extras.vae.as_ref().and_then(|_| Some(pipeline.part(Role::Vae)?.path().to_path_buf())),
+            loras,
+            embeddings: extras.embeddings.iter().map(|p| (stem(p), p.clone())).collect(),
+            hashes: [None, None],
+        };
         let loras = (extras.loras.iter())
             .map(|(path, scale)| Added { name: stem(path), scale: *scale, hash: None })
             .collect();
         let painter = Painter::new(pipeline, updates, Cpu::new(threads, Precision::Fast))?;
-        Ok(Studio { painter, tokenizers, embeddings, loras, held: None, said: None })
+        Ok(Studio { painter, tokenizers, embeddings, loras, files, held: None, said: None })
     }
 
     /// The engine beneath.
@@ -176,6 +202,12 @@ impl Studio {
             noise: Source::TorchCpu.name().into(),
             version: format!("hob {}", env!("CARGO_PKG_VERSION")),
             model: stem(&pipeline.path),
+            vae: self
+                .files
+                .vae
+                .as_deref()
+                .and_then(Path::file_name)
+                .map(|n| n.to_string_lossy().into_owned()),
             loras: self.loras.clone(),
             ..Recipe::default()
         }
@@ -241,6 +273,95 @@ impl Studio {
         }
     }
 
+    /// Writes into a recipe by which files it is made: their hashes, computed where they are not known yet. What cannot be
+    /// read, or is not done when `on` says stop, is left out.
+    pub fn sign(&mut self, recipe: &mut Recipe, on: On) {
+        let Files { model, vae, loras, embeddings, hashes } = &mut self.files;
+        let paths: [Vec<&Path>; 2] =
+            [model.iter().map(|p| &**p).collect(), vae.iter().map(|p| &**p).collect()];
+        for (hash, paths) in hashes.iter_mut().zip(paths).filter(|(h, p)| h.is_none() && !p.is_empty()) {
+            *hash = hashes::know(&paths, Of::All, on).ok().flatten();
+        }
+        for (lora, path) in self.loras.iter_mut().zip(loras).filter(|(l, _)| l.hash.is_none()) {
+            lora.hash = hashes::lora(path, on).ok().flatten();
+        }
+        [recipe.model_hash, recipe.vae_hash] = hashes.clone();
+        recipe.loras.clone_from(&self.loras);
+        // Of another program's text, what it said of these may be of other files.
+        const VECTORS: &str = "TI hashes";
+        recipe.more.retain(|key, _| ![VECTORS, "Hashes"].contains(&key.as_str()));
+        let said = [&recipe.prompt, &recipe.negative].map(|text| text.to_lowercase());
+        let named = |name: &str| said.iter().any(|text| text.contains(&name.to_lowercase()));
+        let hash = |(name, path): &(String, PathBuf)| {
+            let hash = hashes::know(&[path], Of::All, on).ok().flatten()?;
+            Some(format!("{name}: {}", &hash[..12]))
+        };
+        let vectors: Vec<String> =
+            embeddings.iter().filter(|(name, _)| named(name)).filter_map(hash).collect();
+        if !vectors.is_empty() {
+            recipe.more.insert(VECTORS.into(), vectors.join(", "));
+        }
+    }
+
+    /// In what this model with its extras is not what made the picture of a recipe, in sentences; by hashes, which are
+    /// computed where they are not known.
+    pub fn differs(&mut self, like: &Recipe, on: On) -> Vec<String> {
+        let mut own = self.defaults();
+        self.sign(&mut own, on);
+        let mut all = Vec::new();
+        let short = |hash: &str| hash.chars().take(10).collect::<String>();
+        if let (Some(theirs), Some(ours)) = (&like.model_hash, &own.model_hash) {
+            let old = || self.files.model.first().and_then(|p| hashes::old(p));
+            let is = match theirs.len() {
+                8 => old().is_some_and(|old| old.eq_ignore_ascii_case(theirs)),
+                _ => hashes::same(theirs, ours),
+            };
+            if !is {
+                let (theirs, ours) = (short(theirs), short(ours));
+                all.push(format!(
+                    "it was made by {} ({theirs}), and {} is another model ({ours})",
+                    like.model, own.model
+                ));
+            }
+        }
+        match (&like.vae_hash, &own.vae_hash) {
+            (Some(theirs), Some(ours)) if !hashes::same(theirs, ours) => {
+                all.push(format!(
+                    "it was made with the VAE of the hash {}, and this one's is {}",
+                    short(theirs),
+                    short(ours)
+                ));
+            }
+            (Some(theirs), None) if own.vae.is_none() => {
+                let name = like.vae.clone().unwrap_or_else(|| short(theirs));
+                all.push(format!("it was made with the VAE {name}: give it with --vae"));
+            }
+            _ => {}
+        }
+        for Added { name, scale, hash } in &like.loras {
+            let is = |ours: &&Added| match (hash, &ours.hash) {
+                (Some(a), Some(b)) => hashes::same(a, b),
+                _ => *name == ours.name,
+            };
+            let whole = |path: &PathBuf| hashes::know(&[path], Of::All, on).ok().flatten();
+            match own.loras.iter().find(is).or(own.loras.iter().find(|ours| ours.name == *name)) {
+                None => {
+                    all.push(format!("it was made with the LoRA {name}: give it with --lora FILE:{scale}"))
+                }
+                Some(ours) if is(&ours) => {}
+                // Before it knew the hash of tensors, A1111 wrote that of the file.
+                Some(ours) => {
+                    let at = own.loras.iter().position(|l| l.name == ours.name);
+                    let file = at.and_then(|i| self.files.loras.get(i)).and_then(whole);
+                    if !file.zip(hash.as_ref()).is_some_and(|(a, b)| hashes::same(&a, b)) {
+                        all.push(format!("the LoRA {name} that it was made with was another file"));
+                    }
+                }
+            }
+        }
+        all
+    }
+
     /// What prompt and negative prompt say, read unless they were asked last.
     ///
     /// # Errors
@@ -304,6 +425,18 @@ impl Studio {
     }
 }
 
+/// Bytes that a picture of a size takes, with guidance or without, one prompt's chunk long.
+///
+/// # Errors
+/// A part's weights do not fit its configuration.
+pub fn needs(painter: &Painter, width: usize, height: usize, guided: bool) -> Result<u64> {
+    let flux = painter.pipeline().family.is_flux();
+    let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux);
+    let tokens = text.map_or(TOKENS, |t| t.max_tokens);
+    let shape = Shape { width, height, guided, tokens, begins: false, held: false, again: false };
+    Ok(painter.room(shape, usize::MAX)?.total() as u64)
+}
+
 impl Begin {
     /// Picture and mask in the size of the result.
     fn fit(&self, width: usize, height: usize) -> Result<Given> {
@@ -323,7 +456,8 @@ impl Begin {
 
     /// What the recipe keeps of it.
     pub fn noted(&self) -> Init {
-        Init { strength: self.strength, hash: None, mask: None }
+        let [hash, mask] = self.hashes.clone();
+        Init { strength: self.strength, hash, mask }
     }
 }
 
@@ -356,8 +490,8 @@ fn tokenizer(pipeline: &Pipeline, role: Role) -> Result<(Tokenizer, Option<Frame
     Ok((tokenizer, Some(frame)))
 }
 
-/// What LoRA files change, by part.
-fn updates(pipeline: &Pipeline, files: &[(PathBuf, f32)]) -> Result<BTreeMap<Role, Updates>> {
+/// What LoRA files change, by part; and the files themselves, where folders were given.
+fn updates(pipeline: &Pipeline, files: &[(PathBuf, f32)]) -> Result<(BTreeMap<Role, Updates>, Vec<PathBuf>)> {
     let roles = [
         (Role::Denoiser, LoraRole::Denoiser),
         (Role::TextEncoder, LoraRole::Text),
@@ -381,7 +515,7 @@ fn updates(pipeline: &Pipeline, files: &[(PathBuf, f32)]) -> Result<BTreeMap<Rol
             loras.iter().zip(files).map(|(lora, (_, scale))| (&lora.parts[i], *scale)).collect();
         all.insert(*role, Updates::sum(&mine));
     }
-    Ok(all)
+    Ok((all, loras.into_iter().map(|lora| lora.path).collect()))
 }
 
 /// A file's name without its ending.

@@ -99,6 +99,14 @@ impl Checkpoint {
             false => names::from_bare_or_headed(&model_type, stored),
         };
         let tensors = by_name(weights.tensors(), file, name)?;
+        // They come with scales, which are many for a weight here and of several forms.
+        if let Some((name, t)) = tensors.iter().find(|(_, t)| t.dtype.is_float8()) {
+            let what = format!(
+                "tensor {name:?} is in floats of 8 bits ({}), which Hob reads in picture models alone; take the model in BF16 or as a GGUF",
+                t.dtype
+            );
+            return Err(Error::unsupported(file, what));
+        }
         if let Some(config) = config.as_object_mut()
             && tensors.keys().any(|name| name.ends_with(".experts.gate_up_proj"))
         {

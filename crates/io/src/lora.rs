@@ -2,7 +2,7 @@
 //! `.alpha`, convolutions with `.lora_mid` among them), diffusers' old and new (`unet.….to_k_lora.down.weight`,
 //! `unet.….lora_A.weight`), PEFT's (`base_model.model.…`), ComfyUI's, XLabs', and LyCORIS' LoHa and LoKr. Which module a key
 //! changes is looked up among the model's own weights ([`names`]), so that what a file calls by other names, or has fused, is
-//! found.
+//! found. Of a DoRA (Liu et al. 2024) the length of rows or of columns comes along.
 
 mod forms;
 mod names;
@@ -53,6 +53,22 @@ pub struct Update {
     pub b: Option<Factor>,
     /// alpha / rank, or what the file says instead
     pub scale: f32,
+    /// of a DoRA: how long parts of the weight are with the rest added
+    pub magnitude: Option<Magnitude>,
+    /// those of other files that come after this one, because they depend on the weight with it added
+    pub then: Vec<Update>,
+}
+
+/// What a DoRA makes of a weight W with an update added: V = W + scale · B · A becomes M = V · magnitude / |V|, and the weight
+/// `W + strength · (M - W)`, as A1111 and ComfyUI have it.
+#[derive(Clone, Debug)]
+pub struct Magnitude {
+    /// of each row, as peft has it, or of each input with all its taps, as LyCORIS began
+    pub values: Factor,
+    /// whether it is of rows
+    pub rows: bool,
+    /// how much of it is wanted
+    pub strength: f32,
 }
 
 /// A matrix of an update, in F32, F16 or BF16.
@@ -145,7 +161,8 @@ impl Lora {
                 targets.iter().map(|t| parts[part].weights[&t.weight].as_slice()).collect();
             let wrong =
                 |what: String| Error::unsupported(&lora.path, format!("its update of {module} {what}"));
-            let update = form.update(&file, &dims).map_err(wrong)?;
+            let mut update = form.update(&file, &dims).map_err(wrong)?;
+            update.magnitude = form.magnitude(&file, &dims).map_err(wrong)?;
             lora.parts[part].extend(split(&update, targets, &dims));
         }
         if lora.parts.iter().all(BTreeMap::is_empty) {
@@ -193,7 +210,9 @@ impl Says {
         let header = file.maps().first().map(|map| Header::parse(map, map.len() as u64, path)).transpose()?;
         let meta = header.and_then(|h| h.metadata.get("lora_adapter_metadata").cloned());
         let mut configs = Vec::new();
-        let mut read = |prefix: String, value: Value, at: &Path| {
+        let mut read = |prefix: String, mut value: Value, at: &Path| {
+            // What language models do not have here.
+            value.as_object_mut().map(|fields| fields.remove("use_dora"));
             let wrong = |e| Error::damaged(at, format!("it is no configuration of an adapter ({e})"));
             let config: Config = serde_json::from_value(value).map_err(wrong)?;
             config.check(at)?;
@@ -269,7 +288,10 @@ fn slot(key: &str) -> Option<(String, &'static str)> {
             return rest.ends_with("weight").then(|| (module.into(), slot));
         }
     }
-    const ENDINGS: [(&str, &str); 21] = [
+    const ENDINGS: [(&str, &str); 24] = [
+        (".lora_magnitude_vector.weight", "magnitude"),
+        (".lora_magnitude_vector", "magnitude"),
+        (".dora_scale", "magnitude"),
         (".lora_down.weight", "down"),
         (".lora_up.weight", "up"),
         (".lora_mid.weight", "mid"),
@@ -304,9 +326,6 @@ fn slot(key: &str) -> Option<(String, &'static str)> {
 fn refused(key: &str) -> Option<&'static str> {
     let is = |marks: &[&str]| marks.iter().any(|mark| key.contains(mark));
     Some(match () {
-        _ if is(&[".dora_scale", "lora_magnitude_vector"]) => {
-            "is of a DoRA (it also scales whole rows of weights)"
-        }
         _ if is(&["lora_embedding_"]) => "changes an embedding",
         _ if is(&[".oft_", ".boft_", ".oft_R"]) => "is of an OFT, which turns weights",
         _ if is(&[".on_input", "ia3_l"]) => "is of an IA3, which scales activations",
@@ -327,9 +346,13 @@ fn split(update: &Update, targets: &[Target], dims: &[&[usize]]) -> Vec<(String,
             let rows = if targets.len() == 1 { factor.clone() } else { factor.rows(first, dims[0]) };
             if target.swapped { rows.swapped() } else { rows }
         };
+        let magnitude = update.magnitude.as_ref().map(|m| match m.rows {
+            true => Magnitude { values: of(&m.values), ..m.clone() },
+            false => m.clone(),
+        });
         let update = match &update.b {
-            Some(b) => Update { b: Some(of(b)), ..update.clone() },
-            None => Update { a: of(&update.a), ..update.clone() },
+            Some(b) => Update { b: Some(of(b)), magnitude, ..update.clone() },
+            None => Update { a: of(&update.a), magnitude, ..update.clone() },
         };
         first += dims[0];
         (target.weight.clone(), update)

@@ -235,6 +235,10 @@ impl Header {
             serde_json::from_slice(json).map_err(|e| damaged(format!("its header is malformed ({e})")))?;
         let mut tensors = Vec::new();
         for (name, entry) in json.entries {
+            // ComfyUI's notes of how a weight is stored, which its dtype and its scale tell as well.
+            if entry.dtype == "U8" && name.ends_with(".comfy_quant") {
+                continue;
+            }
             tensors.push(tensor(name, entry, data, file_len, path)?);
         }
         no_overlap(&tensors).map_err(damaged)?;
@@ -275,7 +279,7 @@ fn tensor(name: String, entry: Entry, data: u64, file_len: u64, path: &Path) -> 
     }
 }
 
-/// safetensors' names of dtypes; the others (8-bit floats, unsigned integers, bool) are not weights we can use yet.
+/// safetensors' names of dtypes; the others (scales of 8 bits, unsigned integers, bool) are not weights we can use yet.
 fn dtype_of(name: &str) -> Option<DType> {
     Some(match name {
         "F32" => DType::F32,
@@ -286,6 +290,8 @@ fn dtype_of(name: &str) -> Option<DType> {
         "I16" => DType::I16,
         "I32" => DType::I32,
         "I64" => DType::I64,
+        "F8_E4M3" => DType::F8_E4M3,
+        "F8_E5M2" => DType::F8_E5M2,
         _ => return None,
     })
 }

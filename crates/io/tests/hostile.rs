@@ -233,6 +233,28 @@ proptest! {
     }
 }
 
+fn seed(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
+    let mut all: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    all.sort();
+    prop::sample::select(all).prop_flat_map(|path| damaged(std::fs::read(path).unwrap()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_loras_never_panic(file in seed("lora")) {
+        targets::lora(&file);
+    }
+
+    #[test]
+    fn damaged_prompts_never_panic(text in seed("prompt"), noise in prop::collection::vec(any::<u8>(), 0..80)) {
+        targets::prompt(&text);
+        targets::prompt(&noise);
+    }
+}
+
 /// Every seed of a target, and every input that once crashed its fuzzer.
 fn survive(target: &str, reader: fn(&[u8])) {
     each_seed(target, |bytes| read(reader, bytes));
@@ -258,6 +280,8 @@ fn the_fuzzers_seeds_are_survived() {
     survive("onnx", targets::onnx);
     survive("modelfile", targets::modelfile);
     survive("pipeline", targets::pipeline);
+    each_seed("lora", targets::lora);
+    each_seed("prompt", targets::prompt);
     // A picture may be much larger than its file.
     each_seed("picture", targets::picture);
 }

@@ -136,8 +136,8 @@ fn what_hob_cannot_apply_is_named() {
     let pair = [("lora_down.weight", down), ("lora_up.weight", up)];
     for (tensors, said) in [
         (
-            keys(conv, &[pair[0], pair[1], ("dora_scale", &[4, 1])]),
-            "lora_unet_conv_in.dora_scale is of a DoRA",
+            keys(conv, &[pair[0], pair[1], ("dora_scale", &[5, 1])]),
+            "its update of lora_unet_conv_in has the lengths of 5 parts, which are neither its rows nor its inputs",
         ),
         (keys("unet.conv_in", &[("lora_A.weight", down), ("lora_B.bias", &[4])]), "changes a bias"),
         (keys(conv, &[("oft_blocks", &[2, 2, 2])]), "is of an OFT"),

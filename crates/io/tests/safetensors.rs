@@ -73,7 +73,7 @@ fn hostile_headers_end_in_a_sentence() {
         ("malformed", one("F32", "[1.5]", "[0,4]")),
         ("malformed", one("F32", "[99999999999999999999]", "[0,4]")),
         ("malformed", one("F32", "[1]", "[0,4,8]")),
-        ("\"w\" has the dtype F8_E4M3", one("F8_E4M3", "[16]", "[0,16]")),
+        ("\"w\" has the dtype F8_E8M0", one("F8_E8M0", "[16]", "[0,16]")),
         ("does not take", one("F32", "[3]", "[0,16]")),
         ("does not take", one("F32", "[4294967296,4294967296]", "[0,0]")),
         ("does not take", one("F32", "[4294967296,4294967296,0]", "[0,0]")),

@@ -63,6 +63,24 @@ export async function images({ open, server }) {
 }
 images.server = { picture: true };
 
+export async function models_of_pictures({ open, server }) {
+  const page = await open();
+  await page.goto(`${server.url}/#/models`);
+  const card = page.getByRole('article', { name: 'tiny-sd' });
+  await card.waitFor();
+  assert.match(await card.innerText(), /Stable Diffusion 1[\s\S]*pictures from words[\s\S]*parameters[\s\S]*F16|F32/);
+  assert.match(await card.innerText(), /512 × 512: [\d.]+ [MG]B, fits[\s\S]*1024 × 1024: [\d.]+ [MG]B/);
+  await card.getByRole('button', { name: 'Load tiny-sd' }).click();
+  await card.getByText('loaded', { exact: true }).waitFor();
+  assert.deepEqual(await look(page), []);
+  await shot(page, 'models-pictures');
+  await card.getByRole('button', { name: 'Unload tiny-sd' }).click();
+  await card.getByRole('button', { name: 'Load tiny-sd' }).waitFor();
+  await card.getByRole('link', { name: 'Make pictures' }).click();
+  await page.waitForFunction(() => document.getElementById('img-model')?.value === 'tiny-sd');
+}
+models_of_pictures.server = { picture: true };
+
 export async function images_none({ open, server }) {
   const page = await open({ phone: true, dark: true });
   await page.goto(`${server.url}/#/images`);

@@ -3,6 +3,7 @@
 //! The arithmetic, order of multiplications included, is that of ggml's `dequantize_row_*` (ggml-quants.c), so results
 //! are equal to the bit. Layouts are given where each format is decoded; integers are little endian.
 
+mod float8;
 mod iq;
 pub mod iq_grids;
 #[rustfmt::skip]
@@ -29,6 +30,8 @@ impl DType {
             DType::I16 => each(blocks, out, |b, y| *y = [i16::from_le_bytes(*b) as f32]),
             DType::I32 => each(blocks, out, |b, y| *y = [i32::from_le_bytes(*b) as f32]),
             DType::I64 => each(blocks, out, |b, y| *y = [i64::from_le_bytes(*b) as f32]),
+            DType::F8_E4M3 => each(blocks, out, |[b], y| *y = [float8::E4M3[*b as usize]]),
+            DType::F8_E5M2 => each(blocks, out, |[b], y| *y = [float8::E5M2[*b as usize]]),
             DType::Q4_0 => each(blocks, out, legacy::q4_0),
             DType::Q4_1 => each(blocks, out, legacy::q4_1),
             DType::Q5_0 => each(blocks, out, legacy::q5_0),

@@ -4,6 +4,7 @@ use crate::lora::Updates;
 use crate::{Error, Result};
 use hob_cpu::exec::Memory;
 use hob_cpu::{Cpu, Program, Tensor, Weights};
+use hob_graph::scale::scaled;
 use hob_graph::{Batch, Data, Graph, GraphError, Plan, Shape};
 use hob_io::Pipeline;
 use hob_io::pipeline::{Part, Role};
@@ -99,11 +100,15 @@ impl Network {
         let fail = |source| Error::Graph { model: part.path().display().to_string(), source };
         let stored = |name: &str| part.tensors.get(name).map(|t| (t.dtype, t.shape.clone()));
         let mut graph = graph.map_err(fail)?;
-        if !self.updates.is_empty() {
-            return self.updates.bind(&graph, stored);
+        match self.updates.is_empty() {
+            true => graph.bind(stored).map_err(fail)?,
+            false => graph = self.updates.bind(&graph, stored)?,
         }
-        graph.bind(stored).map_err(fail)?;
-        Ok(graph)
+        // After the LoRAs, whose own weights have no scale.
+        match part.scales.is_empty() {
+            true => Ok(graph),
+            false => scaled(&graph, |name| part.scales.get(name).copied()).map_err(fail),
+        }
     }
 
     /// Bytes that a run of a bound graph works in.

@@ -11,7 +11,7 @@ use hob_engine::diffuse::{Event, Sampler, Schedule};
 use hob_engine::memory;
 use hob_io::Picture;
 use hob_io::onnx::adm::is_onnx;
-use hob_io::picture::Recipe;
+use hob_io::picture::{Init, Recipe};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -162,6 +162,10 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
             init: Picture::open(init)?,
             mask: args.mask.as_deref().map(Picture::open).transpose()?,
             strength: args.strength,
+            hashes: [
+                Some(crate::file::sha256(init)?),
+                args.mask.as_deref().map(crate::file::sha256).transpose()?,
+            ],
         }),
     };
     if like.as_ref().is_some_and(|l| l.init.is_some()) && begin.is_none() {
@@ -188,6 +192,30 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     };
     let mut studio = Studio::open(&path, &extras, threads)?;
     studio.hold(held);
+    let catch = interrupt::Catch::new();
+    let hashing = || {
+        let (wait, catch) = (terminal::delayed("reading the model for its hash, once"), &catch);
+        move |done, all| {
+            wait.set(done, all);
+            !catch.pressed()
+        }
+    };
+    if let Some(like) = &like {
+        let mut all = studio.differs(like, &mut hashing());
+        let (theirs, ours) = (like.init.as_ref(), begin.as_ref().map(Begin::noted));
+        let hashes = |i: &Init| [i.hash.clone(), i.mask.clone()];
+        let pairs =
+            theirs.map(hashes).into_iter().flatten().zip(ours.as_ref().map(hashes).into_iter().flatten());
+        if pairs.into_iter().any(|(theirs, ours)| theirs.is_some_and(|t| t.len() == 64 && Some(t) != ours)) {
+            all.push("it began with another picture or mask".into());
+        }
+        for what in all {
+            terminal::note(&format!("this will not be the same picture: {}", terminal::clean(&what)));
+        }
+        if catch.pressed() {
+            return Err(Error::interrupted("stopped; nothing was written"));
+        }
+    }
     let recipe = args.recipe(&studio, like, begin.as_ref());
     let plan = |bytes| studio.room(&recipe, begin.is_some(), recipe.count > 1, bytes);
     let mut room = plan(u64::MAX)?;
@@ -226,10 +254,9 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
         }
     };
 
-    let catch = interrupt::Catch::new();
     let mut made = Vec::new();
     for index in 0..recipe.count {
-        let recipe =
+        let mut recipe =
             Recipe { seed: recipe.seed.wrapping_add(index.into()), count: 1, index: 0, ..recipe.clone() };
         let start = Instant::now();
         let label = match args.count {
@@ -271,6 +298,7 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
             terminal::note(&format!("there was no preview: {why}"));
         }
         let out = args.place(recipe.seed, index);
+        studio.sign(&mut recipe, &mut hashing());
         let png = recipe.png(&picture).map_err(Error::new)?;
         crate::file::write(&out, &png)?;
         if !args.json {
@@ -300,6 +328,7 @@ impl ImageArgs {
             Some(like) => Recipe {
                 noise: if like.noise.is_empty() { own.noise } else { like.noise.clone() },
                 model: own.model,
+                vae: own.vae,
                 loras: own.loras,
                 version: own.version,
                 count: 1,

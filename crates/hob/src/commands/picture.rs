@@ -95,7 +95,8 @@ pub fn show(path: &Path, model: Option<&Model>, tensors: bool, json: bool) -> Re
     Ok(())
 }
 
-fn purpose(purpose: Purpose) -> &'static str {
+/// What a model does, in words.
+pub fn purpose(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::Create => "from words",
         Purpose::Inpaint => "by filling in parts of one",

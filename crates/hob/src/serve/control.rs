@@ -68,7 +68,7 @@ async fn unload(State(app): State<Arc<App>>, body: Bytes) -> Response {
                 let message = "it was named when the server was started, and stays loaded until that ends";
                 Err(Refusal::new(Kind::Forbidden, message))
             }
-            Released::Absent if app.images.release(name) => Ok(json!({"status": "success"})),
+            Released::Absent if app.images.release(name)? => Ok(json!({"status": "success"})),
             Released::Absent => Err(Refusal::new(Kind::UnknownModel, "no model of that name is loaded")),
         }
     };

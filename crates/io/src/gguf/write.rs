@@ -122,7 +122,9 @@ impl Writer {
         let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let len = elements.and_then(|n| dtype.bytes(n));
         match len {
-            Some(len) if shape.len() <= 4 && columns.is_multiple_of(dtype.block()) => {
+            Some(len)
+                if shape.len() <= 4 && columns.is_multiple_of(dtype.block()) && dtype.ggml().is_some() =>
+            {
                 self.tensors.push((name.into(), dtype, shape.into(), len));
                 Ok(self)
             }
@@ -146,7 +148,8 @@ impl Writer {
             put_str(&mut head, name.as_bytes());
             head.extend((shape.len() as u32).to_le_bytes());
             head.extend(shape.iter().rev().flat_map(|&d| (d as u64).to_le_bytes()));
-            head.extend(dtype.ggml().to_le_bytes());
+            let number = dtype.ggml().expect("only formats of GGUF are described");
+            head.extend(number.to_le_bytes());
             head.extend(offset.to_le_bytes());
             offset += len.next_multiple_of(ALIGNMENT) as u64;
         }

@@ -1,7 +1,7 @@
 //! The forms an update is stored in, brought into `scale · B · A`: LoRA with or without a core for the kernel (kohya, LyCORIS'
 //! `locon.py`), LoHa (Hyeon-Woo et al. 2022, `loha.py`), LoKr (Yeh et al. 2024, `lokr.py`) and whole differences.
 
-use super::{Factor, Update};
+use super::{Factor, Magnitude, Update};
 use crate::{Safetensors, Tensor};
 use std::collections::BTreeMap;
 
@@ -12,6 +12,8 @@ pub(super) struct Form {
     alpha: Option<f32>,
     /// what stands for alpha / rank, where something beside the weights says so
     pub scale: Option<f32>,
+    /// its lengths are LyCORIS', not peft's
+    lycoris: bool,
 }
 
 /// A, and B where A is not all.
@@ -32,6 +34,7 @@ impl Form {
             tensor.dtype.decode(file.bytes(tensor), &mut alpha);
             self.alpha = Some(alpha[0]);
         } else {
+            self.lycoris |= tensor.stored_name.ends_with(".dora_scale");
             self.tensors.insert(slot, tensor.clone());
         }
     }
@@ -67,7 +70,27 @@ impl Form {
         };
         let shape = |rows| [&[rows], inner].concat();
         let b = b.map(|b| Factor::from_f32(vec![b.rows, b.columns], &b.values));
-        Ok(Update { a: Factor::from_f32(shape(a.rows), &a.values), b, scale })
+        Ok(added(Factor::from_f32(shape(a.rows), &a.values), b, scale))
+    }
+
+    /// The lengths of a DoRA, where it is one: those of rows where there are as many, else those of inputs.
+    pub fn magnitude(&self, file: &Safetensors, dims: &[&[usize]]) -> Result<Option<Magnitude>, String> {
+        let Some(tensor) = self.tensors.get("magnitude") else { return Ok(None) };
+        let (out, inputs) = (dims.iter().map(|d| d[0]).sum::<usize>(), dims[0].get(1).copied());
+        let count = tensor.elements();
+        // A kernel of peft's has them in the second dimension, which LyCORIS has for inputs.
+        let second = tensor.shape.first() == Some(&1) && tensor.shape.get(1) == Some(&count) && count > 1;
+        let rows = count == out && (!second || inputs != Some(count) || !self.lycoris);
+        if !rows && (Some(count) != inputs || dims.len() > 1) {
+            return Err(format!(
+                "has the lengths of {count} parts, which are neither its rows nor its inputs"
+            ));
+        }
+        let values = Factor::new(tensor.dtype, vec![count], file.bytes(tensor).to_vec());
+        if values.values().iter().any(|x| !x.is_finite()) {
+            return Err("has lengths that are no numbers".into());
+        }
+        Ok(Some(Magnitude { values, rows, strength: 1.0 }))
     }
 
     /// `B · A` as stored.
@@ -86,11 +109,7 @@ impl Form {
             return Err(UNFIT.into());
         }
         let stored = |t: &Tensor, dims| Factor::new(t.dtype, dims, file.bytes(t).to_vec());
-        Ok(Update {
-            a: stored(down, [&[rank], inner].concat()),
-            b: Some(stored(up, vec![rows, rank])),
-            scale,
-        })
+        Ok(added(stored(down, [&[rank], inner].concat()), Some(stored(up, vec![rows, rank])), scale))
     }
 
     /// A whole difference.
@@ -99,7 +118,7 @@ impl Form {
         let rows = diff.shape.first().copied().unwrap_or(0);
         layer.check(rows, diff.elements().checked_div(rows).unwrap_or(0))?;
         let dims = [&[rows], inner].concat();
-        Ok(Update { a: Factor::new(diff.dtype, dims, file.bytes(diff).to_vec()), b: None, scale: 1.0 })
+        Ok(added(Factor::new(diff.dtype, dims, file.bytes(diff).to_vec()), None, 1.0))
     }
 
     /// `A, B` where a core with the kernel stands between them.
@@ -216,6 +235,10 @@ impl Form {
             _ => Err(UNFIT.into()),
         }
     }
+}
+
+fn added(a: Factor, b: Option<Factor>, scale: f32) -> Update {
+    Update { a, b, scale, magnitude: None, then: Vec::new() }
 }
 
 /// The layer that an update is for.

@@ -85,8 +85,11 @@ pub(super) fn write(r: &Recipe) -> String {
         let _ = write!(text, "\nNegative prompt: {}", r.negative);
     }
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let hashes: Vec<String> =
-        r.loras.iter().filter_map(|l| Some(format!("{}: {}", l.name, l.hash.as_ref()?))).collect();
+    // A1111 shows 10 digits of models and 12 of LoRAs, and leaves out of their names what its reader would stumble over.
+    let digits =
+        |hash: &Option<String>, n: usize| hash.as_ref().map(|h| h.chars().take(n).collect::<String>());
+    let hash = |l: &Lora| Some(format!("{}: {}", l.name.replace([':', ','], ""), digits(&l.hash, 12)?));
+    let hashes: Vec<String> = r.loras.iter().filter_map(hash).collect();
     let (together, init) = (r.count > 1, r.init.as_ref());
     let settings = [
         ("Steps", Some(r.steps.to_string())),
@@ -96,9 +99,9 @@ pub(super) fn write(r: &Recipe) -> String {
         ("Distilled CFG Scale", r.guidance.map(|g| g.to_string())),
         ("Seed", Some(r.seed.to_string())),
         ("Size", Some(format!("{}x{}", r.width, r.height))),
-        ("Model hash", r.model_hash.clone()),
+        ("Model hash", digits(&r.model_hash, 10)),
         ("Model", some(&r.model)),
-        ("VAE hash", r.vae_hash.clone()),
+        ("VAE hash", digits(&r.vae_hash, 10)),
         ("VAE", r.vae.clone()),
         ("Batch size", together.then(|| r.count.to_string())),
         ("Batch pos", together.then(|| r.index.to_string())),
@@ -215,7 +218,10 @@ fn set(r: &mut Recipe, key: &str, value: &str, schedule: &mut Option<()>) -> Opt
         "Lora hashes" => {
             for pair in value.split(',') {
                 let (name, hash) = pair.split_once(':')?;
-                let lora = r.loras.iter_mut().find(|l| l.name == name.trim() && l.hash.is_none());
+                let lora = r
+                    .loras
+                    .iter_mut()
+                    .find(|l| l.name.replace([':', ','], "") == name.trim() && l.hash.is_none());
                 if let Some(lora) = lora {
                     lora.hash = Some(hash.trim().to_owned());
                 }

@@ -20,7 +20,7 @@ pub struct Recipe {
     pub negative: String,
     /// The model's name.
     pub model: String,
-    /// sha256 of its file, or the beginning of it.
+    /// sha256 of its file, or the beginning of it: A1111's text has 10 digits.
     pub model_hash: Option<String>,
     /// The name of a VAE of its own.
     pub vae: Option<String>,
@@ -69,7 +69,7 @@ pub struct Lora {
     pub name: String,
     /// How much of it was added.
     pub scale: f32,
-    /// sha256 of its file, or the beginning of it.
+    /// sha256 of its tensors, without the header, as A1111 has it; or the beginning: A1111's text has 12 digits.
     pub hash: Option<String>,
 }
 

@@ -5,6 +5,7 @@ use super::{
     found::{Found, Kind, networks},
     infer, names,
     part::Part,
+    scale,
 };
 use crate::{
     Error, Result,
@@ -47,6 +48,7 @@ impl Opened {
         let mut part = Part {
             role,
             config: Value::Null,
+            scales: scale::of(&self.weights, &named.tensors, &self.path)?,
             tensors: named.tensors,
             files: self.weights.clone(),
             copies: named.copies,

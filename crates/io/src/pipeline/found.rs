@@ -3,6 +3,7 @@
 //! Facts: `CHECKPOINT_KEY_NAMES` of diffusers' `single_file_utils.py`, ComfyUI's `model_detection.py`, and the names in
 //! published checkpoints.
 
+use super::scale;
 use crate::{Error, Result, Tensor, weights::Weights};
 use std::{collections::BTreeMap, path::Path};
 
@@ -78,6 +79,9 @@ pub(super) fn networks(weights: &Weights, path: &Path) -> Result<Vec<Found>> {
     let mut groups: BTreeMap<&'static str, BTreeMap<String, Tensor>> = BTreeMap::new();
     for tensor in weights.tensors() {
         let name = &tensor.stored_name;
+        if scale::is_note(name) {
+            continue;
+        }
         let prefix = PREFIXES.iter().find(|p| name.starts_with(**p)).copied().unwrap_or("");
         let tensor = original_shape(weights, tensor, path)?;
         groups.entry(prefix).or_default().insert(name[prefix.len()..].to_owned(), tensor);

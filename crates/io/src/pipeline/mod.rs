@@ -14,6 +14,7 @@ mod missing;
 mod names;
 mod part;
 mod prediction;
+mod scale;
 
 use crate::{
     Error, Gguf, Result, Safetensors,

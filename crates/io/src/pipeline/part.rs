@@ -22,6 +22,8 @@ pub struct Part {
     pub config: Value,
     /// By their names in a diffusers folder.
     pub tensors: BTreeMap<String, Tensor>,
+    /// What the stored numbers of a weight are to be multiplied by, by its name; nothing is said of those stored as they are.
+    pub scales: BTreeMap<String, f32>,
     pub(super) files: Arc<Weights>,
     pub(super) copies: Vec<Copied>,
     /// Whether the configuration is what the tensors tell.

@@ -21,6 +21,7 @@ use super::fields::Fields;
 use super::known::Known;
 use super::openai::images_base64;
 use super::refusal::{Refusal, Result};
+use crate::hashes;
 
 /// What is set by `POST /sdapi/v1/options`.
 #[derive(Default)]
@@ -118,10 +119,12 @@ fn schedulers() -> Value {
 }
 
 async fn models(State(app): State<Arc<App>>) -> Json<Value> {
-    // No path of this machine is told.
+    // No path of this machine is told, and no model is read for its hash.
     let one = |k: &Known| {
+        let sha256 = k.path.is_file().then(|| hashes::known(&[&k.path], hashes::Of::All)).flatten();
         json!({
-            "title": k.name, "model_name": k.name, "hash": null, "sha256": null, "filename": k.name, "config": null,
+            "title": k.name, "model_name": k.name, "hash": sha256.as_deref().map(|h| &h[..10]), "sha256": sha256,
+            "filename": k.name, "config": null,
         })
     };
     Json(app.images.known().await.iter().map(one).collect())

@@ -4,6 +4,7 @@
 //! ends the work within a step. Pictures that are given stay in their files' bytes until their turn comes, so that the
 //! queue holds no more than was sent.
 
+mod about;
 mod held;
 mod wish;
 mod worker;
@@ -23,6 +24,7 @@ use super::refusal::{Kind, Refusal, Result};
 use crate::store::{self, Found};
 use crate::terminal;
 
+pub use about::About;
 pub use held::Held;
 pub use wish::{MOST_SIDE, MOST_TEXT, Marked, Start, Wish};
 
@@ -157,6 +159,8 @@ pub struct Images {
     /// milliseconds that the last request took
     took: Arc<AtomicU64>,
     keep: Keep,
+    abouts: Arc<about::Abouts>,
+    threads: usize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -173,11 +177,22 @@ impl Images {
         let (queue, took) = (Arc::<Queue>::default(), Arc::<AtomicU64>::default());
         let held = manager.pictures().clone();
         let worker = worker::Worker::new(manager.clone(), queue.clone(), took.clone());
+        let threads = manager.threads();
         let thread = std::thread::Builder::new().name("hob-images".into());
         thread.spawn(move || worker.work(&received)).map_err(|e| {
             crate::error::Error::new(format!("the system grants no thread for pictures: {e}"))
         })?;
-        Ok(Images { given, held, queue, jobs, last: AtomicU64::new(0), took, keep: manager.keep() })
+        Ok(Images {
+            given,
+            held,
+            queue,
+            jobs,
+            last: AtomicU64::new(0),
+            took,
+            keep: manager.keep(),
+            abouts: Arc::default(),
+            threads,
+        })
     }
 
     /// Every picture model that a client may name.
@@ -190,6 +205,28 @@ impl Images {
             }
         }
         all
+    }
+
+    /// What headers tell of each of these models, in their order; or why they cannot be read.
+    pub async fn about(&self, known: Vec<Known>) -> Vec<(Known, Result<Arc<About>, String>)> {
+        let (abouts, threads) = (self.abouts.clone(), self.threads);
+        let read = move || {
+            let of = |k: Known| {
+                let about = abouts.of(&k, threads);
+                (k, about)
+            };
+            known.into_iter().map(of).collect()
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// Loads a model as a first picture would, where there is room for one of its own size.
+    ///
+    /// # Errors
+    /// It cannot be loaded.
+    pub async fn load(&self, known: Known) -> Result<()> {
+        let (_, answer) = self.submit(known, Wish::default())?;
+        wait(answer).await.map(|_| ())
     }
 
     /// The model of that name, which is compared with those that are here and never used as a path. Without a name, the one
@@ -293,9 +330,21 @@ impl Images {
         })
     }
 
-    /// Lets the model of that name go, if it is loaded and nobody uses it. Returns whether it did.
-    pub fn release(&self, name: &str) -> bool {
-        self.held.model().is_some_and(|(known, _)| known.is(name)) && self.held.let_go()
+    /// Lets the model of that name go, if it is loaded. Returns whether it was.
+    ///
+    /// # Errors
+    /// It is being used.
+    pub fn release(&self, name: &str) -> Result<bool> {
+        let Some((known, _)) = self.held.model().filter(|(known, _)| known.is(name)) else {
+            return Ok(false);
+        };
+        match self.held.let_go() {
+            true => Ok(true),
+            false => {
+                let why = format!("{} makes a picture; stop that first", terminal::clean(&known.name));
+                Err(Refusal::new(Kind::Invalid, why))
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use hob_engine::diffuse::{Sampler, Schedule, Source};
 use hob_io::Picture;
 use hob_io::picture::{Filter, Recipe};
+use sha2::{Digest, Sha256};
 
 use crate::picture::{Begin, Studio};
 use crate::serve::refusal::{Refusal, Result};
@@ -64,7 +65,7 @@ pub struct Wish {
     pub schedule: Option<Schedule>,
     /// of the first picture; by chance where there is none
     pub seed: Option<u64>,
-    /// pictures, with seeds one after another
+    /// pictures, with seeds one after another; of none the model is only loaded
     pub count: u32,
     /// as A1111 counts
     pub clip_skip: Option<u32>,
@@ -101,7 +102,9 @@ impl Wish {
         }
         let mask = mask.map(|mask| marked(mask, start.marked, (image.width, image.height))).transpose()?;
         let over = if start.marked == Marked::Clear { image.opaque() } else { image.over([255; 3]) };
-        Ok(Some(Begin { init: over, mask, strength: start.strength.unwrap_or(0.75) }))
+        let hash = |bytes: &Vec<u8>| crate::file::hex(&Sha256::digest(bytes));
+        let hashes = [Some(hash(&start.image)), start.mask.as_ref().map(hash)];
+        Ok(Some(Begin { init: over, mask, strength: start.strength.unwrap_or(0.75), hashes }))
     }
 
     /// The recipe of the first picture.

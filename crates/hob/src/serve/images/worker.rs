@@ -104,7 +104,7 @@ impl Worker {
         let mut all = Vec::new();
         for index in 0..wish.count {
             let seed = recipe.seed.wrapping_add(index.into());
-            let recipe = Recipe { seed, count: 1, index: 0, ..recipe.clone() };
+            let mut recipe = Recipe { seed, count: 1, index: 0, ..recipe.clone() };
             let (start, mut painting) = (Instant::now(), false);
             let picture = studio.make(&recipe, begin.as_ref(), &mut |event| {
                 let mut at = lock(&live.at);
@@ -125,11 +125,13 @@ impl Worker {
                 Refusal::new(if painting { Kind::Failed } else { Kind::Invalid }, e.to_string())
             })?;
             let Some(picture) = picture else { break };
+            // The first picture of a model may take seconds more, for its hash.
+            studio.sign(&mut recipe, &mut |_, _| !gone());
             let png = recipe.png(&picture).map_err(Refusal::failed)?;
             all.push(Made { png, recipe, seconds: start.elapsed().as_secs_f64() });
         }
         held.note(Some(model), rests);
-        match all.is_empty() {
+        match all.is_empty() && wish.count > 0 {
             true => Err(stopped()),
             false => Ok(all),
         }

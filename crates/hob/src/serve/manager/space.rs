@@ -39,7 +39,7 @@ pub enum Released {
 
 impl Manager {
     /// Bytes of memory that all models may take.
-    fn allowed(&self) -> u64 {
+    pub fn allowed(&self) -> u64 {
         room::free(memory::process()).min(self.policy.load.memory.unwrap_or(u64::MAX))
     }
 

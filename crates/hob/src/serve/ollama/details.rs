@@ -31,9 +31,11 @@ impl Headers {
         {
             return read.details.clone();
         }
-        let details = match Details::read(known.weights()) {
-            Ok(details) => as_json(known.weights(), &details),
-            Err(_) => {
+        // What is no language model may make pictures.
+        let read = Details::read(known.weights()).ok().or_else(|| Details::picture(&known.path).ok());
+        let details = match read {
+            Some(details) => as_json(known.weights(), &details),
+            None => {
                 json!({"parent_model": "", "format": format(known.weights()), "family": "", "families": null,
                 "parameter_size": "", "quantization_level": ""})
             }
@@ -59,7 +61,8 @@ pub fn as_json(path: &Path, details: &Details) -> Value {
 fn format(path: &Path) -> &'static str {
     // Ollama's own blobs have no extension.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if naming::is_gguf(&name) || path.is_file() { "gguf" } else { "safetensors" }
+    let gguf = naming::is_gguf(&name) || path.is_file() && !name.ends_with(".safetensors");
+    if gguf { "gguf" } else { "safetensors" }
 }
 
 /// The SHA-256 by which caches call a file; where none does, one of what tells it from another: path, length and time.

@@ -43,7 +43,8 @@ fn model(app: &App, known: &Known) -> Value {
 
 /// `GET /api/tags`.
 pub async fn tags(State(app): State<Arc<App>>) -> Response {
-    let known = app.manager.known().await;
+    let mut known = app.manager.known().await;
+    known.extend(app.images.known().await);
     let models = aside(move || Ok(known.iter().map(|k| model(&app, k)).collect::<Vec<_>>()));
     answer(models.await.map(|models| Json(json!({"models": models})).into_response()))
 }

@@ -22,7 +22,7 @@
 //! | `POST /hob/messages/ID/stop` | | ends the answer; what was said stays |
 //! | `POST /hob/messages/ID/show` | | shows the branch of the message |
 //! | `GET /hob/messages/ID/stream` | | events, see [`stream`] |
-//! | `GET /hob/models` | | `models`, `catalogue`, `notes`, `offline` |
+//! | `GET /hob/models` | | `models`, `pictures`, `catalogue`, `notes`, `offline` |
 //! | `POST /hob/models/load`, `unload`, `remove` | `name` | |
 //! | `POST /hob/fit` | `name` | what `hob fit` tells |
 //! | `GET`, `POST /hob/pulls` | `name` | `pulls`; `id` of a new one |

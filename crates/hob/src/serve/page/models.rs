@@ -26,10 +26,12 @@ use crate::model::options;
 use crate::net::Net;
 use crate::serve::App;
 use crate::serve::asked::Asked;
+use crate::serve::images::{About, Loaded};
+use crate::serve::known::Known;
 use crate::serve::manager::{Ready, Released, Stay};
 use crate::serve::pulls::{self, Source};
 use crate::serve::refusal::{Kind, Refusal, Result};
-use crate::store::{self, Place};
+use crate::store::{self, Found, Place};
 use crate::terminal;
 
 #[derive(Deserialize)]
@@ -57,8 +59,12 @@ pub async fn list(State(app): State<Arc<App>>) -> Response {
         let known = app.manager.known().await;
         let ready = app.manager.loaded();
         let offline = app.offline;
+        let pictures = app.images.about(app.images.known().await).await;
+        let (open, free) = (app.images.loaded(), app.manager.allowed());
         aside(move || {
             let found = store::discover();
+            let pictures: Vec<_> =
+                pictures.iter().map(|(k, about)| picture(k, about, &found, open.as_ref(), free)).collect();
             let models = known.iter().map(|k| {
                 let of = found.models.iter().find(|m| m.path == k.path);
                 let read = Checkpoint::open(k.weights()).map(|c| (Details::of(&c), c.licence()));
@@ -88,6 +94,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Response {
             };
             Ok(json!({
                 "models": models,
+                "pictures": pictures,
                 // Terrains are made from the command line alone.
                 "catalogue": CATALOGUE.iter().filter(|e| !is_onnx(e.file.as_ref())).map(offer).collect::<Vec<_>>(),
                 "notes": found.notes,
@@ -99,10 +106,48 @@ pub async fn list(State(app): State<Arc<App>>) -> Response {
     answer(list.await)
 }
 
+/// A model that makes pictures.
+fn picture(
+    k: &Known,
+    about: &std::result::Result<Arc<About>, String>,
+    found: &Found,
+    open: Option<&Loaded>,
+    free: u64,
+) -> Value {
+    let of = found.models.iter().find(|m| m.path == k.path);
+    let a = about.as_ref().ok();
+    let needs = |a: &Arc<About>| -> Value {
+        let one =
+            |(side, bytes): &(usize, u64)| json!({"side": side, "bytes": bytes, "fits": *bytes <= free});
+        a.needs.iter().map(one).collect()
+    };
+    json!({
+        "name": k.name,
+        "place": of.map_or("a path given at the start", |m| m.place.name()),
+        "bytes": a.map_or(k.bytes, |a| a.bytes),
+        "family": a.map(|a| &a.details.architecture),
+        "parameters": a.map(|a| a.details.parameters),
+        "quantization": a.map(|a| &a.details.quantization),
+        "purpose": a.map(|a| a.purpose),
+        "needs": a.map(needs),
+        "free": free,
+        "error": a.map_or(about.as_ref().err(), |a| a.missing.as_ref()),
+        "removable": of.is_some_and(|m| matches!(m.place, Place::Hob | Place::HuggingFace)),
+        "loaded": open.filter(|o| o.name == k.name).map(|o| json!({"planned": o.bytes, "running": o.running, "waiting": o.waiting})),
+    })
+}
+
 /// Loads a model, as a first question would.
 pub async fn load(Asked { app, body, .. }: Asked) -> Response {
-    let load = async { app.manager.get(Some(&named(body)?), Stay::default()).await };
-    answer(load.await.map(|lease| loaded(&lease)))
+    let load = async {
+        let name = named(body)?;
+        if let Ok(known) = app.images.find(Some(&name)).await {
+            app.images.load(known).await?;
+            return Ok(json!({}));
+        }
+        Ok(loaded(&*app.manager.get(Some(&name), Stay::default()).await?))
+    };
+    answer(load.await)
 }
 
 /// Unloads a model, and waits for it a little.
@@ -111,7 +156,8 @@ pub async fn unload(Asked { app, body, .. }: Asked) -> Response {
         let name = named(body)?;
         let here = || app.manager.loaded().iter().any(|r| r.is_called(&name));
         match app.manager.release(&name) {
-            Released::Absent | Released::Stays(_) => return Ok(json!({})),
+            Released::Absent => return app.images.release(&name).map(|_| json!({})),
+            Released::Stays(_) => return Ok(json!({})),
             Released::Pinned => {
                 let name = terminal::clean(&name);
                 let why = format!("{name} was named when the server was started and stays loaded");
@@ -135,12 +181,13 @@ pub async fn remove(Asked { app, body, .. }: Asked) -> Response {
     let remove = async {
         let name = named(body)?;
         let loaded = app.manager.loaded();
+        let open = app.images.loaded();
         aside(move || {
             let found = store::discover();
             let model = found.models.iter().find(|m| m.name == name);
             let model =
                 model.ok_or_else(|| Refusal::new(Kind::UnknownModel, "there is no model of that name"))?;
-            if loaded.iter().any(|r| r.name == name) {
+            if loaded.iter().any(|r| r.name == name) || open.is_some_and(|o| o.name == name) {
                 return Err(Refusal::new(Kind::Invalid, "the model is loaded; unload it first"));
             }
             store::remove(model).map(|freed| json!({"freed": freed})).map_err(invalid)

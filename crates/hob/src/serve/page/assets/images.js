@@ -9,6 +9,9 @@ const KEY = 'hob.images';
 /** What was asked for last, on this tab's machine; pictures given are not kept. */
 const remembered = () => { try { return JSON.parse(localStorage.getItem(KEY)) ?? {}; } catch { return {}; } };
 
+/** Makes that model the one that is asked next. */
+export const choose = (model) => localStorage.setItem(KEY, JSON.stringify({ ...remembered(), model }));
+
 /** A blob as what the page's policy lets an <img> show. */
 const dataUrl = (file) => new Promise((resolve, reject) => {
   const reader = new FileReader();

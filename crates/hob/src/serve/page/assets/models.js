@@ -1,6 +1,7 @@
 // The models of this machine: what is here, what fits, what is being fetched, what is loaded.
 
 import { call, sentence } from './api.js';
+import { choose } from './images.js';
 import { confirm, h, icon, iconButton, toast } from './dom.js';
 import { bytes, count, whole } from './format.js';
 
@@ -89,6 +90,24 @@ export function modelsRoom(hob) {
         m.removable ? iconButton('trash', `Delete ${m.name}`, () => remove(m), { class: 'icon-button danger', disabled: Boolean(l) }) : null));
   }
 
+  /** A model that makes pictures. */
+  function pictureCard(m) {
+    const l = m.loaded;
+    const need = (n) => h('li', { class: n.fits ? 'good' : 'bad' }, icon(n.fits ? 'check' : 'close'), `${n.side} × ${n.side}: ${bytes(n.bytes)}${n.fits ? ', fits' : `, and ${bytes(m.free)} are free`}`);
+    return h('article', { class: `card${l ? ' on' : ''}`, 'aria-label': m.name },
+      h('h3', {}, m.name, l ? h('span', { class: 'badge' }, l.running ? 'painting' : 'loaded') : null),
+      h('p', { class: 'facts' }, [m.family, m.purpose ? `pictures ${m.purpose}` : null, m.parameters ? `${count(m.parameters)} parameters` : null, m.quantization, bytes(m.bytes), m.place].filter(Boolean).map((f) => h('span', {}, f))),
+      m.error ? h('p', { class: 'notice failed' }, sentence(m.error)) : null,
+      m.needs?.length ? h('ul', { class: 'needs', 'aria-label': 'Memory that a picture takes' }, m.needs.map(need)) : null,
+      l ? h('p', { class: 'quiet' }, `${bytes(l.planned)} planned.`) : null,
+      h('div', { class: 'row' },
+        m.error ? null : h('a', { class: 'button', href: '#/images', onclick: () => choose(m.name) }, 'Make pictures'),
+        m.error ? null : l
+          ? h('button', { type: 'button', class: 'button', disabled: l.running > 0, 'aria-label': `Unload ${m.name}`, onclick: (e) => act('/hob/models/unload', m.name, e.currentTarget) }, 'Unload')
+          : h('button', { type: 'button', class: 'button', 'aria-label': `Load ${m.name}`, onclick: (e) => act('/hob/models/load', m.name, e.currentTarget) }, 'Load'),
+        m.removable ? iconButton('trash', `Delete ${m.name}`, () => remove(m), { class: 'icon-button danger', disabled: Boolean(l) }) : null));
+  }
+
   function showOffers() {
     const missing = told.catalogue.filter((o) => !o.here);
     offers.replaceChildren(...(told.offline || !missing.length ? [] : [h('p', { class: 'quiet' }, 'To begin with:'),
@@ -104,7 +123,8 @@ export function modelsRoom(hob) {
     told = await hob.loadModels();
     if (left) return;
     const focused = document.activeElement?.getAttribute('aria-label');
-    here.replaceChildren(...(told.models.length ? told.models.map(card) : [h('p', { class: 'quiet' }, 'None yet. The starter is small and a good first one.')]),
+    const cards = [...told.models.map(card), ...told.pictures.map(pictureCard)];
+    here.replaceChildren(...(cards.length ? cards : [h('p', { class: 'quiet' }, 'None yet. The starter is small and a good first one.')]),
       ...told.notes.map((n) => h('p', { class: 'notice' }, n)));
     if (focused && !document.activeElement?.getAttribute('aria-label')) here.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
     showOffers();
