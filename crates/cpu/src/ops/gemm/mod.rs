@@ -104,8 +104,13 @@ impl Gemm {
         SUMS / self.task / HEIGHT * HEIGHT
     }
 
+    /// Sums of a task.
+    fn sums(&self) -> usize {
+        self.rows.next_multiple_of(HEIGHT).min(self.most()) * self.task
+    }
+
     fn per_thread(&self) -> usize {
-        (self.depth.min(DEPTH) + self.rows.next_multiple_of(HEIGHT).min(self.most())) * self.task
+        self.depth.min(DEPTH) * self.task + self.sums()
     }
 
     /// Computes `batches` products: `a(i)` is a product's left operand and `out` holds `(batches, M, N)`.
@@ -181,12 +186,14 @@ impl Gemm {
 
     /// Bytes of working memory of [`Gemm::run_once`].
     pub fn scratch_once(&self, pool: &Pool) -> usize {
-        4 * (self.common() * self.depth + pool.threads() * self.most() * self.task)
+        4 * (self.common() * self.depth + pool.threads() * self.sums())
     }
 
     /// Columns of b that exist at a time in [`Gemm::run_once`]: some tasks'.
     fn common(&self) -> usize {
-        (COMMON / self.depth.max(1) / self.task).max(1) * self.task.min(self.columns.next_multiple_of(WIDTH))
+        let tasks =
+            (COMMON / self.depth.max(1) / self.task).clamp(1, self.columns.div_ceil(self.task).max(1));
+        tasks * self.task
     }
 
     /// Computes one product, of which b is costly to fill in and there are many rows: parts of b are filled in once, by
@@ -206,7 +213,7 @@ impl Gemm {
         // SAFETY: any bits are an f32; the plan's scratch is aligned.
         let scratch = unsafe { scratch.align_to_mut::<f32>().1 };
         let (panels, sums) = scratch.split_at_mut(self.common() * depth);
-        let each = self.most() * task;
+        let each = self.sums();
         assert!(sums.len() >= pool.threads() * each, "scratch as planned");
         let (sums, out) = (Shared(sums.as_mut_ptr()), Shared(out.as_mut_ptr()));
         let heights = rows.div_ceil(HEIGHT);
