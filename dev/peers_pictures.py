@@ -84,7 +84,7 @@ def of_sd(path, side, threads, advised, reps):
     if not took or not decoded:
         sys.exit(f"its log tells no times: {text[-300:]}")
     seconds = {"step": statistics.median(took), "vae": float(decoded[-1])}
-    return seconds, api.sd_get_system_info().decode()
+    return seconds, " ".join(api.sd_get_system_info().decode().partition(":")[2].split())
 
 
 def second_encoder():
