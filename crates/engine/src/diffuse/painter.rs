@@ -4,8 +4,9 @@
 //! Which numbers go where is diffusers' (`pipelines/stable_diffusion`, `…_xl`, `flux`): the same seed gives the same picture
 //! there.
 
+use super::brownian::Tree;
 use super::network::Network;
-use super::words::Said;
+use super::words::{Said, Script};
 use super::{
     At, Guidance, How, Mask, Noise, Progress, SampleError, Sampler, Scheduler, Source, Steps, Walk, sample,
 };
@@ -45,10 +46,8 @@ pub struct Request<'a> {
     pub width: usize,
     /// likewise
     pub height: usize,
-    /// the prompt
-    pub prompt: &'a Said,
-    /// what the picture leads away from; needed where guidance is on
-    pub negative: &'a Said,
+    /// what prompts say; what the picture leads away from is needed where guidance is on, or several prompts count together
+    pub script: &'a Script,
     /// how much it does
     pub guidance: Guidance,
     /// what a Flux with guidance is told
@@ -263,13 +262,22 @@ impl Painter {
             }
         };
         told(Event::Step { step: 0, steps: count, seen: None });
-        let mut model = |x: &[f32], at: At| match stop.get() {
-            true => Err(PaintError::Stopped),
-            false => Ok(self.denoised(&mut open, r, x, at, (h, w), &extra)?),
+        let mut calls = 0..;
+        let mut model = |x: &[f32], at: At| match (stop.get(), calls.next()) {
+            (false, Some(call)) => Ok(self.denoised(&mut open, r, call, x, at, (h, w), &extra)?),
+            _ => Err(PaintError::Stopped),
         };
         let mut each =
             |p: Progress| told(Event::Step { step: p.step + 1, steps: p.steps, seen: Some(p.denoised) });
-        let mut fresh = || noise.randn(c * h * w);
+        // ComfyUI's noise of these samplers is one path for a seed.
+        let levels = || steps.list.iter().flat_map(|s| [s.sigma, s.to]).filter(|sigma| *sigma > 0.0);
+        let tree = (r.how.brownian && r.source == Source::TorchCpu).then(|| {
+            Tree::new(r.seed, (levels().fold(f32::MAX, f32::min), levels().fold(0.0, f32::max)), c * h * w)
+        });
+        let mut fresh = |from: f32, to: f32| match &tree {
+            Some(tree) => tree.noise(from, to),
+            None => noise.randn(c * h * w),
+        };
         let walk = Walk {
             steps: &steps,
             model: &mut model,
@@ -302,10 +310,12 @@ impl Painter {
     }
 
     /// The picture in x, by the denoiser and guidance.
+    #[allow(clippy::too_many_arguments)]
     fn denoised(
         &self,
         open: &mut Open,
         r: &Request,
+        call: usize,
         x: &[f32],
         At { sigma, time, .. }: At,
         (h, w): (usize, usize),
@@ -313,41 +323,47 @@ impl Painter {
     ) -> Result<Vec<f32>> {
         let prediction = self.scheduler.prediction;
         let input = prediction.input(x, sigma);
+        let (parts, negative) = r.script.at(call);
+        let &(prompt, weight) = parts.first().ok_or_else(|| ask("there is no prompt"))?;
+        let together = parts.len() > 1 || weight != 1.0;
+        let negative = negative.filter(|_| together || r.guidance.is_on());
         let mut out = match &self.denoiser {
             Denoiser::Flux(c) => {
                 let shape = [1, x.len() / (h * w), h / 2, w / 2];
                 let packed = flux::pack(&input, shape);
-                let size = flux::Size { batch: 1, text: r.prompt.tokens, height: h / 2, width: w / 2 };
+                let size = flux::Size { batch: 1, text: prompt.tokens, height: h / 2, width: w / 2 };
                 let (time, guidance) = ([time / self.scheduler.betas.count as f32], [r.told]);
                 let mut inputs = vec![
                     ("latents", Data::F32(&packed)),
-                    ("text", Data::F32(&r.prompt.states)),
-                    ("pooled", Data::F32(&r.prompt.pooled)),
+                    ("text", Data::F32(&prompt.states)),
+                    ("pooled", Data::F32(&prompt.pooled)),
                     ("timestep", Data::F32(&time)),
                 ];
                 if c.guidance_embeds {
                     inputs.push(("guidance", Data::F32(&guidance)));
                 }
-                let key = [1, h, w, r.prompt.tokens];
+                let key = [1, h, w, prompt.tokens];
                 let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
                 flux::unpack(&sample, shape)
             }
             Denoiser::Unet(c) => {
-                let guided = r.guidance.is_on();
-                let n = if guided { 2 } else { 1 };
+                // What it leads away from comes first.
+                let all: Vec<&Said> =
+                    negative.into_iter().chain(parts.iter().map(|(said, _)| *said)).collect();
+                let n = all.len();
                 let one = [&input[..], extra].concat();
                 let latents = one.repeat(n);
-                let both = |of: fn(&Said) -> &Vec<f32>| match guided {
-                    true => [&of(r.negative)[..], &of(r.prompt)[..]].concat(),
-                    false => of(r.prompt).clone(),
+                let each = |of: fn(&Said) -> &Vec<f32>| {
+                    all.iter().flat_map(|s| of(s)).copied().collect::<Vec<f32>>()
                 };
-                let (text, pooled) = (both(|s| &s.states), both(|s| &s.pooled));
+                let (text, pooled) = (each(|s| &s.states), each(|s| &s.pooled));
                 let times = vec![time; n];
-                let count = c.time_ids(r.prompt.pooled.len()).unwrap_or(0);
+                let count = c.time_ids(prompt.pooled.len()).unwrap_or(0);
                 let (height, width) = (r.height as f32, r.width as f32);
                 // Of SDXL: the original's size, its corner, the target's size; of its refiner a score of beauty instead.
                 let ids = match count {
-                    5 => [&[height, width, 0.0, 0.0, 2.5][..], &[height, width, 0.0, 0.0, 6.0]].concat(),
+                    5 => [&[height, width, 0.0, 0.0, 2.5][..], &[height, width, 0.0, 0.0, 6.0].repeat(n)]
+                        .concat(),
                     _ => [height, width, 0.0, 0.0, height, width].repeat(n),
                 };
                 let ids = &ids[ids.len() - n * count.min(ids.len() / n)..];
@@ -363,20 +379,24 @@ impl Painter {
                 if c.time_cond_proj_dim.is_some() {
                     inputs.push(("guidance", Data::F32(&scales)));
                 }
-                let mut size = self.unet_sizes(n, h, w, r.prompt.tokens, r.prompt.pooled.len());
-                let mut key = [n, h, w, r.prompt.tokens];
+                let mut size = self.unet_sizes(n, h, w, prompt.tokens, prompt.pooled.len());
+                let mut key = [n, h, w, prompt.tokens];
                 let mut held = Vec::new();
                 if let (Some(control), Some(given)) = (&mut open.control, r.control) {
                     held = self.held(control, given, size, &input, &inputs)?;
-                    (size.residuals, key[0]) = (true, n + 2);
+                    (size.residuals, key[0]) = (true, n | 1 << 32);
                 }
                 inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
                 let [mut sample] =
                     open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
-                if guided {
-                    let mut prompt = sample.split_off(sample.len() / 2);
-                    r.guidance.combine(&mut prompt, &sample, 1);
-                    sample = prompt;
+                if negative.is_some() {
+                    let len = sample.len() / n;
+                    let mut sum = sample.split_off(len);
+                    if together {
+                        sum = weighed(&sum, &sample, &parts);
+                    }
+                    r.guidance.combine(&mut sum, &sample, 1);
+                    sample = sum;
                 }
                 sample
             }
@@ -395,9 +415,9 @@ impl Painter {
         inputs: &[(&str, Data)],
     ) -> Result<Vec<(String, Vec<f32>)>> {
         let c = self.control.as_ref().expect("there is a network of it");
-        // One that says the same everywhere is for the half with the prompt alone, as diffusers' pipeline has it.
-        let (all, half) = (size.batch, c.global_pool_conditions && size.batch == 2);
-        size.batch = if half { 1 } else { all };
+        // One that says the same everywhere is for what has the prompt alone, as diffusers' pipeline has it.
+        let (all, half) = (size.batch, c.global_pool_conditions && size.batch > 1);
+        size.batch = if half { all - 1 } else { all };
         let n = size.batch;
         let (latents, image) = (latents.repeat(n), control.image.repeat(n));
         let scales = vec![control.strength; c.residuals()];
@@ -413,7 +433,7 @@ impl Painter {
         let key = [n, size.height, size.width, size.text];
         let mut said = network.run_all(&self.cpu, key, || c.graph(size), &mine)?;
         if half {
-            said.iter_mut().for_each(|(_, x)| *x = [vec![0.0; x.len()], std::mem::take(x)].concat());
+            said.iter_mut().for_each(|(_, x)| *x = [vec![0.0; x.len() / n], std::mem::take(x)].concat());
         }
         Ok(said)
     }
@@ -483,6 +503,17 @@ impl Painter {
             network.run(&self.cpu, [0, h, w, 0], || self.vae.decoder(1, h, w), &inputs, ["pixels"])?;
         Ok(pixels)
     }
+}
+
+/// What several prompts come to, `negative + Σ weight · (prompt - negative)` (Liu et al. 2022, "Compositional Visual
+/// Generation with Composable Diffusion Models"; `combine_denoised` of A1111's `sd_samplers_cfg_denoiser.py`).
+fn weighed(prompts: &[f32], negative: &[f32], parts: &[(&Said, f32)]) -> Vec<f32> {
+    let mut sum = negative.to_vec();
+    for (prompt, (_, weight)) in prompts.chunks_exact(negative.len()).zip(parts) {
+        let each = sum.iter_mut().zip(prompt).zip(negative);
+        each.for_each(|((sum, p), n)| *sum += weight * (p - n));
+    }
+    sum
 }
 
 fn tell(on: &mut dyn FnMut(Event) -> bool, event: Event) -> std::result::Result<(), PaintError> {
