@@ -453,3 +453,104 @@ fn the_bench_times_the_parts_of_a_picture_model() {
     let text = Tiny::llama().write(&world, "text");
     world.run(&["bench", text.to_str().unwrap(), "step@512"]).fails("step@512 is a test of picture models");
 }
+
+#[test]
+fn prompts_change_and_count_together() {
+    let world = world();
+    let made = |prompt: &str, more: &[&str]| {
+        image(&world, &[&[prompt, "--seed", "7", "-o", "x.png"], more].concat()).ok();
+        picture(&world, "x.png").rgb
+    };
+    let (fox, cat) = (made("a fox", &[]), made("a cat", &[]));
+    assert_ne!(fox, cat);
+    // Until the last step, from before the first, and in between.
+    assert_eq!(made("a [fox:cat:3]", &[]), fox);
+    assert_eq!(made("a [fox:cat:0]", &[]), cat);
+    let between = made("a [fox:cat:1]", &[]);
+    assert!(between != fox && between != cat);
+    assert_eq!(made("a [fox|cat]", &[]), made("a [[fox:cat:1]:fox:2]", &[]), "turns are steps");
+    // What A1111 weighs is text where it is no number.
+    assert_ne!(made("a [fox:cat:x]", &[]), fox);
+    let far = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(far(&made("a fox AND a cat :0", &[]), &fox) <= 1);
+    assert!(far(&made("a fox AND a cat", &["--cfg", "1"]), &fox) > 1);
+    let texts = hob_io::picture::texts(&read(&world, "x.png"), Path::new("x.png")).unwrap();
+    assert!(texts["parameters"].starts_with("a fox AND a cat\n"));
+    let long = "[a|b|c|d|e|f|g] [a|b|c|d|e|f|g|h] [a|b|c|d|e|f|g|h|i] ".to_string() + &"word ".repeat(400);
+    let run = world.run(&["image", "sd15", &long, "--steps", "900"]);
+    run.fails("let fewer parts of it take turns");
+}
+
+#[test]
+fn weights_in_floats_of_8_bits_are_what_their_numbers_are() {
+    let world = world();
+    let folder = world.path("sd15/unet");
+    let mut all = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path());
+    let path = all.find(|p| p.extension().is_some_and(|e| e == "safetensors")).unwrap();
+    let file = hob_io::Safetensors::open(&path).unwrap();
+    let dtype = hob_dtype::DType::F8_E4M3;
+    let mut codes = vec![0.0; 256];
+    dtype.decode(&(0..=255).collect::<Vec<u8>>(), &mut codes);
+    let (mut stored, mut plain) = (Vec::new(), Vec::new());
+    for t in file.tensors() {
+        let mut values = vec![0.0f32; t.elements()];
+        t.dtype.decode(file.bytes(t), &mut values);
+        let name = t.stored_name.clone();
+        if t.shape.len() != 2 || !name.ends_with(".weight") {
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            stored.push((name.clone(), "F32", t.shape.clone(), bytes));
+            plain.push((name, t.shape.clone(), values));
+            continue;
+        }
+        let scale = values.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 400.0;
+        let nearest = |x: f32| {
+            let off = |code: &u8| (codes[usize::from(*code)] - x / scale).abs();
+            (0..=255u8)
+                .filter(|c| codes[usize::from(*c)].is_finite())
+                .min_by(|a, b| off(a).total_cmp(&off(b)))
+                .unwrap()
+        };
+        let eights: Vec<u8> = values.iter().map(|x| nearest(*x)).collect();
+        plain.push((
+            name.clone(),
+            t.shape.clone(),
+            eights.iter().map(|c| codes[usize::from(*c)] * scale).collect(),
+        ));
+        stored.push((name.replace(".weight", ".scale_weight"), "F32", vec![1], scale.to_le_bytes().to_vec()));
+        stored.push((name, "F8_E4M3", t.shape.clone(), eights));
+    }
+    drop(file);
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    // Aligned numbers first.
+    stored.sort_by_key(|(_, dtype, ..)| *dtype != "F32");
+    for (name, dtype, shape, bytes) in stored {
+        let start = data.len();
+        data.extend(bytes);
+        header.insert(
+            name,
+            serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]}),
+        );
+    }
+    let header = Value::Object(header).to_string();
+    let header = format!("{header:<width$}", width = header.len().next_multiple_of(8));
+    let fox = ["a fox", "--seed", "7", "-o"];
+    tiny_picture::safetensors(&path, &plain);
+    image(&world, &[&fox[..], &["plain.png"]].concat()).ok();
+    fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+    image(&world, &[&fox[..], &["eights.png"]].concat()).ok();
+    let (a, b) = (picture(&world, "plain.png").rgb, picture(&world, "eights.png").rgb);
+    let far = a.iter().zip(&b).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(far <= 1, "{far} levels apart");
+    let shown = world.run(&["show", "sd15"]).ok().to_string();
+    assert!(shown.contains("F8_E4M3, "), "{shown}");
+    // A LoRA stands beside what is scaled.
+    lora(&world, "style.safetensors", "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k");
+    let styled = [&fox[..], &["styled.png", "--lora", "style.safetensors"]].concat();
+    image(&world, &styled).ok();
+    let eights = picture(&world, "styled.png").rgb;
+    tiny_picture::safetensors(&path, &plain);
+    image(&world, &styled).ok();
+    let far =
+        eights.iter().zip(&picture(&world, "styled.png").rgb).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(far <= 1 && eights != a, "{far} levels apart");
+}

@@ -1,7 +1,7 @@
 //! Whole pictures held to another one by a ControlNet, against diffusers' pipelines.
 
 use crate::golden::{Arrays, folder};
-use hob_engine::diffuse::{Control, Guidance, Painter, Request, Said, Sampler, Source, Steps};
+use hob_engine::diffuse::{Control, Guidance, Painter, Request, Said, Sampler, Script, Source, Steps};
 use hob_engine::{Cpu, Precision};
 use hob_io::Pipeline;
 use hob_io::pipeline::Role;
@@ -29,11 +29,11 @@ fn paint(painter: &mut Painter, family: &str, strength: Option<f32>, cfg: f32) -
     let (prompt, negative) = (said("text", "pooled"), said("negative", "negative_pooled"));
     let control = strength.map(|strength| Control { image: arrays.get("edges"), strength });
     let tokens = painter.tokens(SIZE.0, SIZE.1);
+    let script = Script::plain(prompt, Some(negative));
     let request = Request {
         width: SIZE.0,
         height: SIZE.1,
-        prompt: &prompt,
-        negative: &negative,
+        script: &script,
         guidance: Guidance { scale: cfg, rescale: 0.0 },
         told: 0.0,
         sampler: Sampler::Euler,

@@ -2,7 +2,7 @@
 
 use crate::golden::{Arrays, folder};
 use hob_engine::diffuse::{
-    Event, Given, Guidance, PaintError, Painter, Request, Said, Sampler, Shape, Source, Steps,
+    Event, Given, Guidance, PaintError, Painter, Request, Said, Sampler, Script, Shape, Source, Steps,
 };
 use hob_engine::{Cpu, Precision};
 use hob_io::Pipeline;
@@ -16,7 +16,7 @@ struct Bench {
     painter: Painter,
     arrays: Arrays,
     prompt: Said,
-    negative: Said,
+    script: Script,
 }
 
 fn bench(family: &str) -> Bench {
@@ -30,7 +30,8 @@ fn bench(family: &str) -> Bench {
         Said { states, tokens, pooled: optional(&format!("{family}.{pooled}")) }
     };
     let (prompt, negative) = (said("text", "pooled"), said("negative", "negative_pooled"));
-    Bench { painter, arrays, prompt, negative }
+    let script = Script::plain(prompt.clone(), Some(negative));
+    Bench { painter, arrays, prompt, script }
 }
 
 impl Bench {
@@ -39,8 +40,7 @@ impl Bench {
         Request {
             width: SIZE.0,
             height: SIZE.1,
-            prompt: &self.prompt,
-            negative: &self.negative,
+            script: &self.script,
             guidance: Guidance { scale: cfg, rescale: 0.0 },
             told: 3.5,
             sampler,
@@ -162,7 +162,8 @@ fn what_does_not_fit_is_said() {
     let said = painter.paint(&wrong, &mut |_| true).unwrap_err().to_string();
     assert!(said.contains("40 × 24"), "{said}");
     let broken = Said { states: vec![f32::NAN; bench.prompt.states.len()], ..bench.prompt.clone() };
-    let nan = Request { prompt: &broken, ..bench.request(Sampler::Euler, 4, 7.5) };
+    let broken = Script::plain(broken, Some(bench.script.said[1].clone()));
+    let nan = Request { script: &broken, ..bench.request(Sampler::Euler, 4, 7.5) };
     let said = painter.paint(&nan, &mut |_| true).unwrap_err().to_string();
     assert!(said.contains("step 1 of 4"), "{said}");
 }

@@ -1,6 +1,7 @@
 //! Noise, schedules and samplers against torch, diffusers and ComfyUI's formulas (`tests/golden/samplers`).
 
 use crate::golden::{Arrays, facts, largest_difference};
+use hob_engine::diffuse::brownian::Tree;
 use hob_engine::diffuse::noise::Source;
 use hob_engine::diffuse::{
     At, Ays, Guidance, How, Levels, Mask, Model, Noise, Prediction, Progress, SampleError, Sampler, Schedule,
@@ -136,7 +137,7 @@ fn go(
     let walk = Walk::<()> {
         steps,
         model: &mut |x, at| Ok(answer(x, at)),
-        noise: &mut || noise.randn(n),
+        noise: &mut |_, _| noise.randn(n),
         each: &mut |p: Progress| seen.push((p.step, p.steps, p.denoised.len())),
         mask,
     };
@@ -207,7 +208,7 @@ fn every_sampler_comes_to_the_picture() {
                         assert!((0.0..=1000.0).contains(&at.time) && at.sigma > 0.0, "{at:?}");
                         Ok(picture.clone())
                     },
-                    noise: &mut || noise.randn(40),
+                    noise: &mut |_, _| noise.randn(40),
                     each: &mut |_| {},
                     mask: None,
                 };
@@ -226,7 +227,7 @@ fn walks_stop_with_the_step() {
     let scheduler = Scheduler::stable_diffusion(Prediction::Epsilon);
     let steps = Steps::diffusers(&scheduler, Sampler::Heun, 5, 0).unwrap();
     let go = |model: &mut Model<String>, mask: Option<&Mask>| {
-        let walk = Walk { steps: &steps, model, noise: &mut || vec![0.0; 4], each: &mut |_| {}, mask };
+        let walk = Walk { steps: &steps, model, noise: &mut |_, _| vec![0.0; 4], each: &mut |_| {}, mask };
         sample(Sampler::Heun, &How::of(Sampler::Heun), walk, vec![1.0; 4]).unwrap_err()
     };
     let error =
@@ -303,4 +304,20 @@ fn wrong_configurations_are_refused_in_a_sentence() {
     let flux = Steps::diffusers(&Scheduler::flux(false), Sampler::Euler, 10, 4096).unwrap();
     assert_eq!(flux.strength(0.55).unwrap().list.len(), 6);
     assert!(Steps::comfy(&Scheduler::flux(true), Sampler::Euler, Schedule::Ays, 4, Ays::Sd15).is_err());
+}
+
+#[test]
+fn noise_of_brownian_trees_is_torchsdes() {
+    let (facts, arrays) = (facts("brownian"), Arrays::open("brownian", "golden"));
+    for walk in facts["walks"].as_array().unwrap() {
+        let level = |v: &Value| v.as_f64().unwrap() as f32;
+        let ends = (level(&walk["least"]), level(&walk["greatest"]));
+        let tree = Tree::new(text(walk, "seed").parse().unwrap(), ends, count(walk, "count"));
+        for row in walk["asked"].as_array().unwrap() {
+            let (got, want) =
+                (tree.noise(level(&row[0]), level(&row[1])), arrays.get(row[2].as_str().unwrap()));
+            let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+            assert_eq!(bits(&got), bits(&want), "seed {}, {row}", walk["seed"]);
+        }
+    }
 }

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hob_engine::diffuse::{
-    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Preview, Request, Room, Said, Sampler,
-    Schedule, Shape, Source, Steps, Tokens, Words,
+    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Preview, Request, Room, Sampler,
+    Schedule, Script, Shape, Source, Steps, Tokens, Turns, Words,
 };
 use hob_engine::lora::Updates;
 use hob_engine::{Cpu, Precision};
 use hob_io::lora::Role as LoraRole;
 use hob_io::picture::{Filter, Init, Lora as Added, Recipe};
 use hob_io::pipeline::{Family, Role};
-use hob_io::prompt::{Chunk, Embedding, Embeddings, Frame, Prompt, TOKENS};
+use hob_io::prompt::{Chunk, Embedding, Embeddings, Frame, Prompt, TOKENS, schedule, together};
 use hob_io::{Lora, Picture, Pipeline, Tokenizer};
 
 use crate::error::{Error, Result};
@@ -43,8 +43,11 @@ pub struct Studio {
     files: Files,
     held: Option<Held>,
     /// what was said last, so that pictures of one prompt read it once
-    said: Option<(Asked, Arc<[Said; 2]>)>,
+    said: Option<(Asked, Arc<Script>)>,
 }
+
+/// Chunks of 77 tokens of all texts that a prompt may change into: 2048 of SDXL are 1.3 GB.
+const MOST_CHUNKS: usize = 2048;
 
 /// The files that a recipe names by their hashes.
 #[derive(Default)]
@@ -61,8 +64,8 @@ struct Files {
     hashes: [Option<String>; 2],
 }
 
-/// What conditions depend on: prompt, negative prompt, clip skip, whether guidance is on.
-pub type Asked = (String, String, Option<usize>, bool);
+/// What conditions depend on: prompt, negative prompt, clip skip, whether guidance is on, calls of the denoiser.
+pub type Asked = (String, String, Option<usize>, bool, usize);
 
 /// A picture that is given, with its mask.
 pub struct Begin {
@@ -139,10 +142,10 @@ impl Studio {
             Some(text) => text.max_tokens,
             None => {
                 let mut most = 1;
-                for text in [&recipe.prompt, &recipe.negative] {
-                    for words in self.tokens(text)?.values() {
-                        let Words::Chunks(chunks) = words else { continue };
-                        most = most.max(chunks.len());
+                let parts = together(&recipe.prompt).into_iter().map(|(text, _)| text);
+                for text in parts.chain([recipe.negative.clone()]) {
+                    for (_, text) in schedule(&text, recipe.steps as usize) {
+                        most = self.tokens(&text)?.values().map(length).fold(most, usize::max);
                     }
                 }
                 most * TOKENS
@@ -151,7 +154,7 @@ impl Studio {
         let shape = Shape {
             width: recipe.width,
             height: recipe.height,
-            guided: recipe.cfg > 1.0,
+            guided: recipe.cfg > 1.0 || together(&recipe.prompt).len() > 1,
             tokens,
             begins,
             held: self.held.is_some(),
@@ -249,12 +252,14 @@ impl Studio {
         let control = self.held.as_ref().map(|h| h.fit(width, height)).transpose()?;
         let guidance = Guidance { scale: recipe.cfg, rescale: 0.0 };
         let skip = recipe.clip_skip.map(|n| n as usize);
-        let said = self.said((recipe.prompt.clone(), recipe.negative.clone(), skip, guidance.is_on()))?;
+        // As A1111 counts them where prompts change.
+        let calls = recipe.steps as usize * sampler.evaluations();
+        let script =
+            self.script((recipe.prompt.clone(), recipe.negative.clone(), skip, guidance.is_on(), calls))?;
         let request = Request {
             width,
             height,
-            prompt: &said[0],
-            negative: &said[1],
+            script: &script,
             guidance,
             told: recipe.guidance.unwrap_or(3.5),
             sampler,
@@ -362,37 +367,69 @@ impl Studio {
         all
     }
 
-    /// What prompt and negative prompt say, read unless they were asked last.
+    /// What prompt and negative prompt say, each distinct text read once.
     ///
     /// # Errors
-    /// A prompt is too long for a text encoder; memory.
-    pub fn said(&mut self, asked: Asked) -> Result<Arc<[Said; 2]>> {
-        if let Some((last, said)) = &self.said
+    /// A prompt is too long for a text encoder, or changes into too many texts; memory.
+    pub fn script(&mut self, asked: Asked) -> Result<Arc<Script>> {
+        if let Some((last, script)) = &self.said
             && *last == asked
         {
-            return Ok(said.clone());
+            return Ok(script.clone());
         }
-        let (prompt, negative, skip, guided) = &asked;
-        let (mut first, mut second) = (self.tokens(prompt)?, self.tokens(negative)?);
-        for (role, words) in first.iter_mut() {
-            let (Words::Chunks(a), Some(Words::Chunks(b))) = (words, second.get_mut(role)) else { continue };
-            let frame = self.tokenizers[role].1.as_ref().expect("chunks are made with a frame");
-            let n = a.len().max(b.len());
-            a.resize(n, Chunk::empty(frame));
-            b.resize(n, Chunk::empty(frame));
+        let (prompt, negative, skip, guided, calls) = &asked;
+        // A network that is told its guidance has nothing to weigh prompts against.
+        let parts = match self.painter.pipeline().family.is_flux() {
+            true => vec![(prompt.clone(), 1.0)],
+            false => together(prompt),
+        };
+        let guided = *guided || parts.len() > 1;
+        let mut texts: Vec<String> = Vec::new();
+        let mut turns = |text: &str| -> Turns {
+            let mut index = |text: String| {
+                texts.iter().position(|t| *t == text).unwrap_or_else(|| {
+                    texts.push(text);
+                    texts.len() - 1
+                })
+            };
+            schedule(text, *calls).into_iter().map(|(end, text)| (end, index(text))).collect()
+        };
+        let mut script = Script::default();
+        script.parts = parts.iter().map(|(text, weight)| (*weight, turns(text))).collect();
+        if guided {
+            script.negative = turns(negative);
         }
-        let both = if *guided { vec![&first, &second] } else { vec![&first] };
-        let mut said = self.painter.said(&both, *skip, &self.embeddings)?.into_iter();
-        let (says, mut against) = (said.next().unwrap_or_default(), said.next().unwrap_or_default());
-        if *guided
+        let mut all = Vec::new();
+        for text in &texts {
+            all.push(self.tokens(text)?);
+            let chunks = |tokens: &Tokens| tokens.values().map(length).max().unwrap_or(0);
+            if all.iter().map(chunks).max().unwrap_or(0) * texts.len() > MOST_CHUNKS {
+                return Err(Error::new(format!(
+                    "the prompt changes into {} texts, more than are kept; let fewer parts of it take turns",
+                    texts.len()
+                )));
+            }
+        }
+        for (role, (_, frame)) in &self.tokenizers {
+            let Some(frame) = frame else { continue };
+            let most = all.iter().filter_map(|tokens| tokens.get(role)).map(length).max().unwrap_or(0);
+            for tokens in &mut all {
+                if let Some(Words::Chunks(chunks)) = tokens.get_mut(role) {
+                    chunks.resize(most, Chunk::empty(frame));
+                }
+            }
+        }
+        script.said = self.painter.said(&all.iter().collect::<Vec<_>>(), *skip, &self.embeddings)?;
+        if guided
             && negative.is_empty()
-            && let Some(nothing) = self.painter.nothing(&says)
+            && let Some(nothing) = script.said.first().and_then(|like| self.painter.nothing(like))
         {
-            against = nothing;
+            script.negative = vec![(usize::MAX, script.said.len())];
+            script.said.push(nothing);
         }
-        let said = Arc::new([says, against]);
-        self.said = Some((asked, said.clone()));
-        Ok(said)
+        let script = Arc::new(script);
+        self.said = Some((asked, script.clone()));
+        Ok(script)
     }
 
     fn tokens(&self, text: &str) -> Result<Tokens> {
@@ -468,6 +505,14 @@ impl Held {
             self.image.clone().opaque().resized(width, height, Filter::Lanczos).map_err(Error::new)?;
         let image = image.planes().into_iter().map(|x| (x + 1.0) / 2.0).collect();
         Ok(Control { image, strength: self.strength })
+    }
+}
+
+/// Chunks of a prompt; of an encoder that has none, one for as many tokens.
+fn length(words: &Words) -> usize {
+    match words {
+        Words::Chunks(chunks) => chunks.len(),
+        Words::Ids(ids) => ids.len().div_ceil(TOKENS),
     }
 }
 

@@ -16,10 +16,12 @@
 mod chunk;
 mod embedding;
 mod parse;
+mod schedule;
 
 pub use chunk::{Chunk, Frame, weigh};
 pub use embedding::{Embedding, Embeddings, Vectors};
 pub use parse::{Part, Prompt};
+pub use schedule::{schedule, together};
 
 /// Tokens of a chunk, of which the first begins and the last ends it: the positions that CLIP has.
 pub const TOKENS: usize = 77;

@@ -257,6 +257,7 @@ impl Scheduler {
         how.lower_order_final = on("lower_order_final", true);
         how.euler_at_final = on("euler_at_final", false);
         how.lms_to_zero = true;
+        how.brownian = false;
         let boundary = sampler == Sampler::Lcm && self.flow.is_none();
         how.boundary = boundary.then(|| self.how["timestep_scaling"].as_f64().unwrap_or(10.0));
         how

@@ -14,6 +14,7 @@ impl Painter {
         &self,
         open: &mut Open,
         r: &Request,
+        call: usize,
         x: &[f32],
         At { sigma, time, .. }: At,
         (h, w): (usize, usize),
@@ -21,52 +22,57 @@ impl Painter {
     ) -> Result<Vec<f32>> {
         let prediction = self.scheduler.prediction;
         let input = prediction.input(x, sigma);
+        let (parts, negative) = r.script.at(call);
+        let &(prompt, weight) = parts.first().ok_or_else(|| ask("there is no prompt"))?;
+        let together = parts.len() > 1 || weight != 1.0;
+        let negative = negative.filter(|_| together || r.guidance.is_on());
         let mut out = match &self.denoiser {
             Denoiser::Flux(c) => {
                 let shape = [1, x.len() / (h * w), h / 2, w / 2];
                 let packed = flux::pack(&input, shape);
-                let size = flux::Size { batch: 1, text: r.prompt.tokens, height: h / 2, width: w / 2 };
+                let size = flux::Size { batch: 1, text: prompt.tokens, height: h / 2, width: w / 2 };
                 let (time, guidance) = ([time / self.scheduler.betas.count as f32], [r.told]);
                 let mut inputs = vec![
                     ("latents", Data::F32(&packed)),
-                    ("text", Data::F32(&r.prompt.states)),
-                    ("pooled", Data::F32(&r.prompt.pooled)),
+                    ("text", Data::F32(&prompt.states)),
+                    ("pooled", Data::F32(&prompt.pooled)),
                     ("timestep", Data::F32(&time)),
                 ];
                 if c.guidance_embeds {
                     inputs.push(("guidance", Data::F32(&guidance)));
                 }
-                let key = [1, h, w, r.prompt.tokens];
+                let key = [1, h, w, prompt.tokens];
                 let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
                 flux::unpack(&sample, shape)
             }
             Denoiser::Unet(_) => {
-                let said = |open: &mut Open, texts: &[&Said]| {
-                    self.sampled(open, r, &input, extra, (time, h, w), texts)
-                };
-                let split = r.control.is_none() && self.room.as_ref().is_some_and(|room| room.split);
-                match r.guidance.is_on() {
-                    false => said(open, &[r.prompt])?,
-                    true => {
-                        let (without, mut with) = match split {
-                            true => (said(open, &[r.negative])?, said(open, &[r.prompt])?),
-                            false => {
-                                let mut both = said(open, &[r.negative, r.prompt])?;
-                                let with = both.split_off(both.len() / 2);
-                                (both, with)
-                            }
-                        };
-                        r.guidance.combine(&mut with, &without, 1);
-                        with
-                    }
+                // Of pictures that were scored by their beauty, what is led away from has less of it.
+                let texts: Vec<_> = (negative.map(|text| (text, 2.5)).into_iter())
+                    .chain(parts.iter().map(|&(text, _)| (text, 6.0)))
+                    .collect();
+                // Planned are two side by side, or one.
+                let split = self.room.as_ref().is_some_and(|room| room.split) || texts.len() > 2;
+                let some = if split && r.control.is_none() { 1 } else { texts.len() };
+                let mut said = Vec::new();
+                for texts in texts.chunks(some) {
+                    said.extend(self.sampled(open, r, &input, extra, (time, h, w), texts)?);
                 }
+                if negative.is_some() {
+                    let mut sum = said.split_off(input.len());
+                    if together {
+                        sum = weighed(&sum, &said, &parts);
+                    }
+                    r.guidance.combine(&mut sum, &said, 1);
+                    said = sum;
+                }
+                said
             }
         };
         prediction.denoised(x, &mut out, sigma);
         Ok(out)
     }
 
-    /// What a UNet says of `input` with each of some texts, one after another.
+    /// What a UNet says of `input` with each of some texts, one after another. Beside each is the beauty asked for.
     fn sampled(
         &self,
         open: &mut Open,
@@ -74,20 +80,20 @@ impl Painter {
         input: &[f32],
         extra: &[f32],
         (time, h, w): (f32, usize, usize),
-        texts: &[&Said],
+        texts: &[(&Said, f32)],
     ) -> Result<Vec<f32>> {
         let Denoiser::Unet(c) = &self.denoiser else { return Err(ask("the denoiser is no UNet")) };
-        let n = texts.len();
+        let (n, like) = (texts.len(), texts[0].0);
         let latents = [input, extra].concat().repeat(n);
         let all =
-            |of: fn(&Said) -> &Vec<f32>| texts.iter().flat_map(|s| of(s)).copied().collect::<Vec<f32>>();
+            |of: fn(&Said) -> &Vec<f32>| texts.iter().flat_map(|(s, _)| of(s)).copied().collect::<Vec<f32>>();
         let (text, pooled) = (all(|s| &s.states), all(|s| &s.pooled));
         let times = vec![time; n];
-        let count = c.time_ids(r.prompt.pooled.len()).unwrap_or(0);
+        let count = c.time_ids(like.pooled.len()).unwrap_or(0);
         let (height, width) = (r.height as f32, r.width as f32);
         // Of SDXL: the original's size, its corner, the target's size; of its refiner a score of beauty instead.
-        let ids = |text: &&Said| match count {
-            5 => vec![height, width, 0.0, 0.0, if std::ptr::eq(*text, r.prompt) { 6.0 } else { 2.5 }],
+        let ids = |&(_, beauty): &(&Said, f32)| match count {
+            5 => vec![height, width, 0.0, 0.0, beauty],
             _ => vec![height, width, 0.0, 0.0, height, width],
         };
         let ids: Vec<f32> = texts.iter().flat_map(ids).collect();
@@ -104,12 +110,12 @@ impl Painter {
         if c.time_cond_proj_dim.is_some() {
             inputs.push(("guidance", Data::F32(&scales)));
         }
-        let mut size = self.unet_sizes(n, h, w, r.prompt.tokens, r.prompt.pooled.len());
-        let mut key = [n, h, w, r.prompt.tokens];
+        let mut size = self.unet_sizes(n, h, w, like.tokens, like.pooled.len());
+        let mut key = [n, h, w, like.tokens];
         let mut held = Vec::new();
         if let (Some(control), Some(given)) = (&mut open.control, r.control) {
             held = self.held(control, given, size, input, &inputs)?;
-            (size.residuals, key[0]) = (true, n + 2);
+            (size.residuals, key[0]) = (true, n | 1 << 32);
         }
         inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
         let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
@@ -126,9 +132,9 @@ impl Painter {
         inputs: &[(&str, Data)],
     ) -> Result<Vec<(String, Vec<f32>)>> {
         let c = self.control.as_ref().expect("there is a network of it");
-        // One that says the same everywhere is for the half with the prompt alone, as diffusers' pipeline has it.
-        let (all, half) = (size.batch, c.global_pool_conditions && size.batch == 2);
-        size.batch = if half { 1 } else { all };
+        // One that says the same everywhere is for what has the prompt alone, as diffusers' pipeline has it.
+        let (all, half) = (size.batch, c.global_pool_conditions && size.batch > 1);
+        size.batch = if half { all - 1 } else { all };
         let n = size.batch;
         let (latents, image) = (latents.repeat(n), control.image.repeat(n));
         let scales = vec![control.strength; c.residuals()];
@@ -144,8 +150,19 @@ impl Painter {
         let key = [n, size.height, size.width, size.text];
         let mut said = network.run_all(&self.cpu, key, || c.graph(size), &mine)?;
         if half {
-            said.iter_mut().for_each(|(_, x)| *x = [vec![0.0; x.len()], std::mem::take(x)].concat());
+            said.iter_mut().for_each(|(_, x)| *x = [vec![0.0; x.len() / n], std::mem::take(x)].concat());
         }
         Ok(said)
     }
+}
+
+/// What several prompts come to, `negative + Σ weight · (prompt - negative)` (Liu et al. 2022, "Compositional Visual
+/// Generation with Composable Diffusion Models"; `combine_denoised` of A1111's `sd_samplers_cfg_denoiser.py`).
+fn weighed(prompts: &[f32], negative: &[f32], parts: &[(&Said, f32)]) -> Vec<f32> {
+    let mut sum = negative.to_vec();
+    for (prompt, (_, weight)) in prompts.chunks_exact(negative.len()).zip(parts) {
+        let each = sum.iter_mut().zip(prompt).zip(negative);
+        each.for_each(|((sum, p), n)| *sum += weight * (p - n));
+    }
+    sum
 }

@@ -13,10 +13,11 @@
 //! diffusers interpolates, or rounds (DPM++ karras), or cuts (DPM++ exponential, beta). ComfyUI's trained levels are computed
 //! in f64, diffusers' in f32. ComfyUI leaves out the last level but zero for dpm_2 and uni_pc.
 //!
-//! Noise in the steps is drawn afresh for each, as diffusers' multistep schedulers do. k-diffusion and ComfyUI draw it for the
-//! SDE samplers from a Brownian tree (torchsde), so there a seed gives another picture than here.
+//! Noise in the steps is drawn afresh for each, as diffusers' multistep schedulers do; of the SDE samplers of the second way it
+//! is a Brownian tree's ([`brownian`]), as in ComfyUI, where those called `…_gpu` draw other numbers.
 
 mod beta;
+pub mod brownian;
 mod comfy;
 mod config;
 pub mod consistency;
@@ -49,4 +50,4 @@ pub use preview::Preview;
 pub use sampler::{At, How, Model, Progress, SampleError, Walk, sample};
 pub use steps::{Step, Steps};
 pub use upscale::{CONTEXT, Tiles, Upscaler};
-pub use words::{Said, Tokens, Words};
+pub use words::{Said, Script, Tokens, Turns, Words};

@@ -4,10 +4,11 @@
 //! Which numbers go where is diffusers' (`pipelines/stable_diffusion`, `…_xl`, `flux`): the same seed gives the same picture
 //! there.
 
+use super::brownian::Tree;
 use super::network::Network;
 use super::phases::Room;
 use super::tiles::{self, Way};
-use super::words::Said;
+use super::words::Script;
 use super::{
     At, Guidance, How, Mask, Noise, Progress, SampleError, Sampler, Scheduler, Source, Steps, Walk, sample,
 };
@@ -47,10 +48,8 @@ pub struct Request<'a> {
     pub width: usize,
     /// likewise
     pub height: usize,
-    /// the prompt
-    pub prompt: &'a Said,
-    /// what the picture leads away from; needed where guidance is on
-    pub negative: &'a Said,
+    /// what prompts say; what the picture leads away from is needed where guidance is on, or several prompts count together
+    pub script: &'a Script,
     /// how much it does
     pub guidance: Guidance,
     /// what a Flux with guidance is told
@@ -280,13 +279,22 @@ impl Painter {
             }
         };
         told(Event::Step { step: 0, steps: count, seen: None });
-        let mut model = |x: &[f32], at: At| match stop.get() {
-            true => Err(PaintError::Stopped),
-            false => Ok(self.denoised(&mut open, r, x, at, (h, w), &extra)?),
+        let mut calls = 0..;
+        let mut model = |x: &[f32], at: At| match (stop.get(), calls.next()) {
+            (false, Some(call)) => Ok(self.denoised(&mut open, r, call, x, at, (h, w), &extra)?),
+            _ => Err(PaintError::Stopped),
         };
         let mut each =
             |p: Progress| told(Event::Step { step: p.step + 1, steps: p.steps, seen: Some(p.denoised) });
-        let mut fresh = || noise.randn(c * h * w);
+        // ComfyUI's noise of these samplers is one path for a seed.
+        let levels = || steps.list.iter().flat_map(|s| [s.sigma, s.to]).filter(|sigma| *sigma > 0.0);
+        let tree = (r.how.brownian && r.source == Source::TorchCpu).then(|| {
+            Tree::new(r.seed, (levels().fold(f32::MAX, f32::min), levels().fold(0.0, f32::max)), c * h * w)
+        });
+        let mut fresh = |from: f32, to: f32| match &tree {
+            Some(tree) => tree.noise(from, to),
+            None => noise.randn(c * h * w),
+        };
         let walk = Walk {
             steps: &steps,
             model: &mut model,

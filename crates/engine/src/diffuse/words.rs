@@ -31,6 +31,44 @@ pub struct Said {
     pub pooled: Vec<f32>,
 }
 
+/// What holds when: `(the last call of the denoiser, counted from 1, an index)`, in order.
+pub type Turns = Vec<(usize, usize)>;
+
+/// What prompts say while a picture is made.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    /// what each text says, all of as many tokens
+    pub said: Vec<Said>,
+    /// what counts together, and how much: which text when
+    pub parts: Vec<(f32, Turns)>,
+    /// what the picture leads away from; empty where there is no guidance
+    pub negative: Turns,
+}
+
+impl Script {
+    /// Of one text, and one that the picture leads away from.
+    pub fn plain(prompt: Said, negative: Option<Said>) -> Script {
+        let turns = |i| vec![(usize::MAX, i)];
+        let against = if negative.is_some() { turns(1) } else { Turns::new() };
+        Script {
+            said: [prompt].into_iter().chain(negative).collect(),
+            parts: vec![(1.0, turns(0))],
+            negative: against,
+        }
+    }
+
+    /// What counts at a call of the denoiser, from 0: with what weights, and what it leads away from. As A1111 has it, what
+    /// holds until a step holds for one call more (`reconstruct_cond_batch` of its `prompt_parser.py`).
+    pub(super) fn at(&self, call: usize) -> (Vec<(&Said, f32)>, Option<&Said>) {
+        let now = |turns: &Turns| {
+            let turn = turns.iter().find(|(end, _)| call <= *end).or(turns.last());
+            turn.and_then(|(_, i)| self.said.get(*i))
+        };
+        let parts = self.parts.iter().filter_map(|(weight, turns)| Some((now(turns)?, *weight)));
+        (parts.collect(), now(&self.negative))
+    }
+}
+
 impl Painter {
     /// What a prompt says. `skip` is which layer of CLIP is taken, counted from its end; that of the family where it is not
     /// given. `embeddings` are the vectors that chunks refer to.

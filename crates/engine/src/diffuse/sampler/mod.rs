@@ -74,6 +74,8 @@ pub struct How {
     pub euler_at_final: bool,
     /// LMS takes its order also for the step to zero, as diffusers does; ComfyUI takes the denoised picture
     pub lms_to_zero: bool,
+    /// the noise of the SDE samplers is a Brownian tree's, as k-diffusion and ComfyUI have it
+    pub brownian: bool,
     /// LCM's boundary condition, with timesteps times this (`timestep_scaling`); ComfyUI has none
     pub boundary: Option<f64>,
 }
@@ -95,6 +97,7 @@ impl How {
             lower_order_final: sampler.is_uni_pc(),
             euler_at_final: false,
             lms_to_zero: false,
+            brownian: matches!(sampler, DpmppSde | Dpmpp2mSde | Dpmpp2mSdeHeun | Dpmpp3mSde),
             boundary: None,
         }
     }
@@ -109,8 +112,8 @@ pub struct Walk<'a, E> {
     pub steps: &'a Steps,
     /// the network with guidance, see [`super::Prediction`]
     pub model: &'a mut Model<'a, E>,
-    /// as many fresh standard normal numbers as x has
-    pub noise: &'a mut dyn FnMut() -> Vec<f32>,
+    /// as many fresh standard normal numbers as x has, for the way from one level to another
+    pub noise: &'a mut dyn FnMut(f32, f32) -> Vec<f32>,
     /// told once in every step
     pub each: &'a mut dyn FnMut(Progress),
     /// what is kept of a picture
@@ -227,10 +230,10 @@ impl<E> Walk<'_, E> {
         self.keep(x, next.unwrap_or(0.0));
     }
 
-    /// Adds fresh noise.
-    fn stir(&mut self, x: &mut [f32], by: f64) -> Result<(), SampleError<E>> {
+    /// Adds fresh noise for the way from one level to another.
+    fn stir(&mut self, x: &mut [f32], by: f64, (from, to): (f32, f32)) -> Result<(), SampleError<E>> {
         if by > 0.0 {
-            let noise = (self.noise)();
+            let noise = (self.noise)(from, to);
             same_length("noise", &noise, x.len())?;
             x.iter_mut().zip(&noise).for_each(|(x, n)| *x += by as f32 * n);
         }

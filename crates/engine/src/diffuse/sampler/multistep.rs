@@ -49,7 +49,7 @@ pub(super) fn dpmpp<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) -> Out<E> {
             };
             if how.eta > 0.0 {
                 let by = to * (-(-2.0 * h * how.eta).exp_m1()).sqrt();
-                w.stir(&mut x, by * how.s_noise)?;
+                w.stir(&mut x, by * how.s_noise, (s.sigma, s.to))?;
             }
         }
         before.push_front((denoised, h));

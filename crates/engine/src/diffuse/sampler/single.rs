@@ -1,6 +1,6 @@
 //! Samplers whose steps know nothing of each other.
 
-use super::{How, Out, Walk, lambda, mix, toward};
+use super::{How, Out, Step, Walk, lambda, mix, toward};
 use crate::diffuse::predict::Space;
 
 /// Algorithm 2 of Karras et al. 2022 without churn; for a flow `x + (to - sigma) * velocity`.
@@ -38,11 +38,17 @@ fn ancestral(space: Space, from: f64, to: f64, eta: f64) -> Ancestral {
 }
 
 impl Ancestral {
-    fn stir<E>(&self, w: &mut Walk<E>, x: &mut [f32], how: &How) -> Result<(), super::SampleError<E>> {
+    fn stir<E>(
+        &self,
+        w: &mut Walk<E>,
+        x: &mut [f32],
+        how: &How,
+        s: Step,
+    ) -> Result<(), super::SampleError<E>> {
         if self.scale != 1.0 {
             x.iter_mut().for_each(|x| *x *= self.scale as f32);
         }
-        w.stir(x, self.up * how.s_noise)
+        w.stir(x, self.up * how.s_noise, (s.sigma, s.to))
     }
 }
 
@@ -52,7 +58,7 @@ pub(super) fn euler_ancestral<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) ->
         let (denoised, s) = (w.begin(&x, i)?, w.step(i));
         let a = ancestral(w.space(), s.sigma.into(), s.to.into(), how.eta);
         x = toward(&x, &denoised, s.sigma, a.down as f32);
-        a.stir(w, &mut x, how)?;
+        a.stir(w, &mut x, how, s)?;
         w.end(&mut x, i);
     }
     Ok(x)
@@ -100,7 +106,7 @@ pub(super) fn dpm_2_ancestral<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) ->
             x.iter_mut()
                 .zip(half.iter().zip(&denoised))
                 .for_each(|(x, (h, d))| *x += (h - d) / middle * along);
-            a.stir(w, &mut x, how)?;
+            a.stir(w, &mut x, how, s)?;
         }
         w.end(&mut x, i);
     }
@@ -124,7 +130,7 @@ pub(super) fn dpmpp_2s_ancestral<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>)
             w.keep(&mut half, middle as f32);
             let denoised = w.between(&half, i, middle as f32)?;
             x = mix([(a.down / from, &x), (1.0 - a.down / from, &denoised)]);
-            a.stir(w, &mut x, how)?;
+            a.stir(w, &mut x, how, s)?;
         }
         w.end(&mut x, i);
     }
@@ -139,7 +145,7 @@ fn at_lambda(space: Space, lambda: f64) -> f64 {
     }
 }
 
-/// DPM-Solver++ (stochastic) of k-diffusion, whose noise is a Brownian tree's there and fresh here.
+/// DPM-Solver++ (stochastic) of k-diffusion.
 pub(super) fn dpmpp_sde<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) -> Out<E> {
     let space = w.space();
     for i in 0..w.len() {
@@ -153,19 +159,19 @@ pub(super) fn dpmpp_sde<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) -> Out<E
             let middle = 0.5 * (from + to);
             let alpha = |l: f64| space.alpha(at_lambda(space, l));
             // Both halves begin at x; a step is made in the noise relative to the picture, which is exp(-λ).
-            let go = |w: &mut Walk<E>, denoised: &[f32], to: f64| {
+            let go = |w: &mut Walk<E>, denoised: &[f32], to: f64, level: f32| {
                 let a = ancestral(Space::Diffusion, (-from).exp(), (-to).exp(), how.eta);
                 let ratio = a.down / (-from).exp();
                 let mut x =
                     mix([(alpha(to) / alpha(from) * ratio, &x), (alpha(to) * (1.0 - ratio), denoised)]);
-                w.stir(&mut x, alpha(to) * a.up * how.s_noise)?;
+                w.stir(&mut x, alpha(to) * a.up * how.s_noise, (s.sigma, level))?;
                 Ok(x)
             };
-            let mut half = go(w, &denoised, middle)?;
             let sigma = at_lambda(space, middle) as f32;
+            let mut half = go(w, &denoised, middle, sigma)?;
             w.keep(&mut half, sigma);
             let denoised = w.between(&half, i, sigma)?;
-            x = go(w, &denoised, to)?;
+            x = go(w, &denoised, to, s.to)?;
         }
         w.end(&mut x, i);
     }
@@ -186,7 +192,7 @@ pub(super) fn lcm<E>(w: &mut Walk<E>, how: &How, mut x: Vec<f32>) -> Out<E> {
         }
         let alpha = w.space().alpha(s.to.into());
         x = mix([(alpha * keep, &x), (alpha * take, &denoised)]);
-        w.stir(&mut x, f64::from(s.to) * how.s_noise)?;
+        w.stir(&mut x, f64::from(s.to) * how.s_noise, (s.sigma, s.to))?;
         w.end(&mut x, i);
     }
     Ok(x)

@@ -138,12 +138,8 @@ fn measure(studio: &mut Studio, piece: Piece, recipe: Recipe) -> Result<Vec<f64>
                 match piece {
                     // Another prompt each time: the last one is remembered.
                     Piece::Text => {
-                        studio.said((
-                            format!("a lighthouse at dawn, {i}"),
-                            "rain".into(),
-                            None,
-                            recipe.cfg > 1.0,
-                        ))?;
+                        let prompt = format!("a lighthouse at dawn, {i}");
+                        studio.script((prompt, "rain".into(), None, recipe.cfg > 1.0, 1))?;
                     }
                     _ => {
                         let decoded = studio.painter().decode(&latents, h, w, &mut |_| true);
