@@ -38,7 +38,7 @@ pub fn larger(folder: &Path) {
     sd15(folder);
     let unet = folder.join("unet");
     change(&unet.join("config.json"), |config| {
-        config["block_out_channels"] = json!([96, 192]);
+        config["block_out_channels"] = json!([80, 160]);
         config["sample_size"] = json!(LARGER / 8);
     });
     let read = |path: &Path| serde_json::from_str::<Value>(&fs::read_to_string(path).unwrap()).unwrap();
