@@ -38,7 +38,7 @@ pub fn larger(folder: &Path) {
     sd15(folder);
     let unet = folder.join("unet");
     change(&unet.join("config.json"), |config| {
-        config["block_out_channels"] = json!([96, 192]);
+        config["block_out_channels"] = json!([80, 160]);
         config["sample_size"] = json!(LARGER / 8);
     });
     let read = |path: &Path| serde_json::from_str::<Value>(&fs::read_to_string(path).unwrap()).unwrap();
@@ -49,8 +49,8 @@ pub fn larger(folder: &Path) {
     change(&vae.join("config.json"), |config| {
         config["block_out_channels"] = json!([48, 64, 64, 64]);
         config["norm_num_groups"] = json!(8);
-        config["down_block_types"] = json!(vec!["DownEncoderBlock2D"; 4]);
-        config["up_block_types"] = json!(vec!["UpDecoderBlock2D"; 4]);
+        config["down_block_types"] = ["DownEncoderBlock2D"; 4].as_slice().into();
+        config["up_block_types"] = ["UpDecoderBlock2D"; 4].as_slice().into();
     });
     let config = vae::Config::parse(&read(&vae.join("config.json"))).unwrap();
     let graphs = [config.encoder(1, 8, 8).unwrap(), config.decoder(1, 1, 1).unwrap()];

@@ -391,7 +391,8 @@ fn a_picture_is_made_within_the_memory_it_is_given() {
     let fair = |report: &Value| {
         let number = |field: &str| report[field].as_f64().unwrap();
         let off = number("planned_bytes") / number("peak_bytes") - 1.0;
-        assert!(off > -0.03 && off < 0.06, "{report}");
+        // What is counted for small things is much of so little.
+        assert!(off > -0.03 && off < 0.09, "{report}");
     };
     fair(&free);
     let made = picture(&world, "free.png");
