@@ -36,7 +36,7 @@ PEERS = {  # title, what pip installs, its settings
     "torch": ("torch, float32", "torch", {}),
 }
 MORE = {"torch": ["diffusers", "transformers"]}  # beside what is named above
-WAYS = {"sd": "10", "torch": "0"}  # plainly: 0; what its makers advise for speed: 1
+WAYS = {"sd": "10", "torch": "0"}  # plainly: 0; with flash attention and direct convolutions: 1
 CAN = {"torch": ["sd15"]}  # the others would take 10 GB and more in float32
 
 
@@ -55,7 +55,7 @@ def peer(engine, path, tests, threads, way, reps):
     print("\n" + json.dumps({"seconds": {f"{name}@{side}": s for name, s in seconds.items()}, "about": about}))
 
 
-def of_sd(path, side, threads, advised, reps):
+def of_sd(path, side, threads, flash, reps):
     import stable_diffusion_cpp as api
     from stable_diffusion_cpp import StableDiffusion
 
@@ -68,10 +68,10 @@ def of_sd(path, side, threads, advised, reps):
         files["model_path"] = hint.name
         hint.write(second_encoder())
         hint.flush()
-    advice = {"diffusion_flash_attn": advised, "vae_conv_direct": advised}
+    ways = {"diffusion_flash_attn": flash, "vae_conv_direct": flash}
     log, keep = os.memfd_create("log"), os.dup(2)
     os.dup2(log, 2)  # it logs by Python, and some of it below
-    model = StableDiffusion(**files, **advice, n_threads=threads, verbose=True)
+    model = StableDiffusion(**files, **ways, n_threads=threads, verbose=True)
     steps, guided = [], 1.0 if key == "flux" else 7.0
     model.generate_image(
         prompt="a lighthouse at dawn", negative_prompt="rain", width=side, height=side, sample_steps=reps, seed=1,
@@ -159,7 +159,7 @@ def compare(bench, failed, key, path, peers, tell):
                 continue
             for t in tests:
                 figures[name, way][t].append(seconds[t])
-            tell(f"{path.name} {name}{' as advised' if way == '1' else ''} {seconds}")
+            tell(f"{path.name} {name}{' with flash attention' if way == '1' else ''} {seconds}")
         for p in able if turn == 0 else []:
             ways = {w: [figures[p, w][t][0] for t in tests] for w in WAYS[p] if (p, w) in figures}
             for w, others in [("0", ways.get("1")), ("1", ways.get("0"))]:
