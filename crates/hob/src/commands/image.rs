@@ -374,7 +374,9 @@ impl ImageArgs {
             (Some(out), 1) => out.clone(),
             (Some(out), _) => {
                 let stem = out.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-                out.with_file_name(format!("{stem}-{}.png", index + 1))
+                let array = out.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy"));
+                let ending = if array { "npy" } else { "png" };
+                out.with_file_name(format!("{stem}-{}.{ending}", index + 1))
             }
         }
     }
