@@ -72,7 +72,7 @@ impl Consistency {
         let graph = self.graph()?;
         let plan = Plan::new(&graph, &self.cpu);
         let stored: usize = graph.weights.iter().map(|w| w.bytes()).sum();
-        let copied = |t: &&hob_io::Tensor| t.dtype == hob_graph::DType::F32 && t.offset % 4 != 0;
+        let copied = |t: &&hob_io::Tensor| t.dtype == hob_graph::DType::F32 && !t.offset.is_multiple_of(4);
         let copies: usize = self.adm.tensors.values().filter(copied).map(|t| t.len).sum();
         let constants: usize = graph.consts.iter().map(|c| 4 * c.len()).sum();
         Ok((stored, plan.arena + plan.scratch + constants + copies))

@@ -92,7 +92,7 @@ impl Pcg64 {
 }
 
 /// Where the tail begins, and the area of each layer.
-const R: f64 = 3.654_152_885_361_008_8;
+const R: f64 = 3.654_152_885_361_009;
 const AREA: f64 = 4.928_673_233_974_655e-3;
 
 /// The layers of the ziggurat, in 2⁻²³ of their widths.
