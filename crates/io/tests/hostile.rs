@@ -99,7 +99,7 @@ proptest! {
         read(targets::gguf, &with(b"GGUF\x03\0\0\0"));
         read(targets::safetensors, &noise);
         read(targets::onnx, &noise);
-        read(targets::onnx, &common::onnx(&[noise.clone()], "consistency-unet-32"));
+        read(targets::onnx, &common::onnx(std::slice::from_ref(&noise), "consistency-unet-32"));
         read(targets::safetensors, &[&(noise.len() as u64).to_le_bytes()[..], &noise].concat());
     }
 }
