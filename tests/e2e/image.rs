@@ -543,7 +543,7 @@ fn weights_in_floats_of_8_bits_are_what_their_numbers_are() {
     let far = a.iter().zip(&b).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(far <= 1, "{far} levels apart");
     let shown = world.run(&["show", "sd15"]).ok().to_string();
-    assert!(shown.contains("F8_E4M3, "), "{shown}");
+    assert!(shown.contains("F32, F8_E4M3"), "{shown}");
     // A LoRA stands beside what is scaled.
     lora(&world, "style.safetensors", "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k");
     let styled = [&fox[..], &["styled.png", "--lora", "style.safetensors"]].concat();
