@@ -82,7 +82,7 @@ impl Winograd {
     /// From one place to the next of turned tiles, in rows of WIDTH numbers. An odd number: the places of a tile are
     /// written one after another, and would otherwise share a few lines of the caches.
     fn place(&self) -> usize {
-        self.strips() * self.channels | 1
+        (self.strips() * self.channels) | 1
     }
 
     /// Numbers of all turned tiles.
