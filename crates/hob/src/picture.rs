@@ -394,8 +394,8 @@ impl Studio {
             };
             schedule(text, *calls).into_iter().map(|(end, text)| (end, index(text))).collect()
         };
-        let mut script = Script::default();
-        script.parts = parts.iter().map(|(text, weight)| (*weight, turns(text))).collect();
+        let parts = parts.iter().map(|(text, weight)| (*weight, turns(text))).collect();
+        let mut script = Script { parts, ..Script::default() };
         if guided {
             script.negative = turns(negative);
         }

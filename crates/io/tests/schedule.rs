@@ -4,11 +4,13 @@ use hob_io::prompt::{schedule, together};
 use proptest::prelude::*;
 use serde_json::Value;
 
+/// A prompt, its steps, and what it becomes.
+type Row = (String, Option<usize>, Vec<(Value, Value)>);
+
 #[test]
 fn prompts_change_as_a1111_has_it() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizer/schedules.json");
-    let rows: Vec<(String, Option<usize>, Vec<(Value, Value)>)> =
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let rows: Vec<Row> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let (mut changing, mut several, mut stray, mut wrong) = (0, 0, 0, Vec::new());
     for (prompt, steps, golden) in &rows {
         match steps {
