@@ -253,6 +253,21 @@ fn weigh(scores: &mut [Strip], largest: &mut Strip, weight: &mut Strip, keep: &m
     unsafe { columns_of::<Plain>(scores, largest, weight, keep) }
 }
 
+/// Scores of some queries, from `at` on, become weights, which are added to `sum`.
+///
+/// # Safety
+/// The processor has what `L` needs, and a strip LANES numbers from `at` on.
+#[inline(always)] // a closure would be compiled for lesser processors
+unsafe fn weigh_one<L: Lanes>(scores: &mut Strip, at: usize, less: L, sum: &mut L) {
+    // SAFETY: as the caller says.
+    unsafe {
+        let to = scores.as_mut_ptr().add(at);
+        let e = L::load(to).plus(less).exp2();
+        e.store(to);
+        *sum = sum.plus(e);
+    }
+}
+
 /// # Safety
 /// The processor has what `L` needs.
 #[inline(always)]
@@ -274,20 +289,16 @@ pub unsafe fn columns_of<L: Lanes>(
             let less = best.times(L::splat(-1.0));
             // Four sums, as each addition waits for the one before.
             let mut sums = [L::splat(0.0); 4];
-            let weigh = |scores: &mut Strip, sum: &mut L| {
-                let to = scores.as_mut_ptr().add(at);
-                let e = L::load(to).plus(less).exp2();
-                e.store(to);
-                *sum = sum.plus(e);
-            };
             let (fours, rest) = scores.as_chunks_mut::<4>();
             for [a, b, c, d] in fours {
-                weigh(a, &mut sums[0]);
-                weigh(b, &mut sums[1]);
-                weigh(c, &mut sums[2]);
-                weigh(d, &mut sums[3]);
+                weigh_one(a, at, less, &mut sums[0]);
+                weigh_one(b, at, less, &mut sums[1]);
+                weigh_one(c, at, less, &mut sums[2]);
+                weigh_one(d, at, less, &mut sums[3]);
             }
-            rest.iter_mut().for_each(|scores| weigh(scores, &mut sums[0]));
+            for scores in rest {
+                weigh_one(scores, at, less, &mut sums[0]);
+            }
             let sum = sums[0].plus(sums[1]).plus(sums[2].plus(sums[3]));
             let kept = before.plus(less).exp2(); // 0 in the first block
             kept.store(keep.as_mut_ptr().add(at));
