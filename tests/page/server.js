@@ -31,7 +31,9 @@ export class Server {
       ...process.env, HOB_HOME: this.home, HF_HOME: path.join(this.home, 'hf'), HF_HUB_CACHE: '', HUGGINGFACE_HUB_CACHE: '',
       OLLAMA_MODELS: path.join(this.home, 'ollama'), HOME: this.home,
     };
-    this.process = spawn(binary, ['serve', '--port', String(this.port ?? 0), ...this.args], { env });
+    // One thread: with more, a quick machine has said everything before a case can stop it.
+    const args = ['serve', '--threads', '1', '--port', String(this.port ?? 0), ...this.args];
+    this.process = spawn(binary, args, { env });
     this.said = '';
     this.process.stderr.on('data', (d) => { this.said += d; });
     await new Promise((resolve, reject) => {
