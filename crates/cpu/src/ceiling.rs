@@ -47,6 +47,8 @@ impl Ceilings {
         let read_bytes = (free() / 4).clamp(LEAST, MOST) / LEAST * LEAST;
         let (int8, float): (Work, Work) = match isa {
             #[cfg(target_arch = "x86_64")]
+            Isa::Amx => (|o, n| x86::amx::<1>(o, n), |o, n| x86::amx::<2>(o, n)),
+            #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor has what the functions are compiled for.
             Isa::Avx512 => (|o, n| unsafe { x86::int8_avx512(o, n) }, |_, n| unsafe { x86::f32_avx512(n) }),
             #[cfg(target_arch = "x86_64")]
@@ -125,6 +127,7 @@ for_each_isa! {
 struct Operands {
     w: [u8; 4096],
     x: [i32; 512],
+    tiles: [u8; 8192],
 }
 
 /// Does its work so many times and returns how many multiplications and additions one time has.
@@ -132,7 +135,7 @@ type Work = fn(&Operands, usize) -> f64;
 
 /// Operations a second of `work` on all threads.
 fn rate(pool: &Pool, work: Work) -> f64 {
-    let operands = Operands { w: [3; 4096], x: [0x0302_0103; 512] };
+    let operands = Operands { w: [3; 4096], x: [0x0302_0103; 512], tiles: [0; 8192] };
     let jobs = 4 * pool.threads();
     let (begin, mut best, mut rounds) = (Instant::now(), 0f64, 16);
     while begin.elapsed() < TIME || best == 0.0 {
@@ -178,8 +181,25 @@ fn f32_portable(_: &Operands, rounds: usize) -> f64 {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Operands;
+    use crate::amx;
     use std::arch::x86_64::*;
     use std::hint::black_box;
+
+    /// 32 rows by 32 columns of numbers in one part of bf16, or two.
+    pub fn amx<const PARTS: usize>(o: &Operands, rounds: usize) -> f64 {
+        let steps = o.tiles.len() / amx::block::<PARTS>();
+        let mut sums = [0f32; amx::SIDE * amx::SIDE];
+        let _tiles = amx::Tiles::new();
+        for round in 0..rounds {
+            let at = black_box(o).tiles.as_ptr();
+            // SAFETY: tiles are set up; operands and sums are there.
+            unsafe {
+                amx::product::<PARTS>(at, at, steps, sums.as_mut_ptr(), 4 * amx::SIDE, [false, round == 0])
+            };
+        }
+        black_box(sums);
+        2.0 * (steps * amx::SIDE.pow(3)) as f64
+    }
 
     /// 4 tokens by 8 rows by 32: eight products are summed in 16 bits, as 4-bit weights allow, then scaled once.
     #[target_feature(enable = "avx2")]

@@ -14,6 +14,8 @@ pub enum Isa {
     AvxVnni,
     /// AVX2 with AVX-512 F, BW, DQ, VL and VNNI
     Avx512,
+    /// the above with AMX for bf16, see [`crate::amx`]
+    Amx,
     /// 64-bit Arm, with kernels written for its vectors
     Neon,
     /// the above with dot products of bytes
@@ -28,7 +30,7 @@ pub const LIMIT: &str = "HOB_ISA";
 impl Isa {
     /// All of this architecture, the lesser ones first.
     #[cfg(target_arch = "x86_64")]
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Amx];
     /// All of this architecture, the lesser ones first.
     #[cfg(target_arch = "aarch64")]
     pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Dotprod, Isa::I8mm];
@@ -43,6 +45,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
             Isa::Dotprod => "dotprod",
             Isa::I8mm => "i8mm",
@@ -88,6 +91,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            Isa::Amx => Isa::Avx512.available() && crate::amx::available(),
             _ => false,
         }
     }
@@ -152,7 +156,7 @@ macro_rules! for_each_width {
         $(#[$doc])*
         $vis fn $name($($arg: $type),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
-            if crate::isa::isa() == crate::isa::Isa::Avx512 {
+            if crate::isa::isa() >= crate::isa::Isa::Avx512 {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
                 fn widest($($arg: $type),*) $(-> $out)? $body
                 // SAFETY: the processor has what the function is compiled for.

@@ -1,5 +1,7 @@
 //! The CPU backend: a naive reference of every op, fast kernels beside it, threads, and the executor.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod ceiling;
 pub mod exec;
 pub mod isa;

@@ -138,7 +138,7 @@ pub(crate) fn kernels(dtype: DType, isa: Isa) -> Option<Kernels> {
 fn direct(dtype: DType, isa: Isa) -> Option<Direct> {
     use format::*;
     packed::with_packed!(dtype, F => match isa {
-        Isa::Avx512 => Some(avx512::direct::<F>()),
+        Isa::Avx512 | Isa::Amx => Some(avx512::direct::<F>()),
         Isa::AvxVnni => Some(avxvnni::direct::<F>()),
         Isa::Avx2 => Some(avx2::direct::<F>()),
         _ => None,
@@ -153,7 +153,7 @@ fn direct(_: DType, _: Isa) -> Option<Direct> {
 #[cfg(target_arch = "x86_64")]
 fn of<F: x86::Unpack>(isa: Isa) -> Kernels {
     match isa {
-        Isa::Avx512 => avx512::kernels::<F>(),
+        Isa::Avx512 | Isa::Amx => avx512::kernels::<F>(),
         Isa::AvxVnni => avxvnni::kernels::<F>(),
         Isa::Avx2 => avx2::kernels::<F>(),
         _ => portable::kernels::<F>(),

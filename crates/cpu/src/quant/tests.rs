@@ -152,7 +152,7 @@ fn panels_are_the_same_on_every_instruction_set() {
                 use DType::*;
                 let grids = matches!(dtype, IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S);
                 let eight_bits = grids || matches!(dtype, Q8_0 | IQ4_NL | IQ4_XS);
-                if !matches!(isa, Isa::Portable | Isa::AvxVnni | Isa::Avx512) && eight_bits {
+                if !matches!(isa, Isa::Portable | Isa::AvxVnni | Isa::Avx512 | Isa::Amx) && eight_bits {
                     // Signed there, so without an addend.
                     values.iter_mut().for_each(|v| *v ^= 0x80);
                     scales.chunks_exact_mut(2).for_each(|s| s[1] = -128.0 * s[0]);

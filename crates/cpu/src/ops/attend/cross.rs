@@ -242,7 +242,9 @@ fn weigh(scores: &mut [Strip], largest: &mut Strip, weight: &mut Strip, keep: &m
     #[cfg(target_arch = "x86_64")]
     match isa() {
         // SAFETY: the processor has what is called.
-        Isa::Avx512 => return unsafe { super::x86::weigh_columns_avx512(scores, largest, weight, keep) },
+        Isa::Avx512 | Isa::Amx => {
+            return unsafe { super::x86::weigh_columns_avx512(scores, largest, weight, keep) };
+        }
         set if set >= Isa::Avx2 => {
             // SAFETY: likewise.
             return unsafe { super::x86::weigh_columns_avx2(scores, largest, weight, keep) };

@@ -140,7 +140,7 @@ pub fn run(p: &Panel, c: &mut [f32]) {
     unsafe {
         #[cfg(target_arch = "x86_64")]
         match isa() {
-            Isa::Avx512 => return super::x86::avx512(p, c.as_mut_ptr()),
+            Isa::Avx512 | Isa::Amx => return super::x86::avx512(p, c.as_mut_ptr()),
             set if set >= Isa::Avx2 => return super::x86::avx2(p, c.as_mut_ptr()),
             _ => {}
         }

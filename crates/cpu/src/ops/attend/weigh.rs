@@ -24,7 +24,7 @@ pub fn weigh(scores: &mut [f32], known: Known) {
     unsafe {
         #[cfg(target_arch = "x86_64")]
         match isa() {
-            Isa::Avx512 => return super::x86::weigh_avx512(scores, known),
+            Isa::Avx512 | Isa::Amx => return super::x86::weigh_avx512(scores, known),
             set if set >= Isa::Avx2 => return super::x86::weigh_avx2(scores, known),
             _ => {}
         }

@@ -34,7 +34,7 @@ fn run<const TURNED: bool>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]
     #[cfg(target_arch = "x86_64")]
     {
         use crate::isa::{Isa, isa};
-        if isa() == Isa::Avx512 {
+        if isa() >= Isa::Avx512 {
             // SAFETY: the processor has AVX-512, and rows and sums are as many as asserted.
             return unsafe {
                 match fresh {

@@ -104,7 +104,7 @@ pub fn tile<W: Stored>(isa: Isa, x: Rows<f32>, w: Rows<W::Number>, len: usize) -
     #[cfg(target_arch = "x86_64")]
     {
         use x86::{avx2, avx512};
-        if isa == Isa::Avx512 {
+        if isa >= Isa::Avx512 {
             // SAFETY: callers name an instruction set that the processor has.
             unsafe {
                 match x.count {
