@@ -1,7 +1,7 @@
 //! `(B…, M, K) × (B…, K, N) → (B…, M, N)`; the right operand may be a stored weight, decoded as it is needed.
 
 use crate::exec::{Call, Cpu};
-use crate::ops::gemm::{Gemm, Left, WIDTH};
+use crate::ops::gemm::{Gemm, Left, WIDTH, Way};
 use hob_graph::{DType, Graph, Node, Shape};
 
 /// Columns of a task: whole blocks of any format.
@@ -9,15 +9,15 @@ const TASK: usize = 256;
 
 fn gemm(y: Shape, depth: usize, stored: bool) -> Gemm {
     let [rows, columns] = [y[y.len() - 2], y.last()];
-    // Where b is plain numbers smaller tasks will do, which keep more threads busy.
-    let task = if stored { TASK } else { 2 * WIDTH };
-    Gemm { rows, depth, columns, task: task.min(columns.next_multiple_of(WIDTH)) }
+    // Where b is plain numbers smaller tasks will do, which keep more threads busy. Else strips are no whole blocks.
+    let (task, way) = if stored { (TASK, Way::Plain) } else { (2 * WIDTH, Way::of(rows)) };
+    Gemm { rows, depth, columns, task: task.min(columns.next_multiple_of(WIDTH)), way }
 }
 
 /// Bytes of working memory.
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
-    // Planned as for a stored weight, of which the larger tasks need more.
-    gemm(node.shape, graph.node(node.inputs[0]).shape.last(), true).scratch(&cpu.pool)
+    let of = |stored| gemm(node.shape, graph.node(node.inputs[0]).shape.last(), stored).scratch(&cpu.pool);
+    of(true).max(of(false))
 }
 
 /// Runs the node of `c`.

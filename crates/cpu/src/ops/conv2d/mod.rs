@@ -4,17 +4,18 @@
 mod winograd;
 
 use crate::exec::{Call, Cpu};
-use crate::ops::gemm::{Gemm, Left, WIDTH};
+use crate::ops::gemm::{Gemm, Left, WIDTH, Way};
 use hob_graph::{Graph, Node, Shape, Window};
 use std::ops::Range;
 use winograd::Winograd;
 
-/// Columns of a task.
-const TASK: usize = 8 * WIDTH;
+/// Columns of a task at most that are filled in together.
+const TASK: usize = Way::Plain.wide();
 
 fn gemm(y: Shape, kernel: Shape) -> Gemm {
     let [rows, depth, columns] = [y[1], kernel[1] * kernel[2] * kernel[3], y[2] * y[3]];
-    Gemm { rows, depth, columns, task: TASK.min(columns.next_multiple_of(WIDTH)) }
+    let way = Way::of(rows);
+    Gemm { rows, depth, columns, task: way.wide().min(columns.next_multiple_of(WIDTH)), way }
 }
 
 /// Bytes of working memory.

@@ -7,7 +7,7 @@
 
 use super::Left;
 use crate::isa::for_each_width;
-use crate::ops::gemm::{HEIGHT, Rows, WIDTH, tile};
+use crate::ops::gemm::{HEIGHT, Rows, WIDTH, Way, tile};
 use crate::ops::rows::Shared;
 use crate::threads::Pool;
 use hob_graph::{Shape, Window};
@@ -48,6 +48,9 @@ impl Winograd {
     /// The split where minimal filtering pays: enough tiles to fill a strip, and channels enough for the turning.
     pub fn of(pool: &Pool, x: Shape, y: Shape, window: Window) -> Option<Winograd> {
         let (channels, outputs) = (x[1], y[1]);
+        if Way::of(outputs) == Way::Parts {
+            return None; // direct products by tiles are faster, and closer
+        }
         let fits = window.kernel == 3 && window.stride == 1 && channels >= 32 && outputs >= 32;
         let tiles = [y[2].div_ceil(4), y[3].div_ceil(4)];
         let (lines, most) = (x[0] * tiles[0], STRIPS * WIDTH);

@@ -3,10 +3,12 @@
 //! as a whole.
 //!
 //! A task computes some columns and rows of the result. It takes b's part of up to [`DEPTH`] rows at a time into a
-//! panel, laid out in strips of [`WIDTH`] columns, and multiplies it by its rows of a, [`HEIGHT`] at a time, with the
+//! panel, laid out in strips of [`WIDTH`] columns, and multiplies it by its rows of a, some at a time ([`Way`]), with the
 //! sums in registers. Between panels the sums lie close together, as the rows of the result are often a power of two
 //! apart and would push each other out of the cache.
 
+#[cfg(target_arch = "x86_64")]
+mod parts;
 mod tile;
 
 use crate::ops::linear::decode;
@@ -18,8 +20,6 @@ pub use tile::{HEIGHT, Rows, WIDTH, tile, tile_turned};
 
 /// Rows of a panel: a strip of so many stays in the first cache.
 pub const DEPTH: usize = 256;
-/// Sums of a task at most, so that they and the panel stay in the second cache.
-const SUMS: usize = 65 << 10;
 /// Numbers of b that exist at a time where they are filled in once.
 const COMMON: usize = 1 << 20;
 
@@ -80,6 +80,59 @@ impl<'a> Left<'a> {
     }
 }
 
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// vectors of f32, [`HEIGHT`] rows at a time
+    Plain,
+    /// tiles of bf16, two for each number ([`crate::amx`])
+    Parts,
+}
+
+impl Way {
+    /// The best for so many rows; the panels of `Parts` are filled strip by strip.
+    pub fn of(rows: usize) -> Way {
+        #[cfg(target_arch = "x86_64")]
+        if crate::isa::isa() >= crate::isa::Isa::Amx && rows >= parts::LEAST {
+            return Way::Parts;
+        }
+        let _ = rows;
+        Way::Plain
+    }
+
+    /// Rows at a time.
+    const fn height(self) -> usize {
+        match self {
+            Way::Plain => HEIGHT,
+            Way::Parts => 32,
+        }
+    }
+
+    /// Sums of a task at most, so that they and the panel stay in the second cache: tiles come with one of 2 MB.
+    const fn sums(self) -> usize {
+        match self {
+            Way::Plain => 65 << 10,
+            Way::Parts => 160 << 10,
+        }
+    }
+
+    /// Rows of a panel that so many rows of b become.
+    fn deep(self, rows: usize) -> usize {
+        match self {
+            Way::Plain => rows,
+            Way::Parts => rows.next_multiple_of(32),
+        }
+    }
+
+    /// Columns of a task where there is enough work: the more there are, the seldomer a row of a is prepared.
+    pub const fn wide(self) -> usize {
+        match self {
+            Way::Plain => 8 * WIDTH,
+            Way::Parts => 16 * WIDTH,
+        }
+    }
+}
+
 /// How large a product is and how it is split.
 #[derive(Clone, Copy)]
 pub struct Gemm {
@@ -91,6 +144,7 @@ pub struct Gemm {
     pub columns: usize,
     /// columns of a task, a multiple of [`WIDTH`]
     pub task: usize,
+    pub way: Way,
 }
 
 impl Gemm {
@@ -101,22 +155,30 @@ impl Gemm {
 
     /// Rows of a task at most.
     fn most(&self) -> usize {
-        SUMS / self.task / HEIGHT * HEIGHT
+        let height = self.way.height();
+        self.way.sums() / self.task / height * height
     }
 
     /// Sums of a task.
     fn sums(&self) -> usize {
-        self.rows.next_multiple_of(HEIGHT).min(self.most()) * self.task
+        self.rows.next_multiple_of(self.way.height()).min(self.most()) * self.task
     }
 
     fn per_thread(&self) -> usize {
-        self.depth.min(DEPTH) * self.task + self.sums()
+        self.way.deep(self.depth.min(DEPTH)) * self.task + self.sums()
+    }
+
+    /// Rows of the result that part `i` of `of` computes, in units of the way's height.
+    fn part(&self, i: usize, of: usize) -> Range<usize> {
+        let height = self.way.height();
+        let heights = self.rows.div_ceil(height);
+        heights * i / of * height..heights * (i + 1) / of * height
     }
 
     /// Computes `batches` products: `a(i)` is a product's left operand and `out` holds `(batches, M, N)`.
     ///
-    /// `fill(i, rows, columns, panel)` writes b's part of product i into a panel `(columns / WIDTH, rows, WIDTH)`,
-    /// with anything where `columns` goes beyond N. `finish(row, column, y)` is called for finished parts of rows, from a
+    /// `fill(i, rows, columns, panel)` writes b's part of product i into a panel `(columns / WIDTH, rows, WIDTH)`, or, for
+    /// [`Way::Parts`], into a single strip; with anything where `columns` goes beyond N. `finish(row, column, y)` is called for finished parts of rows, from a
     /// column on.
     pub fn run<'a>(
         &self,
@@ -128,7 +190,7 @@ impl Gemm {
         fill: impl Fn(usize, Range<usize>, Range<usize>, &mut [f32]) + Sync,
         finish: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
-        let Gemm { rows, depth, columns, task } = *self;
+        let Gemm { rows, depth, columns, task, .. } = *self;
         assert_eq!(out.len(), batches * rows * columns);
         if out.is_empty() {
             return;
@@ -150,16 +212,15 @@ impl Gemm {
         } else {
             1
         };
-        let heights = rows.div_ceil(HEIGHT);
-        let parts = spread.max(heights.div_ceil(self.most() / HEIGHT));
+        let parts = spread.max(rows.div_ceil(self.most()));
         let work = |chunk: usize, thread: usize| {
             let (batch, rest) = (chunk / (tasks * parts), chunk % (tasks * parts));
             let (first, part) = (rest / parts * task, rest % parts);
-            let mine = heights * part / parts * HEIGHT..heights * (part + 1) / parts * HEIGHT;
+            let mine = self.part(part, parts);
             let strips = task.min(columns - first).div_ceil(WIDTH);
             // SAFETY: each thread has memory of its own, within what is asserted above.
             let memory = unsafe { panels.slice(thread * self.per_thread(), self.per_thread()) };
-            let (panel, sums) = memory.split_at_mut(depth.min(DEPTH) * task);
+            let (panel, sums) = memory.split_at_mut(self.way.deep(depth.min(DEPTH)) * task);
             let sums = &mut sums.as_chunks_mut::<WIDTH>().0[..strips * mine.len()];
             let store = |row: usize, strip: usize, sums: &[f32; WIDTH]| {
                 let column = first + strip * WIDTH;
@@ -170,10 +231,21 @@ impl Gemm {
                 finish(row, column, y);
             };
             let a = a(batch);
-            let mut room = [0.0; HEIGHT * DEPTH];
+            let mut room = Room::default();
             for deep in blocks(depth) {
-                let panel = &mut panel[..deep.len() * strips * WIDTH];
-                fill(batch, deep.clone(), first..first + strips * WIDTH, panel);
+                let panel = &mut panel[..self.way.deep(deep.len()) * strips * WIDTH];
+                match self.way {
+                    Way::Plain => fill(batch, deep.clone(), first..first + strips * WIDTH, panel),
+                    Way::Parts => {
+                        let each = panel.len() / strips;
+                        for (strip, panel) in panel.chunks_exact_mut(each).enumerate() {
+                            let first = first + strip * WIDTH;
+                            self.strip(panel, deep.len(), |panel| {
+                                fill(batch, deep.clone(), first..first + WIDTH, panel)
+                            });
+                        }
+                    }
+                }
                 self.multiply(a, mine.clone(), deep, panel, sums, &mut room, &store);
             }
         };
@@ -186,7 +258,7 @@ impl Gemm {
 
     /// Bytes of working memory of [`Gemm::run_once`].
     pub fn scratch_once(&self, pool: &Pool) -> usize {
-        4 * (self.common() * self.depth + pool.threads() * self.sums())
+        4 * (self.common() * self.way.deep(self.depth) + pool.threads() * self.sums())
     }
 
     /// Columns of b that exist at a time in [`Gemm::run_once`]: some tasks'.
@@ -208,22 +280,22 @@ impl Gemm {
         fill: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
         finish: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
-        let Gemm { rows, depth, columns, task } = *self;
+        let Gemm { rows, depth, columns, task, .. } = *self;
         assert!(out.len() == rows * columns && depth > 0);
         // SAFETY: any bits are an f32; the plan's scratch is aligned.
         let scratch = unsafe { scratch.align_to_mut::<f32>().1 };
-        let (panels, sums) = scratch.split_at_mut(self.common() * depth);
+        let (panels, sums) = scratch.split_at_mut(self.common() * self.way.deep(depth));
         let each = self.sums();
         assert!(sums.len() >= pool.threads() * each, "scratch as planned");
         let (sums, out) = (Shared(sums.as_mut_ptr()), Shared(out.as_mut_ptr()));
-        let heights = rows.div_ceil(HEIGHT);
+        let heights = rows.div_ceil(self.way.height());
         for first in (0..columns).step_by(self.common()) {
             let wide = self.common().min(columns - first);
             let tasks = wide.div_ceil(task);
             // Of a task: its columns, and where its panels lie.
             let of = |i: usize| {
                 let strips = task.min(wide - i * task).div_ceil(WIDTH);
-                (first + i * task, strips, i * task * depth)
+                (first + i * task, strips, i * task * self.way.deep(depth))
             };
             let filled = Shared(panels.as_mut_ptr());
             let deep = depth.div_ceil(DEPTH);
@@ -231,18 +303,19 @@ impl Gemm {
                 let (strip, deep) = (i / deep, i % deep * DEPTH..depth.min((i % deep + 1) * DEPTH));
                 let (column, strips, at) = of(strip * WIDTH / task);
                 let strip = strip % (task / WIDTH);
-                let at = at + (deep.start * strips + strip * deep.len()) * WIDTH;
+                let high = self.way.deep(deep.len());
+                let at = at + (deep.start * strips + strip * high) * WIDTH;
                 let column = column + strip * WIDTH;
                 // SAFETY: each strip of each block has a place of its own within the panels.
-                let panel = unsafe { filled.slice(at, deep.len() * WIDTH) };
-                fill(deep, column..column + WIDTH, panel);
+                let panel = unsafe { filled.slice(at, high * WIDTH) };
+                self.strip(panel, deep.len(), |panel| fill(deep, column..column + WIDTH, panel));
             });
             let panels: &[f32] = panels;
-            let parts = heights.div_ceil(self.most() / HEIGHT).max((8 * pool.threads()).div_ceil(tasks));
+            let parts = rows.div_ceil(self.most()).max((8 * pool.threads()).div_ceil(tasks));
             let parts = parts.min(heights.div_ceil(8));
             pool.run(tasks * parts, &|i, thread| {
                 let ((first, strips, at), part) = (of(i / parts), i % parts);
-                let mine = heights * part / parts * HEIGHT..heights * (part + 1) / parts * HEIGHT;
+                let mine = self.part(part, parts);
                 // SAFETY: each thread has memory of its own.
                 let sums = unsafe { sums.slice(thread * each, strips * mine.len() * WIDTH) };
                 let sums = sums.as_chunks_mut::<WIDTH>().0;
@@ -254,12 +327,28 @@ impl Gemm {
                     y.copy_from_slice(&sums[..wide]);
                     finish(row, column, y);
                 };
-                let mut room = [0.0; HEIGHT * DEPTH];
+                let mut room = Room::default();
                 for deep in blocks(depth) {
-                    let panel = &panels[at + deep.start * strips * WIDTH..][..deep.len() * strips * WIDTH];
+                    let high = self.way.deep(deep.len());
+                    let panel = &panels[at + deep.start * strips * WIDTH..][..high * strips * WIDTH];
                     self.multiply(a, mine.clone(), deep, panel, sums, &mut room, &store);
                 }
             });
+        }
+    }
+
+    /// A strip of a panel, as the way reads it, of what `fill` writes for `deep` rows.
+    fn strip(&self, panel: &mut [f32], deep: usize, fill: impl FnOnce(&mut [f32])) {
+        match self.way {
+            Way::Plain => fill(panel),
+            #[cfg(target_arch = "x86_64")]
+            Way::Parts => {
+                let mut plain = [[0.0; WIDTH]; DEPTH];
+                fill(plain[..deep].as_flattened_mut());
+                parts::pack(&plain[..deep], panel);
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Way::Parts => unreachable!("{deep} rows for a processor of another kind"),
         }
     }
 
@@ -273,9 +362,13 @@ impl Gemm {
         deep: Range<usize>,
         panel: &[f32],
         sums: &mut [[f32; WIDTH]],
-        room: &mut [f32],
+        Room(room): &mut Room,
         store: &impl Fn(usize, usize, &[f32; WIDTH]),
     ) {
+        #[cfg(target_arch = "x86_64")]
+        if self.way == Way::Parts {
+            return self.multiply_parts(a, mine, deep, panel, sums, room, store);
+        }
         let (rows, depth, strips) = (self.rows, self.depth, sums.len() / mine.len().max(1));
         for row in mine.clone().step_by(HEIGHT) {
             let high = HEIGHT.min(rows - row);
@@ -293,6 +386,16 @@ impl Gemm {
                 }
             }
         }
+    }
+}
+
+/// Rows of a as products read them.
+#[repr(align(64))]
+struct Room([f32; 32 * DEPTH]);
+
+impl Default for Room {
+    fn default() -> Room {
+        Room([0.0; 32 * DEPTH])
     }
 }
 

@@ -6,7 +6,7 @@ use super::float::{self, BF16, F16, F32, Rows, Stored};
 use super::{Carver, Linear, Shared, Size, carved};
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
-use crate::ops::gemm::{DEPTH, Gemm, Left, WIDTH};
+use crate::ops::gemm::{DEPTH, Gemm, Left, WIDTH, Way};
 use crate::threads::Pool;
 use hob_graph::DType;
 use std::ops::Range;
@@ -32,22 +32,20 @@ fn many(size: Size) -> bool {
 const ONCE: usize = 768;
 /// The same where there are few columns.
 const FEWEST: usize = 256;
-/// Columns of a task. The wider it is the more often a token's numbers are used once they are at hand.
-const WIDE: usize = 8 * WIDTH;
-
 /// The product with turned weights, where that pays, and whether they are turned once: where there are many tokens, or
 /// too few columns for threads to turn some each.
 fn turned(pool: &Pool, size: Size) -> Option<(Gemm, bool)> {
+    let way = Way::of(size.tokens);
     let narrow = 2 * WIDTH * 2 * pool.threads() > size.n;
     let once = size.tokens >= ONCE || size.tokens >= FEWEST && narrow;
     let wide = match size.tokens {
-        _ if once => WIDE,
-        _ if size.n >= WIDE * pool.threads() => WIDE / 2,
+        _ if once => way.wide(),
+        _ if size.n >= way.wide() * pool.threads() => way.wide() / 2,
         _ => 2 * WIDTH,
     };
     let task = wide.min(size.n.next_multiple_of(WIDTH));
     (size.tokens >= TURNED)
-        .then_some((Gemm { rows: size.tokens, depth: size.k, columns: size.n, task }, once))
+        .then_some((Gemm { rows: size.tokens, depth: size.k, columns: size.n, task, way }, once))
 }
 
 /// Rows of weights at hand, and values of a row.
