@@ -21,7 +21,7 @@ fn main() {
     let threads = args.iter().position(|a| a == "--threads").and_then(|i| args.get(i + 1)?.parse().ok());
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let filter = args.first().filter(|a| !a.starts_with("--"));
-    let cpu = Cpu::new(threads, Precision::Exact);
+    let cpu = Cpu::new(threads, Precision::Fast);
     println!("{threads} threads, {:?}", hob_cpu::isa::isa());
     let w = |kernel, padding| Window { kernel, stride: 1, padding };
     let run = |name: &str, build: &dyn for<'g> Fn(&'g Builder) -> X<'g>| {

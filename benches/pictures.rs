@@ -56,7 +56,7 @@ fn vae_decoder(side: usize) -> Graph {
 }
 
 fn measure(name: &str, mut graph: Graph, threads: usize) {
-    let cpu = Cpu::new(threads, Precision::Exact);
+    let cpu = Cpu::new(threads, Precision::Fast);
     let shapes: BTreeMap<String, Vec<usize>> =
         graph.weights.iter().map(|w| (w.name.clone(), w.shape.to_vec())).collect();
     let dtype = |shape: &[usize]| if shape.len() > 1 { DType::F16 } else { DType::F32 };

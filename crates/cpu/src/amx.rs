@@ -283,7 +283,7 @@ mod tests {
 
     #[repr(align(64))]
     #[derive(Clone)]
-    struct Line([u8; LINE]);
+    struct Line(#[allow(dead_code)] [u8; LINE]);
 
     fn blocks(bytes: usize) -> Vec<Line> {
         vec![Line([0xff; LINE]); bytes / LINE] // what is not written is no number

@@ -10,12 +10,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How activations meet quantized weights.
+/// How exactly numbers are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// activations stay in f32, weights are decoded to f32: slow, for comparison and training
+    /// all in f32, quantized weights are decoded to it: slow, for comparison and training
     Exact,
-    /// activations are quantized to 8 bits per block where an integer kernel exists
+    /// activations are quantized to 8 bits per block where an integer kernel exists; products of f32 may be off by 2^-17
+    /// where the processor has tiles (`amx`)
     Fast,
 }
 

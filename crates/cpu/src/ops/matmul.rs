@@ -7,16 +7,17 @@ use hob_graph::{DType, Graph, Node, Shape};
 /// Columns of a task: whole blocks of any format.
 const TASK: usize = 256;
 
-fn gemm(y: Shape, depth: usize, stored: bool) -> Gemm {
+fn gemm(cpu: &Cpu, y: Shape, depth: usize, stored: bool) -> Gemm {
     let [rows, columns] = [y[y.len() - 2], y.last()];
     // Where b is plain numbers smaller tasks will do, which keep more threads busy. Else strips are no whole blocks.
-    let (task, way) = if stored { (TASK, Way::Plain) } else { (2 * WIDTH, Way::of(rows)) };
+    let (task, way) = if stored { (TASK, Way::Plain) } else { (2 * WIDTH, Way::of(cpu.precision, rows)) };
     Gemm { rows, depth, columns, task: task.min(columns.next_multiple_of(WIDTH)), way }
 }
 
 /// Bytes of working memory.
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
-    let of = |stored| gemm(node.shape, graph.node(node.inputs[0]).shape.last(), stored).scratch(&cpu.pool);
+    let of =
+        |stored| gemm(cpu, node.shape, graph.node(node.inputs[0]).shape.last(), stored).scratch(&cpu.pool);
     of(true).max(of(false))
 }
 
@@ -24,7 +25,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
 pub fn run(c: &mut Call) {
     let (a, b) = (c.x(0), c.x(1));
     let stored = b.dtype != DType::F32;
-    let g = gemm(c.node.shape, a.shape.last(), stored);
+    let g = gemm(c.cpu, c.node.shape, a.shape.last(), stored);
     let (size, a) = (g.rows * g.depth, a.f32s());
     let batches = c.out.len() / (g.rows * g.columns).max(1);
     let plain = if stored { &[] } else { b.f32s() };

@@ -6,7 +6,9 @@
 //! out once as the products read them: a tile's numbers side by side.
 
 use super::panel::{LANES, Lanes, Plain};
-use crate::exec::{Call, Cpu};
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
+use crate::exec::{Call, Cpu, Precision};
 use crate::isa::for_each_width;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
@@ -21,18 +23,18 @@ const STRIPS: usize = 2;
 const BLOCK: usize = 132;
 
 /// One number for each query of a strip.
-type Strip = [f32; WIDTH];
+pub(super) type Strip = [f32; WIDTH];
 
 /// What all tasks share.
-struct Size {
-    parts: usize,
+pub(super) struct Size {
+    pub parts: usize,
     /// queries of a part
-    queries: usize,
+    pub queries: usize,
     /// keys of a part
-    keys: usize,
-    heads: usize,
-    kv_heads: usize,
-    dim: usize,
+    pub keys: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub dim: usize,
 }
 
 impl Size {
@@ -63,9 +65,18 @@ impl Size {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+fn by_tiles(cpu: &Cpu) -> bool {
+    cpu.precision == Precision::Fast && isa() >= Isa::Amx
+}
+
 /// Bytes of working memory.
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node, how: Cross) -> usize {
     let s = Size::of(graph, node, how);
+    #[cfg(target_arch = "x86_64")]
+    if by_tiles(cpu) {
+        return tiles::scratch(&s, &cpu.pool);
+    }
     4 * (cpu.pool.threads() * s.strips() * WIDTH + 2 * s.all())
 }
 
@@ -76,6 +87,11 @@ pub fn run(c: &mut Call, how: Cross) {
     let bias = (c.arity() == 4).then(|| c.x(3).f32s());
     if c.out.is_empty() {
         return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if by_tiles(c.cpu) {
+        let x = tiles::Operands { q, k, v, bias };
+        return tiles::run(&s, pool, x, how.scale, how.causal, c.out, c.scratch);
     }
     // SAFETY: the plan's scratch is aligned and as large as `scratch` says; any bits are an f32.
     let scratch = unsafe { c.scratch.align_to_mut::<f32>().1 };
@@ -231,7 +247,7 @@ fn lay(s: &Size, pool: &crate::Pool, [keys, values]: [&[f32]; 2], to: [&mut [f32
 
 for_each_width! {
     /// Multiplies each query's sums.
-    fn rescale(sums: &mut [Strip], by: &Strip) {
+    pub(super) fn rescale(sums: &mut [Strip], by: &Strip) {
         sums.iter_mut().for_each(|sums| sums.iter_mut().zip(by).for_each(|(s, by)| *s *= by));
     }
 }
@@ -241,8 +257,8 @@ for_each_width! {
 fn weigh(scores: &mut [Strip], largest: &mut Strip, weight: &mut Strip, keep: &mut Strip) {
     #[cfg(target_arch = "x86_64")]
     match isa() {
-        // SAFETY: the processor has what is called.
         Isa::Avx512 | Isa::Amx => {
+            // SAFETY: the processor has what is called.
             return unsafe { super::x86::weigh_columns_avx512(scores, largest, weight, keep) };
         }
         set if set >= Isa::Avx2 => {

@@ -7,6 +7,8 @@
 pub mod cross;
 mod flat;
 mod panel;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod weigh;
 #[cfg(target_arch = "x86_64")]
 mod x86;

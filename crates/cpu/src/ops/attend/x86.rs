@@ -204,7 +204,7 @@ impl Lanes for Two {
 
 /// A register of AVX-512.
 #[derive(Clone, Copy)]
-struct One(__m512);
+pub struct One(pub __m512);
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for One {
@@ -255,7 +255,7 @@ impl Lanes for One {
     unsafe fn exp2(self) -> Self {
         // 2^r for |r| <= 1/2, interpolated at the Chebyshev points, the highest power first
         const POWERS: [f32; 6] =
-            [0.001_339_086_3, 0.009_676_032, 0.055_503_57, 0.240_221_07, std::f32::consts::LN_2, 1.000_000_1];
+            [0.001_339_086_3, 0.009_676_032, 0.055_503_57, 0.240_221_07, std::f32::consts::LN_2, 1.0];
         unsafe {
             // What is no number stays none, as the second operand counts then.
             let x = _mm512_max_ps(_mm512_set1_ps(-150.0), self.0);

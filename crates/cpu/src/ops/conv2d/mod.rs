@@ -12,18 +12,18 @@ use winograd::Winograd;
 /// Columns of a task at most that are filled in together.
 const TASK: usize = Way::Plain.wide();
 
-fn gemm(y: Shape, kernel: Shape) -> Gemm {
+fn gemm(cpu: &Cpu, y: Shape, kernel: Shape) -> Gemm {
     let [rows, depth, columns] = [y[1], kernel[1] * kernel[2] * kernel[3], y[2] * y[3]];
-    let way = Way::of(rows);
+    let way = Way::of(cpu.precision, rows);
     Gemm { rows, depth, columns, task: way.wide().min(columns.next_multiple_of(WIDTH)), way }
 }
 
 /// Bytes of working memory.
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node, window: Window) -> usize {
-    if let Some(w) = Winograd::of(&cpu.pool, graph.node(node.inputs[0]).shape, node.shape, window) {
+    if let Some(w) = Winograd::of(cpu, graph.node(node.inputs[0]).shape, node.shape, window) {
         return w.scratch(&cpu.pool);
     }
-    gemm(node.shape, graph.node(node.inputs[1]).shape).scratch(&cpu.pool)
+    gemm(cpu, node.shape, graph.node(node.inputs[1]).shape).scratch(&cpu.pool)
 }
 
 /// Runs the node of `c`.
@@ -31,10 +31,10 @@ pub fn run(c: &mut Call, window: Window) {
     let (x, kernel) = (c.x(0), c.x(1));
     let bias = (c.arity() == 3).then(|| c.x(2).f32s());
     let left = Left { dtype: kernel.dtype, bytes: kernel.bytes };
-    if let Some(w) = Winograd::of(&c.cpu.pool, x.shape, c.node.shape, window) {
+    if let Some(w) = Winograd::of(c.cpu, x.shape, c.node.shape, window) {
         return w.run(&c.cpu.pool, x.f32s(), left, bias, c.out, c.scratch);
     }
-    let g = gemm(c.node.shape, kernel.shape);
+    let g = gemm(c.cpu, c.node.shape, kernel.shape);
     let image = x.shape[1] * x.shape[2] * x.shape[3];
     let patches =
         Patches { x: x.f32s(), image, size: [x.shape[2], x.shape[3]], columns: c.node.shape[3], window };

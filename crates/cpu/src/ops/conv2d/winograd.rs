@@ -6,6 +6,7 @@
 //! time. In f32 the results are about ten times as far from exact ones as direct sums are, some 1e-6 of the largest.
 
 use super::Left;
+use crate::exec::Cpu;
 use crate::isa::for_each_width;
 use crate::ops::gemm::{HEIGHT, Rows, WIDTH, Way, tile};
 use crate::ops::rows::Shared;
@@ -46,9 +47,9 @@ pub struct Winograd {
 
 impl Winograd {
     /// The split where minimal filtering pays: enough tiles to fill a strip, and channels enough for the turning.
-    pub fn of(pool: &Pool, x: Shape, y: Shape, window: Window) -> Option<Winograd> {
+    pub fn of(cpu: &Cpu, x: Shape, y: Shape, window: Window) -> Option<Winograd> {
         let (channels, outputs) = (x[1], y[1]);
-        if Way::of(outputs) == Way::Parts {
+        if Way::of(cpu.precision, outputs) == Way::Parts {
             return None; // direct products by tiles are faster, and closer
         }
         let fits = window.kernel == 3 && window.stride == 1 && channels >= 32 && outputs >= 32;
@@ -58,7 +59,7 @@ impl Winograd {
             return None;
         }
         // As many outputs a task as leave no thread without work: the more there are, the seldomer turned pixels come.
-        let tasks = outputs.div_ceil(OUTPUTS).next_multiple_of(pool.threads()).min(outputs);
+        let tasks = outputs.div_ceil(OUTPUTS).next_multiple_of(cpu.pool.threads()).min(outputs);
         let rows = outputs.div_ceil(tasks);
         Some(Winograd {
             channels,

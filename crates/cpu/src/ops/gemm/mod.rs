@@ -11,6 +11,7 @@
 mod parts;
 mod tile;
 
+use crate::exec::Precision;
 use crate::ops::linear::decode;
 use crate::ops::rows::Shared;
 use crate::threads::Pool;
@@ -91,12 +92,12 @@ pub enum Way {
 
 impl Way {
     /// The best for so many rows; the panels of `Parts` are filled strip by strip.
-    pub fn of(rows: usize) -> Way {
+    pub fn of(precision: Precision, rows: usize) -> Way {
         #[cfg(target_arch = "x86_64")]
-        if crate::isa::isa() >= crate::isa::Isa::Amx && rows >= parts::LEAST {
+        if precision == Precision::Fast && crate::isa::isa() >= crate::isa::Isa::Amx && rows >= parts::LEAST {
             return Way::Parts;
         }
-        let _ = rows;
+        let _ = (precision, rows);
         Way::Plain
     }
 

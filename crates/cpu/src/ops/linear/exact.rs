@@ -4,6 +4,7 @@
 
 use super::float::{self, BF16, F16, F32, Rows, Stored};
 use super::{Carver, Linear, Shared, Size, carved};
+use crate::exec::Precision;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
 use crate::ops::gemm::{DEPTH, Gemm, Left, WIDTH, Way};
@@ -34,8 +35,8 @@ const ONCE: usize = 768;
 const FEWEST: usize = 256;
 /// The product with turned weights, where that pays, and whether they are turned once: where there are many tokens, or
 /// too few columns for threads to turn some each.
-fn turned(pool: &Pool, size: Size) -> Option<(Gemm, bool)> {
-    let way = Way::of(size.tokens);
+fn turned(pool: &Pool, precision: Precision, size: Size) -> Option<(Gemm, bool)> {
+    let way = Way::of(precision, size.tokens);
     let narrow = 2 * WIDTH * 2 * pool.threads() > size.n;
     let once = size.tokens >= ONCE || size.tokens >= FEWEST && narrow;
     let wide = match size.tokens {
@@ -65,11 +66,11 @@ fn decoded(size: Size) -> usize {
 }
 
 /// Bytes of working memory: decoded weights of each thread, and activations with gaps.
-pub(super) fn scratch(pool: &Pool, dtype: DType, size: Size) -> usize {
-    if let Some((g, once)) = turned(pool, size) {
+pub(super) fn scratch(pool: &Pool, precision: Precision, dtype: DType, size: Size) -> usize {
+    if let Some((g, once)) = turned(pool, precision, size) {
         // Experts plan for all tokens, and multiply those that came to each.
         let most = if once { if size.tokens >= ONCE { ONCE } else { FEWEST } } else { TURNED };
-        let fewer = scratch(pool, dtype, Size { tokens: most - 1, ..size });
+        let fewer = scratch(pool, precision, dtype, Size { tokens: most - 1, ..size });
         return fewer.max(64 + if once { g.scratch_once(pool) } else { g.scratch(pool) });
     }
     let weights = if in_place(dtype, size) { 0 } else { carved::<f32>(pool.threads() * decoded(size)) };
@@ -78,7 +79,7 @@ pub(super) fn scratch(pool: &Pool, dtype: DType, size: Size) -> usize {
 }
 
 pub(super) fn run(l: &Linear, size: Size, row_bytes: usize, out: Shared<f32>, scratch: &mut [u8]) {
-    if let Some(how) = turned(l.pool, size) {
+    if let Some(how) = turned(l.pool, l.precision, size) {
         return many_tokens(l, size, how, row_bytes, out, scratch);
     }
     let mut memory = Carver::new(scratch);

@@ -128,7 +128,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
 pub fn scratch_bytes(pool: &Pool, precision: Precision, isa: Isa, dtype: DType, size: Size) -> usize {
     match (precision, quant::kernels(dtype, isa)) {
         (Precision::Fast, Some(kernels)) => fast::scratch(pool, &kernels, size),
-        _ => exact::scratch(pool, dtype, size),
+        _ => exact::scratch(pool, precision, dtype, size),
     }
 }
 
