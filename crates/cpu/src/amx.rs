@@ -8,8 +8,8 @@
 //! it is off by some 2^-9: enough for weights in few bits.
 //!
 //! Operands lie in *blocks* of [`SIDE`] rows by [`SIDE`] numbers (those of the right operand: columns), one block after
-//! another along K: the upper parts of two tiles, and the lower parts. The right operand's tiles hold two numbers of a column
-//! side by side.
+//! another along K: the upper parts of two tiles, and the lower parts. A line of a left tile has 16 pairs of a row's numbers,
+//! each of two that are 16 apart; line `i` of a right tile has pair `i` of each of 16 columns.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use std::arch::asm;
@@ -206,36 +206,67 @@ const UPPER: i32 = 0xffff_0000_u32 as i32;
 
 /// A vector's parts as bits of f32, of which the lower halves are to be ignored.
 #[inline(always)]
-unsafe fn parts<const PARTS: usize>(x: __m512) -> [__m512i; PARTS] {
+unsafe fn parts<const PARTS: usize, S: Source>(x: __m512) -> [__m512i; PARTS] {
     let rounded = |x: __m512| _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(HALF));
     let upper = rounded(x);
     let mut all = [upper; PARTS];
     if PARTS == 2 {
         let upper = _mm512_castsi512_ps(_mm512_and_si512(upper, _mm512_set1_epi32(UPPER)));
-        all[1] = rounded(_mm512_sub_ps(x, upper));
+        let lower = _mm512_sub_ps(x, upper);
+        all[1] = if S::WHOLE { _mm512_castps_si512(lower) } else { rounded(lower) };
     }
     all
 }
 
-/// Writes line `row` (below [`SIDE`]) of a left operand's blocks: numbers along K, filled up with zeros to whole blocks.
+/// Numbers that operands are made of, sixteen at a time.
+pub trait Source: Copy {
+    /// Whether bf16's two parts hold the number whole.
+    const WHOLE: bool;
+    /// Those of sixteen that `some` has a bit for, zeros elsewhere.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW and VL, and memory is there for the bits.
+    unsafe fn load(at: *const Self, some: u16) -> __m512;
+}
+
+impl Source for f32 {
+    const WHOLE: bool = false;
+    #[inline(always)]
+    unsafe fn load(at: *const f32, some: u16) -> __m512 {
+        _mm512_maskz_loadu_ps(some, at)
+    }
+}
+
+impl Source for half::f16 {
+    const WHOLE: bool = true;
+    #[inline(always)]
+    unsafe fn load(at: *const half::f16, some: u16) -> __m512 {
+        _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(some, at.cast()))
+    }
+}
+
+impl Source for half::bf16 {
+    const WHOLE: bool = true;
+    #[inline(always)]
+    unsafe fn load(at: *const half::bf16, some: u16) -> __m512 {
+        let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, at.cast()));
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+    }
+}
+
+/// Writes line `row` (below [`SIDE`]) of a left operand's blocks: `count` numbers along K, filled up with zeros to whole
+/// blocks.
 ///
 /// # Safety
-/// The processor has AVX-512 F and BW, and the blocks are there.
-#[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn pack_row<const PARTS: usize>(x: &[f32], row: usize, to: *mut u8) {
+/// The processor has AVX-512 F, BW and VL; numbers and blocks are there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub unsafe fn left_row<const PARTS: usize, S: Source>(x: *const S, count: usize, row: usize, to: *mut u8) {
     let to = to.add(row / 16 * TILE + row % 16 * LINE);
-    // The upper words of two vectors.
-    let words: [u16; 32] = std::array::from_fn(|i| 2 * i as u16 + 1);
-    let words = _mm512_loadu_si512(words.as_ptr().cast());
-    for (step, x) in x.chunks(SIDE).enumerate() {
-        let some = (1u64 << x.len()) - 1;
-        let a = _mm512_maskz_loadu_ps(some as u16, x.as_ptr());
-        let b = _mm512_maskz_loadu_ps((some >> 16) as u16, x.as_ptr().wrapping_add(16));
-        let (a, b) = (parts::<PARTS>(a), parts::<PARTS>(b));
-        for part in 0..PARTS {
-            let to = to.add(step * block::<PARTS>() + part * 2 * TILE);
-            _mm512_storeu_si512(to.cast(), _mm512_permutex2var_epi16(a[part], words, b[part]));
-        }
+    for step in 0..count.div_ceil(SIDE) {
+        let (x, rest) = (x.add(step * SIDE), count - step * SIDE);
+        let some = if rest < SIDE { (1u32 << rest) - 1 } else { u32::MAX };
+        let both = [S::load(x, some as u16), S::load(x.wrapping_add(16), (some >> 16) as u16)];
+        store_pairs::<PARTS, S>(both, to.add(step * block::<PARTS>()));
     }
 }
 
@@ -243,32 +274,64 @@ pub unsafe fn pack_row<const PARTS: usize>(x: &[f32], row: usize, to: *mut u8) {
 ///
 /// # Safety
 /// The processor has AVX-512 F and BW, and the blocks are there.
-#[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn pack_columns<const PARTS: usize>(x: &[[f32; SIDE]], to: *mut u8) {
-    for (pair, x) in x.chunks(2).enumerate() {
-        let to = to.add(pair / 16 * block::<PARTS>() + pair % 16 * LINE);
-        for half in 0..2 {
-            let load = |i: usize| match x.get(i) {
-                Some(x) => _mm512_loadu_ps(x.as_ptr().add(16 * half)),
-                None => _mm512_setzero_ps(),
-            };
-            store_pair::<PARTS>([load(0), load(1)], to.add(half * TILE));
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub unsafe fn right_columns<const PARTS: usize>(x: &[[f32; SIDE]], to: *mut u8) {
+    for (step, x) in x.chunks(SIDE).enumerate() {
+        let to = to.add(step * block::<PARTS>());
+        for pair in 0..16 {
+            for half in 0..2 {
+                let load = |i: usize| match x.get(i) {
+                    Some(x) => _mm512_loadu_ps(x.as_ptr().add(16 * half)),
+                    None => _mm512_setzero_ps(),
+                };
+                let both = [load(pair), load(pair + 16)];
+                store_pairs::<PARTS, f32>(both, to.add(half * TILE + pair * LINE));
+            }
         }
-    }
-    let pairs = x.len().div_ceil(2);
-    for pair in pairs..pairs.next_multiple_of(16) {
-        let to = to.add(pair / 16 * block::<PARTS>() + pair % 16 * LINE);
-        (0..2 * PARTS).for_each(|i| to.add(i * TILE).write_bytes(0, LINE));
     }
 }
 
-/// Writes the line of a right operand's tile that has two numbers of each of 16 columns.
+/// Makes a left operand of [`SIDE`] rows a right one whose columns they are, in place.
+///
+/// # Safety
+/// The processor has AVX-512 F, and there are so many blocks.
+#[target_feature(enable = "avx512f")]
+pub unsafe fn turn<const PARTS: usize>(blocks: *mut u8, steps: usize) {
+    for tile in 0..2 * PARTS * steps {
+        let at = blocks.add(tile * TILE);
+        let load = |i: usize| _mm512_loadu_ps(at.add(i * LINE).cast());
+        // Pairs of lines, then fours of them, then quarters of lines change places.
+        let mut v = [_mm512_setzero_ps(); 16];
+        for i in (0..16).step_by(4) {
+            let [a, b, c, d] = [load(i), load(i + 1), load(i + 2), load(i + 3)];
+            let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+            let (ef, gh) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+            v[i] = _mm512_shuffle_ps::<0x44>(ab, cd);
+            v[i + 1] = _mm512_shuffle_ps::<0xee>(ab, cd);
+            v[i + 2] = _mm512_shuffle_ps::<0x44>(ef, gh);
+            v[i + 3] = _mm512_shuffle_ps::<0xee>(ef, gh);
+        }
+        for i in 0..4 {
+            let [a, b, c, d] = [v[i], v[i + 4], v[i + 8], v[i + 12]];
+            let (ab, cd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+            let (ef, gh) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            let store = |line: usize, x| _mm512_storeu_ps(at.add(line * LINE).cast(), x);
+            store(i, _mm512_shuffle_f32x4::<0x88>(ab, cd));
+            store(i + 8, _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+            store(i + 4, _mm512_shuffle_f32x4::<0x88>(ef, gh));
+            store(i + 12, _mm512_shuffle_f32x4::<0xdd>(ef, gh));
+        }
+    }
+}
+
+/// Writes a line of a tile, and of its lower part's: number `i` of one vector beside number `i` of the other. Of a left
+/// operand they are 16 apart along K; so of a right one, where they are those of 16 columns.
 ///
 /// # Safety
 /// The processor has AVX-512 F and BW, and the tile's parts are there.
 #[inline(always)]
-pub unsafe fn store_pair<const PARTS: usize>([a, b]: [__m512; 2], to: *mut u8) {
-    let (a, b) = (parts::<PARTS>(a), parts::<PARTS>(b));
+pub unsafe fn store_pairs<const PARTS: usize, S: Source>([a, b]: [__m512; 2], to: *mut u8) {
+    let (a, b) = (parts::<PARTS, S>(a), parts::<PARTS, S>(b));
     for part in 0..PARTS {
         let a = _mm512_srli_epi32::<16>(a[part]);
         // a | b & UPPER
@@ -283,7 +346,7 @@ mod tests {
 
     #[repr(align(64))]
     #[derive(Clone)]
-    struct Line(#[allow(dead_code)] [u8; LINE]);
+    struct Line([u8; LINE]);
 
     fn blocks(bytes: usize) -> Vec<Line> {
         vec![Line([0xff; LINE]); bytes / LINE] // what is not written is no number
@@ -304,9 +367,16 @@ mod tests {
             unsafe {
                 for row in 0..SIDE {
                     let x = if row < rows { &a[row * depth..][..depth] } else { &vec![0.0; depth][..] };
-                    pack_row::<PARTS>(x, row, left.as_mut_ptr().cast());
+                    left_row::<PARTS, f32>(x.as_ptr(), depth, row, left.as_mut_ptr().cast());
                 }
-                pack_columns::<PARTS>(&b, right.as_mut_ptr().cast());
+                right_columns::<PARTS>(&b, right.as_mut_ptr().cast());
+                let mut turned = right.clone();
+                for row in 0..SIDE {
+                    let column: Vec<f32> = b.iter().map(|b| b[row]).collect();
+                    left_row::<PARTS, f32>(column.as_ptr(), depth, row, turned.as_mut_ptr().cast());
+                }
+                turn::<PARTS>(turned.as_mut_ptr().cast(), steps);
+                assert!(turned.iter().zip(&right).all(|(a, b)| a.0 == b.0));
                 let _tiles = Tiles::new();
                 let (a, b) = (left.as_ptr().cast(), right.as_ptr().cast());
                 product::<PARTS>(a, b, steps, sums.as_mut_ptr().cast(), 4 * SIDE, [rows <= 16, fresh]);
@@ -335,6 +405,32 @@ mod tests {
     }
 
     #[test]
+    fn halves_are_held_whole() {
+        if !available() {
+            return;
+        }
+        let (mut as_halves, mut as_floats) = (blocks(block::<2>()), blocks(block::<2>()));
+        for first in (0..0x7c00u16).step_by(SIDE) {
+            let halves: [half::f16; SIDE] = std::array::from_fn(|i| half::f16::from_bits(first + i as u16));
+            let floats = halves.map(|x| -x.to_f32());
+            // SAFETY: the processor has AVX-512; numbers and blocks are there.
+            unsafe {
+                left_row::<2, _>(halves.as_ptr(), SIDE, 3, as_halves.as_mut_ptr().cast());
+                left_row::<2, _>(floats.as_ptr(), SIDE, 3, as_floats.as_mut_ptr().cast());
+            }
+            let of = |lines: &[Line], part: usize, i: usize| {
+                let at = i % 16 * 4 + i / 16 * 2;
+                let bits = [0, 0, lines[part * 32 + 3].0[at], lines[part * 32 + 3].0[at + 1]];
+                f32::from_le_bytes(bits)
+            };
+            for i in 0..SIDE {
+                assert_eq!(of(&as_halves, 0, i) + of(&as_halves, 1, i), halves[i].to_f32());
+                assert_eq!(of(&as_floats, 0, i) + of(&as_floats, 1, i), floats[i]);
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_number_stays_none() {
         if !available() {
             return;
@@ -344,9 +440,11 @@ mod tests {
         x[3] = f32::NAN;
         // SAFETY: as above.
         unsafe {
-            (0..SIDE).for_each(|row| pack_row::<2>(&[1.0; SIDE], row, left.as_mut_ptr().cast()));
-            pack_row::<2>(&x, 4, left.as_mut_ptr().cast());
-            pack_columns::<2>(&[[1.0; SIDE]; SIDE], right.as_mut_ptr().cast());
+            for row in 0..SIDE {
+                let x = if row == 4 { x } else { [1.0; SIDE] };
+                left_row::<2, f32>(x.as_ptr(), SIDE, row, left.as_mut_ptr().cast());
+            }
+            right_columns::<2>(&[[1.0; SIDE]; SIDE], right.as_mut_ptr().cast());
             let _tiles = Tiles::new();
             let (a, b) = (left.as_ptr().cast(), right.as_ptr().cast());
             product::<2>(a, b, 1, sums.as_mut_ptr().cast(), 4 * SIDE, [false, true]);

@@ -1,7 +1,7 @@
 //! `(B…, M, K) × (B…, K, N) → (B…, M, N)`; the right operand may be a stored weight, decoded as it is needed.
 
 use crate::exec::{Call, Cpu};
-use crate::ops::gemm::{Gemm, Left, WIDTH, Way};
+use crate::ops::gemm::{Gemm, Left, Panel, WIDTH, Way};
 use hob_graph::{DType, Graph, Node, Shape};
 
 /// Columns of a task: whole blocks of any format.
@@ -29,8 +29,8 @@ pub fn run(c: &mut Call) {
     let (size, a) = (g.rows * g.depth, a.f32s());
     let batches = c.out.len() / (g.rows * g.columns).max(1);
     let plain = if stored { &[] } else { b.f32s() };
-    let fill =
-        |batch: usize, rows: std::ops::Range<usize>, columns: std::ops::Range<usize>, panel: &mut [f32]| {
+    let fill = |batch: usize, rows: std::ops::Range<usize>, columns: std::ops::Range<usize>, panel: Panel| {
+        panel.plainly(rows.len(), |panel| {
             let (deep, first) = (rows.len(), columns.start);
             let real = columns.end.min(g.columns) - first;
             for (i, row) in rows.enumerate() {
@@ -48,7 +48,8 @@ pub fn run(c: &mut Call) {
                     panel[(strip * deep + i) * WIDTH..][..values.len()].copy_from_slice(values);
                 }
             }
-        };
+        })
+    };
     g.run(
         &c.cpu.pool,
         batches,

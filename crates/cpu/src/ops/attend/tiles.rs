@@ -10,7 +10,7 @@ use super::cross::{Size, Strip, rescale};
 use super::panel::Lanes;
 use super::x86::One;
 use crate::Pool;
-use crate::amx::{SIDE, Tiles, block, pack_columns, pack_row, product, store_pair};
+use crate::amx::{SIDE, Tiles, block, left_row, product, right_columns, store_pairs};
 use crate::ops::gemm::WIDTH;
 use crate::ops::rows::Shared;
 use std::arch::x86_64::*;
@@ -189,9 +189,9 @@ impl<'a> Part<'a> {
                 again.copy_from_slice(upper);
                 let all = lower.as_flattened_mut().iter_mut().zip(upper.as_flattened());
                 all.for_each(|(to, x)| *to = less_upper(*x));
-                pack_columns::<1>(plain, self.queries);
+                right_columns::<1>(plain, self.queries);
             } else {
-                pack_columns::<2>(&plain[..s.dim], self.queries);
+                right_columns::<2>(&plain[..s.dim], self.queries);
             }
         }
     }
@@ -286,22 +286,24 @@ unsafe fn weigh(scores: &[Strip], [largest, weight, keep]: &mut [Strip; 3], to: 
         let best = _mm512_mask_mov_ps(before, above, best);
         let weigh = |x: &Strip| One(_mm512_sub_ps(load(x), best)).exp2().0;
         let mut sums = [_mm512_setzero_ps(); 4];
-        let line = |pair: usize| to.add(pair / 16 * STEP + pair % 16 * 64);
-        let (pairs, last) = scores.as_chunks::<2>();
-        for (i, [a, b]) in pairs.iter().enumerate() {
-            let both = [weigh(a), weigh(b)];
-            sums[i % 2 * 2] = _mm512_add_ps(sums[i % 2 * 2], both[0]);
-            sums[i % 2 * 2 + 1] = _mm512_add_ps(sums[i % 2 * 2 + 1], both[1]);
-            store_pair::<2>(both, line(i));
-        }
-        if let [last] = last {
-            let last = weigh(last);
-            sums[0] = _mm512_add_ps(sums[0], last);
-            store_pair::<2>([last, _mm512_setzero_ps()], line(pairs.len()));
-        }
-        let written = scores.len().div_ceil(2);
-        for pair in written..written.next_multiple_of(16) {
-            store_pair::<2>([_mm512_setzero_ps(); 2], line(pair));
+        // Weights of 32 keys at a time, as pairs are 16 apart; the last are filled up with zeros.
+        for (step, scores) in scores.chunks(SIDE).enumerate() {
+            let to = to.add(step * STEP);
+            if let Some((low, high)) = scores.split_first_chunk::<16>().filter(|(_, high)| high.len() == 16) {
+                for (i, (a, b)) in low.iter().zip(high).enumerate() {
+                    let both = [weigh(a), weigh(b)];
+                    sums[i % 2 * 2] = _mm512_add_ps(sums[i % 2 * 2], both[0]);
+                    sums[i % 2 * 2 + 1] = _mm512_add_ps(sums[i % 2 * 2 + 1], both[1]);
+                    store_pairs::<2, f32>(both, to.add(i * 64));
+                }
+                continue;
+            }
+            for i in 0..16 {
+                let one = |i: usize| scores.get(i).map_or(_mm512_setzero_ps(), &weigh);
+                let both = [one(i), one(i + 16)];
+                (0..2).for_each(|i| sums[i] = _mm512_add_ps(sums[i], both[i]));
+                store_pairs::<2, f32>(both, to.add(i * 64));
+            }
         }
         let sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
         // 0 in the first block, and just 1 where all is as it was.
@@ -338,8 +340,8 @@ fn lay(s: &Size, laid: &Laid, pool: &Pool, [keys, values]: [&[f32]; 2], to: [&mu
             // SAFETY: the processor has AMX and so AVX-512; a block has room for SIDE keys.
             unsafe {
                 match laid.joint {
-                    true => pack_row::<1>(key, j, to.as_mut_ptr()),
-                    false => pack_row::<2>(key, j, to.as_mut_ptr()),
+                    true => left_row::<1, _>(key.as_ptr(), key.len(), j, to.as_mut_ptr()),
+                    false => left_row::<2, _>(key.as_ptr(), key.len(), j, to.as_mut_ptr()),
                 }
             }
         }
@@ -354,7 +356,10 @@ fn lay(s: &Size, laid: &Laid, pool: &Pool, [keys, values]: [&[f32]; 2], to: [&mu
             // SAFETY: each task writes a step of its own; and as above.
             unsafe {
                 let to = to_values.slice(head * laid.values + i * laid.value + block * STEP, STEP);
-                turned.iter().enumerate().for_each(|(row, x)| pack_row::<2>(x, row, to.as_mut_ptr()));
+                turned
+                    .iter()
+                    .enumerate()
+                    .for_each(|(row, x)| left_row::<2, _>(x.as_ptr(), SIDE, row, to.as_mut_ptr()));
             }
         }
     });

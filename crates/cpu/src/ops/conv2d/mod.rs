@@ -1,10 +1,12 @@
 //! Convolution of images as a product of the kernels `(O, C·k·k)` and the patches `(C·k·k, H'·W')`, of which only a
 //! panel exists at a time; or, where it pays, by minimal filtering ([`winograd`]).
 
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod winograd;
 
 use crate::exec::{Call, Cpu};
-use crate::ops::gemm::{Gemm, Left, WIDTH, Way};
+use crate::ops::gemm::{Gemm, Left, Panel, WIDTH, Way};
 use hob_graph::{Graph, Node, Shape, Window};
 use std::ops::Range;
 use winograd::Winograd;
@@ -43,8 +45,15 @@ pub fn run(c: &mut Call, window: Window) {
             y.iter_mut().for_each(|y| *y += bias[row]);
         }
     };
-    let fill = |batch: usize, rows: Range<usize>, columns: Range<usize>, panel: &mut [f32]| {
-        patches.fill(batch, rows, columns.start..columns.end.min(g.columns), panel);
+    let fill = |batch: usize, rows: Range<usize>, columns: Range<usize>, panel: Panel| {
+        let columns = columns.start..columns.end.min(g.columns);
+        match panel {
+            #[cfg(target_arch = "x86_64")]
+            Panel::Parts(panel) if patches.window.stride == 1 => {
+                tiles::fill(&patches, batch, rows, columns, panel)
+            }
+            panel => panel.plainly(rows.len(), |panel| patches.fill(batch, rows.clone(), columns, panel)),
+        }
     };
     g.run(&c.cpu.pool, x.shape[0], c.out, c.scratch, |_| left, fill, finish);
 }

@@ -8,7 +8,7 @@
 //! apart and would push each other out of the cache.
 
 #[cfg(target_arch = "x86_64")]
-mod parts;
+pub mod parts;
 mod tile;
 
 use crate::exec::Precision;
@@ -134,6 +134,31 @@ impl Way {
     }
 }
 
+/// Where a part of b is to be written.
+pub enum Panel<'a> {
+    /// `(columns / WIDTH, rows, WIDTH)`
+    Plain(&'a mut [f32]),
+    /// for [`Way::Parts`]: of a single strip, a right operand's blocks in two parts
+    Parts(&'a mut [f32]),
+}
+
+impl Panel<'_> {
+    /// Of `rows` rows, where only plain numbers can be written.
+    pub fn plainly(self, rows: usize, fill: impl FnOnce(&mut [f32])) {
+        match self {
+            Panel::Plain(panel) => fill(panel),
+            #[cfg(target_arch = "x86_64")]
+            Panel::Parts(panel) => {
+                let mut plain = [[0.0; WIDTH]; DEPTH];
+                fill(plain[..rows].as_flattened_mut());
+                parts::pack(&plain[..rows], panel);
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Panel::Parts(_) => unreachable!("{rows} rows for a processor of another kind"),
+        }
+    }
+}
+
 /// How large a product is and how it is split.
 #[derive(Clone, Copy)]
 pub struct Gemm {
@@ -178,8 +203,7 @@ impl Gemm {
 
     /// Computes `batches` products: `a(i)` is a product's left operand and `out` holds `(batches, M, N)`.
     ///
-    /// `fill(i, rows, columns, panel)` writes b's part of product i into a panel `(columns / WIDTH, rows, WIDTH)`, or, for
-    /// [`Way::Parts`], into a single strip; with anything where `columns` goes beyond N. `finish(row, column, y)` is called for finished parts of rows, from a
+    /// `fill(i, rows, columns, panel)` writes b's part of product i, with anything where `columns` goes beyond N. `finish(row, column, y)` is called for finished parts of rows, from a
     /// column on.
     pub fn run<'a>(
         &self,
@@ -188,7 +212,7 @@ impl Gemm {
         out: &mut [f32],
         scratch: &mut [u8],
         a: impl Fn(usize) -> Left<'a> + Sync,
-        fill: impl Fn(usize, Range<usize>, Range<usize>, &mut [f32]) + Sync,
+        fill: impl Fn(usize, Range<usize>, Range<usize>, Panel) + Sync,
         finish: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
         let Gemm { rows, depth, columns, task, .. } = *self;
@@ -236,14 +260,14 @@ impl Gemm {
             for deep in blocks(depth) {
                 let panel = &mut panel[..self.way.deep(deep.len()) * strips * WIDTH];
                 match self.way {
-                    Way::Plain => fill(batch, deep.clone(), first..first + strips * WIDTH, panel),
+                    Way::Plain => {
+                        fill(batch, deep.clone(), first..first + strips * WIDTH, Panel::Plain(panel))
+                    }
                     Way::Parts => {
                         let each = panel.len() / strips;
                         for (strip, panel) in panel.chunks_exact_mut(each).enumerate() {
                             let first = first + strip * WIDTH;
-                            self.strip(panel, deep.len(), |panel| {
-                                fill(batch, deep.clone(), first..first + WIDTH, panel)
-                            });
+                            fill(batch, deep.clone(), first..first + WIDTH, Panel::Parts(panel));
                         }
                     }
                 }
@@ -278,7 +302,7 @@ impl Gemm {
         a: Left,
         out: &mut [f32],
         scratch: &mut [u8],
-        fill: impl Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync,
+        fill: impl Fn(Range<usize>, Range<usize>, Panel) + Sync,
         finish: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
         let Gemm { rows, depth, columns, task, .. } = *self;
@@ -309,7 +333,8 @@ impl Gemm {
                 let column = column + strip * WIDTH;
                 // SAFETY: each strip of each block has a place of its own within the panels.
                 let panel = unsafe { filled.slice(at, high * WIDTH) };
-                self.strip(panel, deep.len(), |panel| fill(deep, column..column + WIDTH, panel));
+                let panel = if self.way == Way::Plain { Panel::Plain(panel) } else { Panel::Parts(panel) };
+                fill(deep, column..column + WIDTH, panel);
             });
             let panels: &[f32] = panels;
             let parts = rows.div_ceil(self.most()).max((8 * pool.threads()).div_ceil(tasks));
@@ -335,21 +360,6 @@ impl Gemm {
                     self.multiply(a, mine.clone(), deep, panel, sums, &mut room, &store);
                 }
             });
-        }
-    }
-
-    /// A strip of a panel, as the way reads it, of what `fill` writes for `deep` rows.
-    fn strip(&self, panel: &mut [f32], deep: usize, fill: impl FnOnce(&mut [f32])) {
-        match self.way {
-            Way::Plain => fill(panel),
-            #[cfg(target_arch = "x86_64")]
-            Way::Parts => {
-                let mut plain = [[0.0; WIDTH]; DEPTH];
-                fill(plain[..deep].as_flattened_mut());
-                parts::pack(&plain[..deep], panel);
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            Way::Parts => unreachable!("{deep} rows for a processor of another kind"),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The product by tiles of bf16, two for each number: see [`crate::amx`].
 
-use super::{DEPTH, Gemm, Left, WIDTH};
-use crate::amx::{SIDE, Tiles, block, pack_columns, pack_row, product};
+use super::{DEPTH, Gemm, Left, WIDTH, decode, prefetch};
+use crate::amx::{SIDE, Tiles, block, left_row, product, right_columns, turn};
+use hob_graph::DType;
 use std::ops::Range;
 
 /// Rows from which on tiles, of which each has 16, are faster than vectors.
@@ -10,11 +11,56 @@ pub const LEAST: usize = 4;
 const STEP: usize = block::<2>();
 const _: () = assert!(SIDE == WIDTH && DEPTH.is_multiple_of(SIDE));
 
-/// Lays a strip of b out: `plain` has its numbers, `panel` room for whole blocks.
+/// Steps of so many numbers along K, for which `memory` has room.
+fn steps(deep: usize, memory: &[f32]) -> usize {
+    let steps = deep.div_ceil(SIDE);
+    assert!(size_of_val(memory) >= steps * STEP);
+    steps
+}
+
+/// Lays a strip of b out: `plain` has its numbers.
 pub fn pack(plain: &[[f32; WIDTH]], panel: &mut [f32]) {
-    assert!(size_of_val(panel) >= plain.len().div_ceil(SIDE) * STEP);
+    steps(plain.len(), panel);
     // SAFETY: the processor has AMX and so AVX-512; the blocks are there, as asserted.
-    unsafe { pack_columns::<2>(plain, panel.as_mut_ptr().cast()) };
+    unsafe { right_columns::<2>(plain, panel.as_mut_ptr().cast()) };
+}
+
+/// Lays a strip of b out, of which `row` gives columns: stored numbers `deep`. What is no column is left as it is.
+pub fn pack_columns<'a>(
+    dtype: DType,
+    deep: Range<usize>,
+    panel: &mut [f32],
+    column: impl Fn(usize) -> Option<&'a [u8]>,
+) {
+    let steps = steps(deep.len(), panel);
+    for i in 0..SIDE {
+        if let Some(bytes) = column(i) {
+            pack_row(Left { dtype, bytes }, deep.clone(), i, panel);
+        }
+    }
+    // SAFETY: the processor has AVX-512; the blocks are there, as asserted.
+    unsafe { turn::<2>(panel.as_mut_ptr().cast(), steps) };
+}
+
+/// Writes numbers of a as line `row` of an operand's blocks.
+fn pack_row(a: Left, numbers: Range<usize>, row: usize, to: &mut [f32]) {
+    assert!(row < SIDE && numbers.len() <= DEPTH);
+    steps(numbers.len(), to);
+    let (to, count) = (to.as_mut_ptr().cast(), numbers.len());
+    let bytes = &a.bytes[a.bytes_of(numbers.start)..][..a.bytes_of(count)];
+    // SAFETY: the processor has AMX and so AVX-512; numbers and blocks are there.
+    unsafe {
+        match a.dtype {
+            DType::F32 => left_row::<2, f32>(bytes.as_ptr().cast(), count, row, to),
+            DType::F16 => left_row::<2, half::f16>(bytes.as_ptr().cast(), count, row, to),
+            DType::BF16 => left_row::<2, half::bf16>(bytes.as_ptr().cast(), count, row, to),
+            _ => {
+                let mut plain = [0.0; DEPTH];
+                decode(a.dtype, bytes, &mut plain[..count]);
+                left_row::<2, f32>(plain.as_ptr(), count, row, to);
+            }
+        }
+    }
 }
 
 impl Gemm {
@@ -32,19 +78,27 @@ impl Gemm {
         let (steps, strips) = (deep.len().div_ceil(SIDE), sums.len() / mine.len().max(1));
         assert!(size_of_val(panel) == strips * steps * STEP && steps <= DEPTH / SIDE);
         let _tiles = Tiles::new();
-        let mut decoded = [0.0; DEPTH];
-        let left = room.as_mut_ptr().cast::<u8>();
         for row in mine.clone().step_by(SIDE) {
             let high = SIDE.min(self.rows - row);
             for i in 0..high {
-                let x = a.numbers((row + i) * self.depth + deep.start, deep.len(), &mut decoded);
-                // SAFETY: the processor has AVX-512, and the room is that of so many steps of SIDE rows.
-                unsafe { pack_row::<2>(x, i, left) };
+                let first = (row + i) * self.depth;
+                pack_row(a, first + deep.start..first + deep.end, i, room);
             }
+            // The next rows come while these are multiplied, some of each beside every strip; after the last of them the
+            // first ones' next numbers.
+            let (next, at) = match row + SIDE < mine.end {
+                true => (row + SIDE, deep.clone()),
+                false => (mine.start, deep.end..self.depth.min(deep.end + DEPTH)),
+            };
+            let next = next..self.rows.min(next + SIDE);
+            let part = a.bytes_of(at.len()).div_ceil(strips);
             for strip in 0..strips {
+                for row in next.clone().filter(|_| part > 0) {
+                    prefetch(a.bytes, a.bytes_of(row * self.depth + at.start) + strip * part, part);
+                }
                 let sums = &mut sums[strip * mine.len() + row - mine.start..][..SIDE];
                 let right = panel.as_ptr().wrapping_byte_add(strip * steps * STEP).cast();
-                let to = sums.as_mut_ptr().cast();
+                let (left, to) = (room.as_ptr().cast(), sums.as_mut_ptr().cast());
                 // SAFETY: tiles are set up, operands have so many blocks, and there are sums for all rows.
                 unsafe { product::<2>(left, right, steps, to, 4 * WIDTH, [high <= 16, deep.start == 0]) };
                 if deep.end == self.depth {

@@ -7,7 +7,7 @@ use super::{Carver, Linear, Shared, Size, carved};
 use crate::exec::Precision;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
-use crate::ops::gemm::{DEPTH, Gemm, Left, WIDTH, Way};
+use crate::ops::gemm::{self, DEPTH, Gemm, Left, Panel, WIDTH, Way};
 use crate::threads::Pool;
 use hob_graph::DType;
 use std::ops::Range;
@@ -136,7 +136,17 @@ fn many_tokens(
     out: Shared<f32>,
     scratch: &mut [u8],
 ) {
-    let fill = |deep: Range<usize>, rows: Range<usize>, panel: &mut [f32]| {
+    let fill = |deep: Range<usize>, rows: Range<usize>, panel: Panel| {
+        let panel = match panel {
+            Panel::Plain(panel) => panel,
+            #[cfg(target_arch = "x86_64")]
+            Panel::Parts(panel) => {
+                let row = |i: usize| l.w.get((rows.start + i) * row_bytes..)?.get(..row_bytes);
+                return gemm::parts::pack_columns(l.dtype, deep, panel, row);
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Panel::Parts(_) => unreachable!("for a processor of another kind"),
+        };
         let bytes = |n: usize| l.dtype.bytes(n).expect("panels and rows are whole blocks");
         let mut decoded = [[0.0f32; DEPTH]; LANES];
         for first in rows.clone().step_by(LANES) {
