@@ -20,7 +20,7 @@ use std::ops::Range;
 pub use tile::{HEIGHT, Rows, WIDTH, tile, tile_turned};
 
 /// Rows of a panel: a strip of so many stays in the first cache.
-pub const DEPTH: usize = 256;
+pub const DEPTH: usize = 128;
 /// Numbers of b that exist at a time where they are filled in once.
 const COMMON: usize = 1 << 20;
 

@@ -90,13 +90,18 @@ impl Gemm {
                 true => (row + SIDE, deep.clone()),
                 false => (mine.start, deep.end..self.depth.min(deep.end + DEPTH)),
             };
-            let next = next..self.rows.min(next + SIDE);
+            let ahead = if at.is_empty() { 0 } else { SIDE.min(self.rows - next) };
+            let (first, stride) = (a.bytes_of(next * self.depth + at.start), a.bytes_of(self.depth));
             let part = a.bytes_of(at.len()).div_ceil(strips);
             for strip in 0..strips {
-                for row in next.clone().filter(|_| part > 0) {
-                    prefetch(a.bytes, a.bytes_of(row * self.depth + at.start) + strip * part, part);
+                for row in 0..ahead {
+                    prefetch(a.bytes, first + row * stride + strip * part, part);
                 }
-                let sums = &mut sums[strip * mine.len() + row - mine.start..][..SIDE];
+                let place = strip * mine.len() + row - mine.start;
+                if deep.start > 0 {
+                    prefetch(sums.as_flattened(), (place + mine.len()) * WIDTH, SIDE * WIDTH);
+                }
+                let sums = &mut sums[place..][..SIDE];
                 let right = panel.as_ptr().wrapping_byte_add(strip * steps * STEP).cast();
                 let (left, to) = (room.as_ptr().cast(), sums.as_mut_ptr().cast());
                 // SAFETY: tiles are set up, operands have so many blocks, and there are sums for all rows.
