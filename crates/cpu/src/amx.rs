@@ -2,13 +2,18 @@
 //! numbers of bf16 with 32 × 16 and adds the products to 16 × 16 sums in f32 (Intel 64 and IA-32 Architectures Software
 //! Developer's Manual, TDPBF16PS).
 //!
-//! A number of f32 is an upper part of bf16 and a lower one, but for 2^-17 of it. With both parts three products are summed,
-//! as what two lower parts multiply to is less than is left out already: so a product of f32 is off by some 2^-17, some
-//! fifty times as much as if it were rounded, and a hundredth of what products of f16 would be. With the upper part alone
-//! it is off by some 2^-9: enough for weights in few bits.
+//! A number of f32 is the sum of three parts of bf16, each what the ones before it leave over. Products of f32 are sums of
+//! products of parts, of which those are left out that are less than what rounding leaves out (Henry et al. 2019,
+//! "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations"):
+//!
+//! | parts | products | off by some | as |
+//! |---|---|---|---|
+//! | 1 | 1 | 2^-9 | bf16; enough for weights in few bits |
+//! | 2 | 3 | 2^-17 | between f16, of 2^-11, and f32 |
+//! | 3 | 6 | 2^-24 | f32 |
 //!
 //! Operands lie in *blocks* of [`SIDE`] rows by [`SIDE`] numbers (those of the right operand: columns), one block after
-//! another along K: the upper parts of two tiles, and the lower parts. A line of a left tile has 16 pairs of a row's numbers,
+//! another along K: the first parts of two tiles, then the second ones, then the third. A line of a left tile has 16 pairs of a row's numbers,
 //! each of two that are 16 apart; line `i` of a right tile has pair `i` of each of 16 columns.
 #![allow(unsafe_op_in_unsafe_fn)]
 
@@ -179,7 +184,7 @@ pub unsafe fn product<const PARTS: usize>(
             "add {a}, 4096"
             "add {b}, 4096"
         ),
-        _ => sums!(a, b, steps, c, stride, fresh,
+        (2, true) => sums!(a, b, steps, c, stride, fresh,
             ["0" "{c}" "1" "{c} + 64"],
             "tileloadd tmm4, [{a} + {line}]"
             "tileloadd tmm6, [{b} + {line}]"
@@ -197,6 +202,83 @@ pub unsafe fn product<const PARTS: usize>(
             "add {b}, 4096"
             "/* {low} */"
         ),
+        (3, false) => sums!(a, b, steps, c, stride, fresh,
+            ["0" "{c}" "1" "{c} + 64" "2" "{low}" "3" "{low} + 64"],
+            // the third part of a by the first of b, and so on: the small products first
+            "tileloadd tmm6, [{b} + {line}]"
+            "tileloadd tmm4, [{a} + {line} + 4096]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tileloadd tmm7, [{b} + {line} + 1024]"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tileloadd tmm5, [{a} + {line} + 5120]"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            // 2 by 1
+            "tileloadd tmm4, [{a} + {line} + 2048]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tileloadd tmm5, [{a} + {line} + 3072]"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            // 2 by 2
+            "tileloadd tmm6, [{b} + {line} + 2048]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tileloadd tmm7, [{b} + {line} + 3072]"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            // 1 by 2
+            "tileloadd tmm4, [{a} + {line}]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tileloadd tmm5, [{a} + {line} + 1024]"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            // 1 by 3
+            "tileloadd tmm6, [{b} + {line} + 4096]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tileloadd tmm7, [{b} + {line} + 5120]"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            // 1 by 1
+            "tileloadd tmm6, [{b} + {line}]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tileloadd tmm7, [{b} + {line} + 1024]"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tdpbf16ps tmm2, tmm5, tmm6"
+            "tdpbf16ps tmm3, tmm5, tmm7"
+            "add {a}, 6144"
+            "add {b}, 6144"
+        ),
+        (3, true) => sums!(a, b, steps, c, stride, fresh,
+            ["0" "{c}" "1" "{c} + 64"],
+            "tileloadd tmm4, [{a} + {line}]"
+            "tileloadd tmm5, [{a} + {line} + 2048]"
+            "tileloadd tmm6, [{b} + {line} + 4096]"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tileloadd tmm7, [{b} + {line} + 5120]"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tileloadd tmm6, [{b} + {line} + 2048]"
+            "tdpbf16ps tmm0, tmm5, tmm6"
+            "tileloadd tmm7, [{b} + {line} + 3072]"
+            "tdpbf16ps tmm1, tmm5, tmm7"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "tileloadd tmm3, [{a} + {line} + 4096]"
+            "tileloadd tmm6, [{b} + {line}]"
+            "tdpbf16ps tmm0, tmm3, tmm6"
+            "tileloadd tmm7, [{b} + {line} + 1024]"
+            "tdpbf16ps tmm1, tmm3, tmm7"
+            "tdpbf16ps tmm0, tmm5, tmm6"
+            "tdpbf16ps tmm1, tmm5, tmm7"
+            "tdpbf16ps tmm0, tmm4, tmm6"
+            "tdpbf16ps tmm1, tmm4, tmm7"
+            "add {a}, 6144"
+            "add {b}, 6144"
+            "/* {low} */"
+        ),
+        _ => unreachable!("a number has up to three parts"),
     }
 }
 
@@ -207,20 +289,25 @@ const UPPER: i32 = 0xffff_0000_u32 as i32;
 /// A vector's parts as bits of f32, of which the lower halves are to be ignored.
 #[inline(always)]
 unsafe fn parts<const PARTS: usize, S: Source>(x: __m512) -> [__m512i; PARTS] {
-    let rounded = |x: __m512| _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(HALF));
-    let upper = rounded(x);
-    let mut all = [upper; PARTS];
-    if PARTS == 2 {
-        let upper = _mm512_castsi512_ps(_mm512_and_si512(upper, _mm512_set1_epi32(UPPER)));
-        let lower = _mm512_sub_ps(x, upper);
-        all[1] = if S::WHOLE { _mm512_castps_si512(lower) } else { rounded(lower) };
+    let mut rest = x;
+    let mut all = [_mm512_setzero_si512(); PARTS];
+    for i in 0..PARTS {
+        // What is in the end left over of a number of few bits needs no rounding.
+        all[i] = _mm512_castps_si512(rest);
+        if i == 0 || !S::WHOLE {
+            all[i] = _mm512_add_epi32(all[i], _mm512_set1_epi32(HALF));
+        }
+        if i + 1 < PARTS {
+            let part = _mm512_castsi512_ps(_mm512_and_si512(all[i], _mm512_set1_epi32(UPPER)));
+            rest = _mm512_sub_ps(rest, part);
+        }
     }
     all
 }
 
 /// Numbers that operands are made of, sixteen at a time.
 pub trait Source: Copy {
-    /// Whether bf16's two parts hold the number whole.
+    /// Whether two parts hold the number whole.
     const WHOLE: bool;
     /// Those of sixteen that `some` has a bit for, zeros elsewhere.
     ///
@@ -401,6 +488,7 @@ mod tests {
         for (rows, depth) in [(32, 32), (17, 64), (16, 300), (5, 33), (32, 1)] {
             same::<1>(rows, depth, 1.0 / 64.0);
             same::<2>(rows, depth, 1.0 / 16384.0);
+            same::<3>(rows, depth, 1.0 / (1 << 20) as f64);
         }
     }
 

@@ -49,8 +49,8 @@ pub fn run(c: &mut Call, window: Window) {
         let columns = columns.start..columns.end.min(g.columns);
         match panel {
             #[cfg(target_arch = "x86_64")]
-            Panel::Parts(panel) if patches.window.stride == 1 => {
-                tiles::fill(&patches, batch, rows, columns, panel)
+            Panel::Parts(parts, panel) if patches.window.stride == 1 => {
+                tiles::fill(&patches, batch, rows, columns, parts, panel)
             }
             panel => panel.plainly(rows.len(), |panel| patches.fill(batch, rows.clone(), columns, panel)),
         }

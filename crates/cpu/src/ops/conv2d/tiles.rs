@@ -3,7 +3,7 @@
 
 use super::Patches;
 use crate::amx::{SIDE, block, store_pairs};
-use crate::ops::gemm::DEPTH;
+use crate::ops::gemm::{DEPTH, parts::with_parts};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -23,15 +23,31 @@ struct Run {
 }
 
 /// Writes rows (places within a patch) of up to [`SIDE`] columns (positions of a window that moves by one).
-pub(super) fn fill(p: &Patches, image: usize, rows: Range<usize>, columns: Range<usize>, panel: &mut [f32]) {
+pub(super) fn fill(
+    p: &Patches,
+    image: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    parts: usize,
+    panel: &mut [f32],
+) {
     let steps = rows.len().div_ceil(SIDE);
-    assert!(columns.len() <= SIDE && rows.len() <= DEPTH && size_of_val(panel) >= steps * block::<2>());
-    // SAFETY: the processor has AMX and so AVX-512, and the panel is as large as asserted.
-    unsafe { fill_512(p, image, rows, columns, panel.as_mut_ptr().cast()) };
+    assert!(columns.len() <= SIDE && rows.len() <= DEPTH);
+    with_parts!(parts, PARTS => {
+        assert!(size_of_val(panel) >= steps * block::<PARTS>());
+        // SAFETY: the processor has AMX and so AVX-512, and the panel is as large as asserted.
+        unsafe { fill_512::<PARTS>(p, image, rows, columns, panel.as_mut_ptr().cast()) };
+    });
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn fill_512(p: &Patches, image: usize, rows: Range<usize>, columns: Range<usize>, panel: *mut u8) {
+unsafe fn fill_512<const PARTS: usize>(
+    p: &Patches,
+    image: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    panel: *mut u8,
+) {
     let ([height, width], k) = (p.size, p.window.kernel as usize);
     let (padding, plane) = (p.window.padding as usize, height * width);
     let x = &p.x[image * p.image..][..p.image];
@@ -76,7 +92,7 @@ unsafe fn fill_512(p: &Patches, image: usize, rows: Range<usize>, columns: Range
                 let mut masks = [0u16; 9];
                 masks[..k * k].iter_mut().enumerate().for_each(|(tap, mask)| *mask = within(run, tap));
                 let base = x.as_ptr().wrapping_offset(run.at);
-                write(&places[..rows.len()], to, |(at, tap)| {
+                write::<PARTS>(&places[..rows.len()], to, |(at, tap)| {
                     // SAFETY: lanes outside the image are not read.
                     unsafe { _mm512_maskz_loadu_ps(masks[tap], base.wrapping_offset(at)) }
                 });
@@ -86,7 +102,7 @@ unsafe fn fill_512(p: &Patches, image: usize, rows: Range<usize>, columns: Range
                 let both = |tap| [within(a, tap), within(b, tap)];
                 masks[..k * k].iter_mut().enumerate().for_each(|(tap, mask)| *mask = both(tap));
                 let bases = [a, b].map(|run| x.as_ptr().wrapping_offset(run.at));
-                write(&places[..rows.len()], to, |(at, tap)| {
+                write::<PARTS>(&places[..rows.len()], to, |(at, tap)| {
                     // SAFETY: likewise.
                     unsafe {
                         let y = _mm512_maskz_loadu_ps(masks[tap][0], bases[0].wrapping_offset(at));
@@ -94,7 +110,7 @@ unsafe fn fill_512(p: &Patches, image: usize, rows: Range<usize>, columns: Range
                     }
                 });
             }
-            _ => write(&places[..rows.len()], to, |(at, tap)| {
+            _ => write::<PARTS>(&places[..rows.len()], to, |(at, tap)| {
                 runs.iter().fold(_mm512_setzero_ps(), |y, run| {
                     let base = x.as_ptr().wrapping_offset(run.at + at);
                     // SAFETY: likewise.
@@ -110,12 +126,16 @@ unsafe fn fill_512(p: &Patches, image: usize, rows: Range<usize>, columns: Range
 /// # Safety
 /// The processor has AVX-512 F and BW; the blocks are there.
 #[inline(always)]
-unsafe fn write(places: &[(isize, usize)], to: *mut u8, load: impl Fn((isize, usize)) -> __m512) {
+unsafe fn write<const PARTS: usize>(
+    places: &[(isize, usize)],
+    to: *mut u8,
+    load: impl Fn((isize, usize)) -> __m512,
+) {
     for (step, places) in places.chunks(SIDE).enumerate() {
-        let to = to.add(step * block::<2>());
+        let to = to.add(step * block::<PARTS>());
         for pair in 0..LANES {
             let one = |i: usize| places.get(i).map_or(_mm512_setzero_ps(), |place| load(*place));
-            store_pairs::<2, f32>([one(pair), one(pair + LANES)], to.add(pair * 64));
+            store_pairs::<PARTS, f32>([one(pair), one(pair + LANES)], to.add(pair * 64));
         }
     }
 }

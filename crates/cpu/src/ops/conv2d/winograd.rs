@@ -49,7 +49,7 @@ impl Winograd {
     /// The split where minimal filtering pays: enough tiles to fill a strip, and channels enough for the turning.
     pub fn of(cpu: &Cpu, x: Shape, y: Shape, window: Window) -> Option<Winograd> {
         let (channels, outputs) = (x[1], y[1]);
-        if Way::of(cpu.precision, outputs) == Way::Parts {
+        if Way::of(cpu.precision, outputs) != Way::Plain {
             return None; // direct products by tiles are faster, and closer
         }
         let fits = window.kernel == 3 && window.stride == 1 && channels >= 32 && outputs >= 32;

@@ -20,7 +20,7 @@ use std::ops::Range;
 pub use tile::{HEIGHT, Rows, WIDTH, tile, tile_turned};
 
 /// Rows of a panel: a strip of so many stays in the first cache.
-pub const DEPTH: usize = 128;
+pub const DEPTH: usize = 256;
 /// Numbers of b that exist at a time where they are filled in once.
 const COMMON: usize = 1 << 20;
 
@@ -86,16 +86,18 @@ impl<'a> Left<'a> {
 pub enum Way {
     /// vectors of f32, [`HEIGHT`] rows at a time
     Plain,
-    /// tiles of bf16, two for each number ([`crate::amx`])
-    Parts,
+    /// tiles of bf16, a number being of two parts ([`crate::amx`])
+    Two,
+    /// the same with three parts
+    Three,
 }
 
 impl Way {
-    /// The best for so many rows; the panels of `Parts` are filled strip by strip.
+    /// The best for so many rows.
     pub fn of(precision: Precision, rows: usize) -> Way {
         #[cfg(target_arch = "x86_64")]
-        if precision == Precision::Fast && crate::isa::isa() >= crate::isa::Isa::Amx && rows >= parts::LEAST {
-            return Way::Parts;
+        if crate::isa::isa() >= crate::isa::Isa::Amx && rows >= parts::LEAST {
+            return if precision == Precision::Fast { Way::Two } else { Way::Three };
         }
         let _ = (precision, rows);
         Way::Plain
@@ -105,7 +107,7 @@ impl Way {
     const fn height(self) -> usize {
         match self {
             Way::Plain => HEIGHT,
-            Way::Parts => 32,
+            _ => 32,
         }
     }
 
@@ -113,15 +115,24 @@ impl Way {
     const fn sums(self) -> usize {
         match self {
             Way::Plain => 65 << 10,
-            Way::Parts => 160 << 10,
+            _ => 160 << 10,
         }
     }
 
-    /// Rows of a panel that so many rows of b become.
+    /// Rows of a panel: a strip of so many, and as many rows of a, stay in the first cache.
+    const fn depth(self) -> usize {
+        match self {
+            Way::Plain => DEPTH,
+            _ => 128,
+        }
+    }
+
+    /// Numbers of f32 that so many rows of a column take in a panel.
     fn deep(self, rows: usize) -> usize {
         match self {
             Way::Plain => rows,
-            Way::Parts => rows.next_multiple_of(32),
+            Way::Two => rows.next_multiple_of(32),
+            Way::Three => rows.next_multiple_of(32) / 2 * 3,
         }
     }
 
@@ -129,7 +140,22 @@ impl Way {
     pub const fn wide(self) -> usize {
         match self {
             Way::Plain => 8 * WIDTH,
-            Way::Parts => 16 * WIDTH,
+            _ => 16 * WIDTH,
+        }
+    }
+
+    /// The rows of panels.
+    fn blocks(self, depth: usize) -> impl Iterator<Item = Range<usize>> {
+        let each = self.depth();
+        (0..depth).step_by(each).map(move |first| first..depth.min(first + each))
+    }
+
+    /// Memory of a strip for it.
+    fn panel(self, memory: &mut [f32]) -> Panel<'_> {
+        match self {
+            Way::Plain => Panel::Plain(memory),
+            Way::Two => Panel::Parts(2, memory),
+            Way::Three => Panel::Parts(3, memory),
         }
     }
 }
@@ -138,8 +164,8 @@ impl Way {
 pub enum Panel<'a> {
     /// `(columns / WIDTH, rows, WIDTH)`
     Plain(&'a mut [f32]),
-    /// for [`Way::Parts`]: of a single strip, a right operand's blocks in two parts
-    Parts(&'a mut [f32]),
+    /// of a single strip, a right operand's blocks in so many parts
+    Parts(usize, &'a mut [f32]),
 }
 
 impl Panel<'_> {
@@ -148,13 +174,13 @@ impl Panel<'_> {
         match self {
             Panel::Plain(panel) => fill(panel),
             #[cfg(target_arch = "x86_64")]
-            Panel::Parts(panel) => {
+            Panel::Parts(parts, panel) => {
                 let mut plain = [[0.0; WIDTH]; DEPTH];
                 fill(plain[..rows].as_flattened_mut());
-                parts::pack(&plain[..rows], panel);
+                parts::pack(&plain[..rows], parts, panel);
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Panel::Parts(_) => unreachable!("{rows} rows for a processor of another kind"),
+            Panel::Parts(..) => unreachable!("{rows} rows for a processor of another kind"),
         }
     }
 }
@@ -191,7 +217,7 @@ impl Gemm {
     }
 
     fn per_thread(&self) -> usize {
-        self.way.deep(self.depth.min(DEPTH)) * self.task + self.sums()
+        self.way.deep(self.depth.min(self.way.depth())) * self.task + self.sums()
     }
 
     /// Rows of the result that part `i` of `of` computes, in units of the way's height.
@@ -245,7 +271,7 @@ impl Gemm {
             let strips = task.min(columns - first).div_ceil(WIDTH);
             // SAFETY: each thread has memory of its own, within what is asserted above.
             let memory = unsafe { panels.slice(thread * self.per_thread(), self.per_thread()) };
-            let (panel, sums) = memory.split_at_mut(self.way.deep(depth.min(DEPTH)) * task);
+            let (panel, sums) = memory.split_at_mut(self.way.deep(depth.min(self.way.depth())) * task);
             let sums = &mut sums.as_chunks_mut::<WIDTH>().0[..strips * mine.len()];
             let store = |row: usize, strip: usize, sums: &[f32; WIDTH]| {
                 let column = first + strip * WIDTH;
@@ -257,17 +283,17 @@ impl Gemm {
             };
             let a = a(batch);
             let mut room = Room::default();
-            for deep in blocks(depth) {
+            for deep in self.way.blocks(depth) {
                 let panel = &mut panel[..self.way.deep(deep.len()) * strips * WIDTH];
                 match self.way {
                     Way::Plain => {
                         fill(batch, deep.clone(), first..first + strips * WIDTH, Panel::Plain(panel))
                     }
-                    Way::Parts => {
+                    way => {
                         let each = panel.len() / strips;
                         for (strip, panel) in panel.chunks_exact_mut(each).enumerate() {
                             let first = first + strip * WIDTH;
-                            fill(batch, deep.clone(), first..first + WIDTH, Panel::Parts(panel));
+                            fill(batch, deep.clone(), first..first + WIDTH, way.panel(panel));
                         }
                     }
                 }
@@ -323,18 +349,18 @@ impl Gemm {
                 (first + i * task, strips, i * task * self.way.deep(depth))
             };
             let filled = Shared(panels.as_mut_ptr());
-            let deep = depth.div_ceil(DEPTH);
+            let each = self.way.depth();
+            let deep = depth.div_ceil(each);
             pool.run(wide.div_ceil(WIDTH) * deep, &|i, _| {
-                let (strip, deep) = (i / deep, i % deep * DEPTH..depth.min((i % deep + 1) * DEPTH));
+                let (strip, deep) = (i / deep, i % deep * each..depth.min((i % deep + 1) * each));
                 let (column, strips, at) = of(strip * WIDTH / task);
                 let strip = strip % (task / WIDTH);
                 let high = self.way.deep(deep.len());
-                let at = at + (deep.start * strips + strip * high) * WIDTH;
+                let at = at + (self.way.deep(deep.start) * strips + strip * high) * WIDTH;
                 let column = column + strip * WIDTH;
                 // SAFETY: each strip of each block has a place of its own within the panels.
                 let panel = unsafe { filled.slice(at, high * WIDTH) };
-                let panel = if self.way == Way::Plain { Panel::Plain(panel) } else { Panel::Parts(panel) };
-                fill(deep, column..column + WIDTH, panel);
+                fill(deep, column..column + WIDTH, self.way.panel(panel));
             });
             let panels: &[f32] = panels;
             let parts = rows.div_ceil(self.most()).max((8 * pool.threads()).div_ceil(tasks));
@@ -354,9 +380,10 @@ impl Gemm {
                     finish(row, column, y);
                 };
                 let mut room = Room::default();
-                for deep in blocks(depth) {
+                for deep in self.way.blocks(depth) {
                     let high = self.way.deep(deep.len());
-                    let panel = &panels[at + deep.start * strips * WIDTH..][..high * strips * WIDTH];
+                    let at = at + self.way.deep(deep.start) * strips * WIDTH;
+                    let panel = &panels[at..][..high * strips * WIDTH];
                     self.multiply(a, mine.clone(), deep, panel, sums, &mut room, &store);
                 }
             });
@@ -377,8 +404,10 @@ impl Gemm {
         store: &impl Fn(usize, usize, &[f32; WIDTH]),
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.way == Way::Parts {
-            return self.multiply_parts(a, mine, deep, panel, sums, room, store);
+        match self.way {
+            Way::Plain => {}
+            Way::Two => return self.multiply_parts::<2>(a, mine, deep, panel, sums, room, store),
+            Way::Three => return self.multiply_parts::<3>(a, mine, deep, panel, sums, room, store),
         }
         let (rows, depth, strips) = (self.rows, self.depth, sums.len() / mine.len().max(1));
         for row in mine.clone().step_by(HEIGHT) {
@@ -408,11 +437,6 @@ impl Default for Room {
     fn default() -> Room {
         Room([0.0; 32 * DEPTH])
     }
-}
-
-/// The rows of panels.
-fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..depth).step_by(DEPTH).map(move |first| first..depth.min(first + DEPTH))
 }
 
 /// Asks for memory that will be read: `len` elements from `from` on, which may lie beyond the end.

@@ -140,12 +140,12 @@ fn many_tokens(
         let panel = match panel {
             Panel::Plain(panel) => panel,
             #[cfg(target_arch = "x86_64")]
-            Panel::Parts(panel) => {
+            Panel::Parts(parts, panel) => {
                 let row = |i: usize| l.w.get((rows.start + i) * row_bytes..)?.get(..row_bytes);
-                return gemm::parts::pack_columns(l.dtype, deep, panel, row);
+                return gemm::parts::pack_columns(l.dtype, deep, parts, panel, row);
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Panel::Parts(_) => unreachable!("for a processor of another kind"),
+            Panel::Parts(..) => unreachable!("for a processor of another kind"),
         };
         let bytes = |n: usize| l.dtype.bytes(n).expect("panels and rows are whole blocks");
         let mut decoded = [[0.0f32; DEPTH]; LANES];
