@@ -10,6 +10,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+/// Fast as `hob image` is, or with `--exact` f32 throughout.
+fn precision() -> Precision {
+    if std::env::args().any(|a| a == "--exact") { Precision::Exact } else { Precision::Fast }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let threads = args.iter().position(|a| a == "--threads").and_then(|i| args.get(i + 1)?.parse().ok());
@@ -56,7 +61,7 @@ fn vae_decoder(side: usize) -> Graph {
 }
 
 fn measure(name: &str, mut graph: Graph, threads: usize) {
-    let cpu = Cpu::new(threads, Precision::Fast);
+    let cpu = Cpu::new(threads, precision());
     let shapes: BTreeMap<String, Vec<usize>> =
         graph.weights.iter().map(|w| (w.name.clone(), w.shape.to_vec())).collect();
     let dtype = |shape: &[usize]| if shape.len() > 1 { DType::F16 } else { DType::F32 };

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 pub enum Precision {
     /// all in f32, quantized weights are decoded to it: slow, for comparison and training
     Exact,
-    /// activations are quantized to 8 bits per block where an integer kernel exists; products of f32 may be off by 2^-17
-    /// where the processor has tiles (`amx`)
+    /// activations are quantized to 8 bits per block where an integer kernel exists; where the processor has tiles
+    /// (`amx`), they meet weights of 16 bits, and each other, as numbers of 16 bits
     Fast,
 }
 

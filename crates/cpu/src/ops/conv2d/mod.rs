@@ -7,16 +7,16 @@ mod winograd;
 
 use crate::exec::{Call, Cpu};
 use crate::ops::gemm::{Gemm, Left, Panel, WIDTH, Way};
-use hob_graph::{Graph, Node, Shape, Window};
+use hob_graph::{DType, Graph, Node, Shape, Window};
 use std::ops::Range;
 use winograd::Winograd;
 
 /// Columns of a task at most that are filled in together.
 const TASK: usize = Way::Plain.wide();
 
-fn gemm(cpu: &Cpu, y: Shape, kernel: Shape) -> Gemm {
+fn gemm(cpu: &Cpu, y: Shape, kernel: Shape, dtype: DType) -> Gemm {
     let [rows, depth, columns] = [y[1], kernel[1] * kernel[2] * kernel[3], y[2] * y[3]];
-    let way = Way::of(cpu.precision, rows);
+    let way = Way::of(cpu.precision, dtype, rows);
     Gemm { rows, depth, columns, task: way.wide().min(columns.next_multiple_of(WIDTH)), way }
 }
 
@@ -25,7 +25,8 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node, window: Window) -> usize {
     if let Some(w) = Winograd::of(cpu, graph.node(node.inputs[0]).shape, node.shape, window) {
         return w.scratch(&cpu.pool);
     }
-    gemm(cpu, node.shape, graph.node(node.inputs[1]).shape).scratch(&cpu.pool)
+    // Planned as for kernels in f32, which take most.
+    gemm(cpu, node.shape, graph.node(node.inputs[1]).shape, DType::F32).scratch(&cpu.pool)
 }
 
 /// Runs the node of `c`.
@@ -36,7 +37,7 @@ pub fn run(c: &mut Call, window: Window) {
     if let Some(w) = Winograd::of(c.cpu, x.shape, c.node.shape, window) {
         return w.run(&c.cpu.pool, x.f32s(), left, bias, c.out, c.scratch);
     }
-    let g = gemm(c.cpu, c.node.shape, kernel.shape);
+    let g = gemm(c.cpu, c.node.shape, kernel.shape, kernel.dtype);
     let image = x.shape[1] * x.shape[2] * x.shape[3];
     let patches =
         Patches { x: x.f32s(), image, size: [x.shape[2], x.shape[3]], columns: c.node.shape[3], window };

@@ -93,13 +93,15 @@ pub enum Way {
 }
 
 impl Way {
-    /// The best for so many rows.
-    pub fn of(precision: Precision, rows: usize) -> Way {
+    /// The best for so many rows, one of the operands being stored in `dtype`: numbers that are stored in 32 bits are
+    /// multiplied as such.
+    pub fn of(precision: Precision, dtype: DType, rows: usize) -> Way {
         #[cfg(target_arch = "x86_64")]
         if crate::isa::isa() >= crate::isa::Isa::Amx && rows >= parts::LEAST {
-            return if precision == Precision::Fast { Way::Two } else { Way::Three };
+            let short = precision == Precision::Fast && dtype != DType::F32;
+            return if short { Way::Two } else { Way::Three };
         }
-        let _ = (precision, rows);
+        let _ = (precision, dtype, rows);
         Way::Plain
     }
 
@@ -123,7 +125,8 @@ impl Way {
     const fn depth(self) -> usize {
         match self {
             Way::Plain => DEPTH,
-            _ => 128,
+            Way::Two => 160,
+            Way::Three => 128,
         }
     }
 
@@ -349,10 +352,10 @@ impl Gemm {
                 (first + i * task, strips, i * task * self.way.deep(depth))
             };
             let filled = Shared(panels.as_mut_ptr());
-            let each = self.way.depth();
-            let deep = depth.div_ceil(each);
+            let high = self.way.depth();
+            let deep = depth.div_ceil(high);
             pool.run(wide.div_ceil(WIDTH) * deep, &|i, _| {
-                let (strip, deep) = (i / deep, i % deep * each..depth.min((i % deep + 1) * each));
+                let (strip, deep) = (i / deep, i % deep * high..depth.min((i % deep + 1) * high));
                 let (column, strips, at) = of(strip * WIDTH / task);
                 let strip = strip % (task / WIDTH);
                 let high = self.way.deep(deep.len());

@@ -123,9 +123,6 @@ impl Gemm {
                     prefetch(a.bytes, first + row * stride + strip * part, part);
                 }
                 let place = strip * mine.len() + row - mine.start;
-                if deep.start > 0 {
-                    prefetch(sums.as_flattened(), (place + mine.len()) * WIDTH, SIDE * WIDTH);
-                }
                 let sums = &mut sums[place..][..SIDE];
                 let right = panel.as_ptr().wrapping_byte_add(strip * steps * step).cast();
                 let (left, to) = (room.as_ptr().cast(), sums.as_mut_ptr().cast());

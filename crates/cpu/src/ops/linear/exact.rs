@@ -35,8 +35,8 @@ const ONCE: usize = 768;
 const FEWEST: usize = 256;
 /// The product with turned weights, where that pays, and whether they are turned once: where there are many tokens, or
 /// too few columns for threads to turn some each.
-fn turned(pool: &Pool, precision: Precision, size: Size) -> Option<(Gemm, bool)> {
-    let way = Way::of(precision, size.tokens);
+fn turned(pool: &Pool, precision: Precision, dtype: DType, size: Size) -> Option<(Gemm, bool)> {
+    let way = Way::of(precision, dtype, size.tokens);
     let narrow = 2 * WIDTH * 2 * pool.threads() > size.n;
     let once = size.tokens >= ONCE || size.tokens >= FEWEST && narrow;
     let wide = match size.tokens {
@@ -67,7 +67,7 @@ fn decoded(size: Size) -> usize {
 
 /// Bytes of working memory: decoded weights of each thread, and activations with gaps.
 pub(super) fn scratch(pool: &Pool, precision: Precision, dtype: DType, size: Size) -> usize {
-    if let Some((g, once)) = turned(pool, precision, size) {
+    if let Some((g, once)) = turned(pool, precision, dtype, size) {
         // Experts plan for all tokens, and multiply those that came to each.
         let most = if once { if size.tokens >= ONCE { ONCE } else { FEWEST } } else { TURNED };
         let fewer = scratch(pool, precision, dtype, Size { tokens: most - 1, ..size });
@@ -79,7 +79,7 @@ pub(super) fn scratch(pool: &Pool, precision: Precision, dtype: DType, size: Siz
 }
 
 pub(super) fn run(l: &Linear, size: Size, row_bytes: usize, out: Shared<f32>, scratch: &mut [u8]) {
-    if let Some(how) = turned(l.pool, l.precision, size) {
+    if let Some(how) = turned(l.pool, l.precision, l.dtype, size) {
         return many_tokens(l, size, how, row_bytes, out, scratch);
     }
     let mut memory = Carver::new(scratch);
