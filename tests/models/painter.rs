@@ -21,7 +21,7 @@ struct Bench {
 
 fn bench(family: &str) -> Bench {
     let pipeline = Pipeline::open(&folder("pipeline").join(family)).unwrap();
-    let painter = Painter::new(Arc::new(pipeline), BTreeMap::new(), Cpu::new(2, Precision::Exact)).unwrap();
+    let painter = Painter::new(Arc::new(pipeline), BTreeMap::new(), Cpu::new(2, Precision::Fast)).unwrap();
     let arrays = Arrays::open("pictures", "golden");
     let said = |states: &str, pooled: &str| {
         let optional = |name: &str| if arrays.has(name) { arrays.get(name) } else { Vec::new() };

@@ -67,8 +67,8 @@ fn instructions(p: &Processor) -> String {
             isa.name()
         ),
     };
-    if p.isas.contains(&"amx_int8") {
-        out += " AMX is there, and not used yet.";
+    if p.isas.contains(&"amx_bf16") && best < Isa::Amx {
+        out += " AMX is there, but the system does not let programs use it.";
     }
     out
 }
@@ -179,7 +179,7 @@ mod tests {
                 cores: vec![Cores { kind: Core::Alike, cores: 4, threads: 8, mhz: None }],
                 threads_available: 8,
                 isa: isa::isa(),
-                isas: vec!["amx_int8"],
+                isas: vec!["amx_bf16"],
                 load: Some(1.0),
             },
             memory: Memory {
@@ -254,7 +254,8 @@ mod tests {
         let said = uses(&m, None);
         assert_eq!(said[0], "8 threads: one for each that the 4 cores run at once. More would take turns.");
         assert!(
-            said[1].contains(m.processor.isa.name()) && said[1].ends_with("AMX is there, and not used yet.")
+            said[1].contains(m.processor.isa.name())
+                && said[1].contains("AMX is there, but") != Isa::Amx.available()
         );
         assert!(said[2].starts_with("Memory up to 21.5 GB: what is free now"), "{said:?}");
         assert!(said[3].starts_with("No GPU") && said.len() == 4);
