@@ -85,13 +85,12 @@ fn measure(how: &How, precision: Precision, dtype: DType, size: Size, name: &str
     // Any bits will do for the whole numbers; 0x2c2c is a small f16, and part of a small f32.
     weights.bytes_mut().fill(0x2c);
     let x: Vec<f32> = (0..tokens * k).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
-    let mut y = vec![0f32; tokens * n];
+    let mut y = Buffer::zeroed(4 * tokens * n).expect("memory for the result");
     let mut scratch = Buffer::zeroed(scratch_bytes(pool, precision, isa, dtype, size)).expect("memory");
     let (mut best, begin, mut i) = (f64::INFINITY, Instant::now(), 0);
     let room = packed.then(|| packed_bytes(dtype, n, k)).flatten().unwrap_or(0);
     let mut anew = Buffer::zeroed(copies * room).expect("memory for weights");
-    anew.prefer_huge_pages();
-    weights.prefer_huge_pages();
+    [&anew, &weights, &scratch, &y].into_iter().for_each(Buffer::prefer_huge_pages);
     if room > 0 {
         for (w, to) in weights.bytes().chunks(bytes).zip(anew.bytes_mut().chunks_mut(room)) {
             pack(dtype, k, w, to);
@@ -102,7 +101,7 @@ fn measure(how: &How, precision: Precision, dtype: DType, size: Size, name: &str
         let packed = (room > 0).then(|| &anew.bytes()[i % copies * room..][..room]);
         let linear = Linear { pool, precision, finer: false, isa, x: &x, k, dtype, w, packed, bias: None };
         let start = Instant::now();
-        linear.run(&mut y, scratch.bytes_mut());
+        linear.run(y.f32s_mut(), scratch.bytes_mut());
         best = best.min(start.elapsed().as_secs_f64());
         i += 1;
     }

@@ -24,9 +24,9 @@ use std::sync::OnceLock;
 /// Rows and columns of a product, and numbers of a step along K.
 pub const SIDE: usize = 32;
 /// Bytes of a tile.
-const TILE: usize = 1024;
+pub const TILE: usize = 1024;
 /// Bytes of a line of a tile.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// Bytes of a block.
 pub const fn block<const PARTS: usize>() -> usize {

@@ -446,6 +446,9 @@ impl Program {
     }
 }
 
+/// Working memory from this size on is in huge pages: kernels go through it in strides.
+const HUGE: usize = 8 << 20;
+
 impl Memory {
     /// No memory yet: a run takes what its plan says.
     pub fn new() -> Memory {
@@ -459,6 +462,9 @@ impl Memory {
             if buffer.bytes().len() < bytes {
                 *buffer = Buffer::zeroed(0)?; // given back before more is asked for
                 *buffer = Buffer::zeroed(bytes)?;
+                if bytes >= HUGE {
+                    buffer.prefer_huge_pages();
+                }
             }
         }
         Ok(())

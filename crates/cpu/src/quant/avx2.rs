@@ -33,7 +33,7 @@ pub(super) fn kernels<F: Unpack>() -> Kernels {
 
 /// The kernels over weights laid out anew.
 pub(super) fn direct<F: Packs>() -> Direct {
-    Direct { most: 2 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, true> }
+    Direct { most: 2 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, true>, blocks: None }
 }
 
 x86_packed::run_by_tokens!(direct: 1 2 3);

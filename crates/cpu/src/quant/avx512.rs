@@ -26,7 +26,7 @@ pub(super) fn kernels<F: Unpack>() -> Kernels {
 
 /// The kernels over weights laid out anew.
 pub(super) fn direct<F: Packs>() -> Direct {
-    Direct { most: 4 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, false> }
+    Direct { most: 4 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, false>, blocks: None }
 }
 
 x86_packed::run_by_tokens!(direct_512: 1 2 3 4 5);

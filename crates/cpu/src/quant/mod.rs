@@ -27,6 +27,8 @@ pub(crate) mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_blocks;
+#[cfg(target_arch = "x86_64")]
 mod x86_kernels;
 #[cfg(target_arch = "x86_64")]
 mod x86_packed;
@@ -94,6 +96,9 @@ pub(crate) struct Kernels {
     pub direct: Option<Direct>,
 }
 
+/// See [`Direct::blocks`].
+type ToBlocks = unsafe fn(&[u8], usize, usize, usize, usize, *mut u8);
+
 /// The kernels over weights laid out anew: see [`packed`].
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -105,6 +110,9 @@ pub(crate) struct Direct {
     pub run: unsafe fn(&[u8], &Acts, usize, usize, Out),
     /// `(all panels, first row, groups of a row, first group, groups, panel)`: as [`Kernels::unpack`]
     pub unpack: unsafe fn(&[u8], usize, usize, usize, usize, &mut Panel),
+    /// `(all panels, first row, groups of a row, first group, groups, blocks)`: decodes 32 rows to blocks of bf16, in one part
+    /// or in two, where the instruction set has AMX; see [`x86_blocks::decode`]
+    pub blocks: Option<[ToBlocks; 2]>,
 }
 
 /// A format whose weights may be laid out anew on this architecture.
@@ -138,7 +146,11 @@ pub(crate) fn kernels(dtype: DType, isa: Isa) -> Option<Kernels> {
 fn direct(dtype: DType, isa: Isa) -> Option<Direct> {
     use format::*;
     packed::with_packed!(dtype, F => match isa {
-        Isa::Avx512 | Isa::Amx => Some(avx512::direct::<F>()),
+        Isa::Amx => {
+            let blocks = Some([x86_blocks::decode::<F, 1> as _, x86_blocks::decode::<F, 2> as _]);
+            Some(Direct { blocks, ..avx512::direct::<F>() })
+        }
+        Isa::Avx512 => Some(avx512::direct::<F>()),
         Isa::AvxVnni => Some(avxvnni::direct::<F>()),
         Isa::Avx2 => Some(avx2::direct::<F>()),
         _ => None,

@@ -103,7 +103,7 @@ unsafe fn load_at(at: *const u8, to: usize) -> __m256i {
 
 /// The same of sixteen rows, always unsigned.
 #[inline(always)]
-unsafe fn word_512<F: Packs>(at: *const u8, i: usize) -> __m512i {
+pub(super) unsafe fn word_512<F: Packs>(at: *const u8, i: usize) -> __m512i {
     let load = |to: usize| _mm512_loadu_si512(at.add(to).cast());
     if F::BITS == 8 {
         return _mm512_xor_si512(load(64 * i), _mm512_set1_epi8(-128));
@@ -137,7 +137,7 @@ unsafe fn small<const SIGNED: bool>(at: *const u8) -> __m256 {
 
 /// Sixteen bytes, unsigned or signed.
 #[inline(always)]
-unsafe fn small_512<const SIGNED: bool>(at: *const u8) -> __m512 {
+pub(super) unsafe fn small_512<const SIGNED: bool>(at: *const u8) -> __m512 {
     let b = _mm_loadu_si128(at.cast());
     _mm512_cvtepi32_ps(if SIGNED { _mm512_cvtepi8_epi32(b) } else { _mm512_cvtepu8_epi32(b) })
 }

@@ -4,6 +4,8 @@
 //! Over paged keys and values: with few rows the cache is read as it is kept, each number converted once for all of them;
 //! with many a page is decoded first. Over a run's own keys and values ([`flat`]): they are laid out once for all tasks.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod cross;
 mod flat;
 mod panel;
@@ -13,7 +15,7 @@ mod weigh;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::exec::{Call, Cpu};
+use crate::exec::{Call, Cpu, Precision};
 use crate::kv::{GROUP, Kv, PAGE, Side, decode_f16, rotate};
 use crate::math;
 use crate::ops::rows::Shared;
@@ -38,13 +40,31 @@ struct Shape {
     dim: usize,
     /// tokens of a task
     tile: usize,
+    /// whether AMX may be used: its products are nearly those of f32, but not quite
+    fast: bool,
 }
 
 impl Shape {
-    fn of(graph: &Graph, node: &Node) -> Shape {
+    fn of(cpu: &Cpu, graph: &Graph, node: &Node) -> Shape {
         let (q, k) = (node.shape, graph.node(node.inputs[1]).shape);
         let (heads, kv_heads, dim) = (q[1], k[1], q[2]);
-        Shape { heads, kv_heads, dim, tile: (ROWS / (heads / kv_heads)).max(1) }
+        let by = |rows: usize| (rows / (heads / kv_heads)).max(1);
+        let fast =
+            cpu.precision == Precision::Fast && matches!(node.op, Op::Attend(Attend { cache: Some(_), .. }));
+        let s = Shape { heads, kv_heads, dim, tile: by(ROWS), fast };
+        #[cfg(target_arch = "x86_64")]
+        if s.by_tiles(s.tile * s.group()) && q[0] * heads >= TASKS / 2 * cpu.pool.threads() * amx::ROWS {
+            return Shape { tile: by(amx::ROWS), ..s };
+        }
+        s
+    }
+
+    /// Whether a task with so many rows goes by AMX.
+    fn by_tiles(&self, rows: usize) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.fast && amx::pays(self.dim, rows);
+        #[cfg(not(target_arch = "x86_64"))]
+        return self.fast && rows == usize::MAX;
     }
 
     fn group(&self) -> usize {
@@ -52,7 +72,8 @@ impl Shape {
     }
 
     fn rows(&self) -> usize {
-        self.tile * self.group()
+        let rows = self.tile * self.group();
+        if self.by_tiles(rows) { rows.next_multiple_of(32) } else { rows }
     }
 
     /// D filled up to whole groups and vectors.
@@ -72,7 +93,16 @@ impl Shape {
 
     /// Floats a thread works in over the cache.
     fn per_thread(&self) -> usize {
-        self.page() + self.task()
+        self.page() + self.tiled() + self.task()
+    }
+
+    /// Floats of it that AMX takes.
+    fn tiled(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.by_tiles(self.rows()) {
+            return amx::floats(*self);
+        }
+        0
     }
 
     /// Parts of a context for each of `tasks` tasks, at most.
@@ -88,7 +118,7 @@ impl Shape {
 
 /// Bytes of working memory.
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
-    let (s, tokens) = (Shape::of(graph, node), node.shape[0]);
+    let (s, tokens) = (Shape::of(cpu, graph, node), node.shape[0]);
     let Op::Attend(Attend { cache: Some(_), .. }) = node.op else {
         return 4 * (cpu.pool.threads() * s.task() + flat::Laid::of(s, tokens).floats());
     };
@@ -103,7 +133,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
 /// Runs the node of `c`.
 pub fn run(c: &mut Call) {
     let Op::Attend(how) = c.node.op else { unreachable!("called for attend") };
-    let s = Shape::of(c.graph, c.node);
+    let s = Shape::of(c.cpu, c.graph, c.node);
     match how.cache {
         Some(state) => paged(c, s, how, state),
         None => flat::run(c, s, how),
@@ -137,11 +167,18 @@ fn paged(c: &mut Call, s: Shape, how: Attend, state: StateId) {
         // SAFETY: each thread has its own part of the working memory.
         let memory = unsafe { working.slice(thread * s.per_thread(), s.per_thread()) };
         let (page, memory) = memory.split_at_mut(s.page());
+        let (tiled, memory) = memory.split_at_mut(s.tiled());
         let mut t = Task::new(s, how, *seq, first, memory);
         t.load(q, head, kv.types().k);
         let pages = t.pages();
         let (n, from) = (pages.len(), pages.start);
-        t.attend(kv, state, head, from + n * split / splits..from + n * (split + 1) / splits, page);
+        let part = from + n * split / splits..from + n * (split + 1) / splits;
+        match s.by_tiles(t.rows) && !tiled.is_empty() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the processor has AMX.
+            true => unsafe { t.attend_by_tiles(kv, state, head, part, page, tiled) },
+            _ => t.attend(kv, state, head, part, page),
+        }
         for r in 0..t.rows {
             let row = t.row(r, head);
             if splits == 1 {

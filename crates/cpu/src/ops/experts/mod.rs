@@ -2,17 +2,20 @@
 //! token, added up by the shares. Only the weights of those experts are read.
 //!
 //! [`fast`] takes formats that [`crate::quant`] knows, with [`Precision::Fast`]; many experts then share a job of the
-//! threads. Otherwise an expert is three linear layers over its tokens.
+//! threads. Otherwise, and where AMX meets many tokens of each, an expert is three linear layers over its tokens.
 
 mod fast;
 
 use crate::exec::{Call, Cpu, Precision};
-use crate::isa::isa;
+use crate::isa::{Isa, isa};
 use crate::ops::glu;
 use crate::ops::linear::fast::Matrix;
 use crate::ops::linear::{self, Carver, Linear, Size, carved};
 use crate::quant;
 use hob_graph::{Act, DType, Graph, Node, Op};
+
+/// Tokens that each expert has on average where they are many.
+const DENSE: usize = 32;
 
 /// Sizes of a node.
 #[derive(Clone, Copy)]
@@ -35,6 +38,16 @@ impl Sizes {
         let (x, experts, gate) = (shape(0), shape(1)[1], shape(2));
         let stacked = gate.len() == 3;
         Sizes { tokens: x[0], channels: x[1], inner: gate[gate.len() - 2], experts, stacked }
+    }
+
+    /// Whether experts may have as many tokens as AMX wants: three linear layers each are faster then.
+    fn may_be_dense(&self) -> bool {
+        isa() == Isa::Amx && self.tokens >= DENSE
+    }
+
+    /// Whether they have, by the shares `(T, E)` of the run.
+    fn dense(&self, shares: &[f32]) -> bool {
+        shares.iter().filter(|share| **share != 0.0).count() >= DENSE * self.experts
     }
 
     /// Rows and columns of the gates (0), the ups (1) and the downs (2).
@@ -80,7 +93,7 @@ pub fn run(c: &mut Call, act: Act) {
     if s.tokens * s.channels * s.inner == 0 {
         return;
     }
-    match goes_fast(c.cpu, c.graph, c.node) {
+    match goes_fast(c.cpu, c.graph, c.node) && !(s.may_be_dense() && s.dense(c.x(1).f32s())) {
         true => fast::run(c, &s, act),
         false => one_by_one(c, &s, act),
     }
@@ -89,8 +102,9 @@ pub fn run(c: &mut Call, act: Act) {
 /// Bytes of working memory of a node.
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
     let s = Sizes::of(graph, node);
-    if goes_fast(cpu, graph, node) {
-        return fast::scratch(cpu, &s);
+    let fast = goes_fast(cpu, graph, node).then(|| fast::scratch(cpu, &s));
+    if let Some(fast) = fast.filter(|_| !s.may_be_dense()) {
+        return fast;
     }
     let rows = 2 * carved::<f32>(s.tokens * s.channels) + 3 * carved::<f32>(s.tokens * s.inner);
     let products = (2..node.inputs.len()).map(|k| {
@@ -98,7 +112,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
         let size = Size { tokens: s.tokens, k: n.1, n: n.0, finer: false };
         linear::scratch_bytes(&cpu.pool, cpu.precision, isa(), k, size)
     });
-    64 + carved::<u32>(s.tokens) + rows + products.max().unwrap_or(0)
+    (64 + carved::<u32>(s.tokens) + rows + products.max().unwrap_or(0)).max(fast.unwrap_or(0))
 }
 
 /// The format operand `k` is read in.

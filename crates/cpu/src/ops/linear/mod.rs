@@ -15,6 +15,8 @@
 //! | F32, F16, BF16 | f32; a few tokens read them where they lie |
 //! | Q8_1, Q8_K, which weights are not stored in; 64-bit floats and integers | decoded to f32 first |
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod exact;
 pub(crate) mod fast;
 pub(crate) mod float;
@@ -127,6 +129,12 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
 /// Bytes of working memory of a product.
 pub fn scratch_bytes(pool: &Pool, precision: Precision, isa: Isa, dtype: DType, size: Size) -> usize {
     match (precision, quant::kernels(dtype, isa)) {
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Fast, Some(kernels)) if amx::pays(isa, size) => {
+            // Experts plan for all tokens, and multiply those that came to each.
+            let fewer = Size { tokens: size.tokens.min(amx::LEAST - 1), ..size };
+            amx::scratch(pool, size).max(fast::scratch(pool, &kernels, fewer))
+        }
         (Precision::Fast, Some(kernels)) => fast::scratch(pool, &kernels, size),
         _ => exact::scratch(pool, precision, dtype, size),
     }
@@ -162,6 +170,10 @@ impl Linear<'_> {
         assert!(self.packed.is_none_or(|p| packed_bytes(self.dtype, size.n, size.k) == Some(p.len())));
         let out = Shared(out.as_mut_ptr());
         match (self.precision, quant::kernels(self.dtype, self.isa)) {
+            #[cfg(target_arch = "x86_64")]
+            (Precision::Fast, Some(kernels)) if amx::pays(self.isa, size) => {
+                amx::run(self, &kernels, size, row_bytes, out, scratch)
+            }
             (Precision::Fast, Some(kernels)) => fast::run(self, &kernels, size, row_bytes, out, scratch),
             _ => exact::run(self, size, row_bytes, out, scratch),
         }

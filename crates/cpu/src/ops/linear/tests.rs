@@ -15,6 +15,15 @@ struct Case {
     packed: bool,
 }
 
+#[cfg(target_arch = "x86_64")]
+fn by_amx(isa: Isa, size: Size) -> bool {
+    amx::pays(isa, size)
+}
+#[cfg(not(target_arch = "x86_64"))]
+fn by_amx(_: Isa, _: Size) -> bool {
+    false
+}
+
 /// What activations become when they are quantized.
 fn rounded(x: &[f32], k: usize) -> Vec<f32> {
     let (mut q, mut d) = (vec![0; k], vec![0.0; k / 32]);
@@ -41,7 +50,7 @@ impl Case {
         let linear = Linear {
             pool: &pool,
             precision: self.precision,
-            finer: false,
+            finer: self.size.finer,
             isa: self.isa,
             x,
             k,
@@ -58,16 +67,23 @@ impl Case {
         let mut exact = vec![0f32; n * k];
         self.dtype.decode(w, &mut exact);
         let whole = self.precision == Precision::Fast && quant::kernels(self.dtype, self.isa).is_some();
-        let x = if whole { rounded(x, k) } else { x.to_vec() };
+        let tiles = whole && by_amx(self.isa, self.size);
+        let x = if whole && !tiles { rounded(x, k) } else { x.to_vec() };
         for t in 0..tokens {
             for r in 0..n {
                 let (mut sum, mut size) = (if self.biased { bias[r] as f64 } else { 0.0 }, 0.0);
+                let mut squares = 0.0;
                 for (a, b) in x[t * k..][..k].iter().zip(&exact[r * k..][..k]) {
-                    sum += *a as f64 * *b as f64;
-                    size += (*a as f64 * *b as f64).abs();
+                    let product = *a as f64 * *b as f64;
+                    (sum, size, squares) = (sum + product, size + product.abs(), squares + product * product);
                 }
-                // An offset makes terms larger than the products they are taken from.
-                let allowed = 3e-6 * (size * if whole { 8.0 } else { 1.0 } + sum.abs()) + 1e-6;
+                // An offset makes terms larger than the products they are taken from. AMX rounds each number, to 2^-9 or,
+                // in two parts, some 2^-17 of it; where all weights of a block have the same size, all to the same side.
+                let allowed = match (tiles, self.size.finer) {
+                    (false, _) => 3e-6 * (size * if whole { 8.0 } else { 1.0 } + sum.abs()) + 1e-6,
+                    (true, false) => squares.sqrt() / 64.0 + sum.abs() / 256.0,
+                    (true, true) => squares.sqrt() / 16384.0 + sum.abs() / 65536.0,
+                };
                 let got = y[t * n + r] as f64;
                 assert!(
                     (got - sum).abs() <= allowed,
@@ -129,6 +145,39 @@ fn weights_laid_out_anew_agree_with_f64() {
                 let case =
                     Case { precision: Precision::Fast, isa, dtype, threads, size, biased, packed: true };
                 case.check(&numbers(tokens * k, 1), &weights(dtype, n * k, 2));
+            }
+        }
+    }
+}
+
+/// By AMX: tokens of one block and many, of halves of a block, and of more than a task; rows that end in the middle of a panel;
+/// columns of one step along K and of several; in one part and in two; from the file's blocks and laid out anew.
+#[test]
+fn blocks_of_bf16_agree_with_f64() {
+    if !Isa::Amx.available() {
+        return;
+    }
+    let sizes: [(usize, usize, usize); 8] = [
+        (16, 2, 33),
+        (33, 1, 1),
+        (49, 3, 48),
+        (64, 9, 16),
+        (80, 4, 17),
+        (500, 2, 100),
+        (530, 5, 80),
+        (40, 18, 7),
+    ];
+    for (dtype, _) in FORMATS {
+        for (i, (tokens, blocks, n)) in sizes.into_iter().enumerate() {
+            let k = if dtype.block() == 256 { 256 * blocks.div_ceil(4) } else { 96 * blocks - 64 };
+            let (x, w) = (numbers(tokens * k, 1), weights(dtype, n * k, 2));
+            for finer in [false, true] {
+                for packed in [false, true] {
+                    let size = Size { tokens, k, n, finer };
+                    let (precision, isa, threads, biased) =
+                        (Precision::Fast, Isa::Amx, 1 + i % 3, i % 2 == 0);
+                    Case { precision, isa, dtype, threads, size, biased, packed }.check(&x, &w);
+                }
             }
         }
     }
