@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
-use hob_engine::diffuse::{Event, Room};
+use hob_engine::diffuse::{Event, Room, Shape};
 use hob_io::picture::Recipe;
 
 use super::held::Open;
@@ -76,7 +76,8 @@ impl Worker {
         held.note(Some(model), 0);
         let begin = wish.begin()?;
         let recipe = wish.recipe(studio, &model.name, begin.as_ref())?;
-        let room = |bytes| studio.room(&recipe, begin.is_some(), true, bytes);
+        let how = Shape { begins: begin.is_some(), again: true, ..Shape::default() };
+        let room = |bytes| studio.room(&recipe, how, bytes);
         let fits = |of: &Room| self.manager.make_room(of.total() as u64);
         let unfit = |e: Error| Refusal::new(Kind::Invalid, e.to_string());
         let mut planned = room(u64::MAX).map_err(unfit)?;
