@@ -113,6 +113,11 @@ impl Studio {
         &self.painter
     }
 
+    /// Bytes of what stays with the model beside its weights: its tokenizers.
+    pub fn heap_bytes(&self) -> usize {
+        self.tokenizers.values().map(|(tokenizer, _)| tokenizer.heap_bytes()).sum()
+    }
+
     /// What shows latents of pictures while they are made.
     pub fn preview(&self, threads: usize) -> Result<Preview> {
         Ok(Preview::new(&self.painter, threads)?)
@@ -235,6 +240,12 @@ impl Begin {
             Some(mask) => Some(mask.mask(width, height).map_err(Error::new)?),
         };
         Ok(Given { pixels: init.planes(), strength: self.strength.into(), mask })
+    }
+
+    /// Bytes of both as they lie in memory.
+    pub fn bytes(&self) -> usize {
+        let of = |p: &Picture| p.rgb.len() + p.alpha.as_ref().map_or(0, Vec::len);
+        of(&self.init) + self.mask.as_ref().map_or(0, of)
     }
 
     /// What the recipe keeps of it.

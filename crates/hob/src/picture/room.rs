@@ -36,6 +36,11 @@ impl Studio {
         Ok(self.painter.room(shape, usize::try_from(bytes).unwrap_or(usize::MAX))?)
     }
 
+    /// Lets go of what was kept for the next picture.
+    pub fn rest(&mut self) {
+        self.painter.rest();
+    }
+
     /// Makes the pictures to come as `room` has it.
     pub fn settle(&mut self, room: Room) {
         self.painter.settle(room);
