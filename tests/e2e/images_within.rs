@@ -117,8 +117,9 @@ fn language_models_and_pictures_make_room_for_each_other() {
     let memory = format!("--memory={}", all.max(process + text) + vae / 3);
     let server = Serving::start(&world, &[&args[..], &[&memory]].concat());
     for _ in 0..2 {
+        // Beside it the painter stays, which holds next to nothing between pictures.
         say(&server);
-        assert_eq!(loaded(&server), [TEXT]);
+        assert!(loaded(&server).contains(&TEXT.to_string()));
         // Nobody goes for what would not fit anyway.
         server.post(MAKE, &ask(json!({"size": "2048x2048"}))).fails(503);
         assert!(loaded(&server).contains(&TEXT.to_string()));
