@@ -9,6 +9,9 @@ use hob_graph::Data;
 use hob_models::{flux, unet};
 use std::borrow::Cow;
 
+/// Numbers by name, which may lie where they were made.
+type Named<'a> = (&'a str, Cow<'a, [f32]>);
+
 impl Painter {
     /// The picture in x, by the denoiser and guidance.
     pub(super) fn denoised(
@@ -138,7 +141,7 @@ impl Painter {
         latents: &[f32],
         inputs: &[(&str, Data)],
         away: usize,
-    ) -> Result<Vec<(&'a str, Cow<'a, [f32]>)>> {
+    ) -> Result<Vec<Named<'a>>> {
         let c = self.control.as_ref().expect("there is a network of it");
         // One that says the same everywhere is for what has the prompt alone, as diffusers' pipeline has it.
         let (all, none) = (size.batch, if c.global_pool_conditions { away } else { 0 });

@@ -17,7 +17,7 @@ pub struct Preview(How);
 
 enum How {
     /// one of TAESD's kind, open while a picture is painted
-    Tiny { config: Box<tae::Config>, pipeline: Arc<Pipeline>, network: Option<Network>, cpu: Cpu },
+    Tiny { config: Box<tae::Config>, pipeline: Arc<Pipeline>, network: Option<Box<Network>>, cpu: Cpu },
     /// what each channel adds to red, green and blue, and those to begin with
     Colours(&'static [[f32; 3]], [f32; 3]),
 }
@@ -95,7 +95,10 @@ impl Preview {
                 let (scale, shift) = (number("scaling_factor", 1.0), number("shift_factor", 0.0));
                 let network = match network {
                     Some(network) => network,
-                    None => network.insert(Network::new(pipeline, Role::Preview, &Updates::default(), cpu)?),
+                    None => {
+                        let new = Network::new(pipeline, Role::Preview, &Updates::default(), cpu)?;
+                        network.insert(Box::new(new))
+                    }
                 };
                 let latents: Vec<f32> = latents.iter().map(|x| x / scale + shift).collect();
                 let (key, inputs) = ([0, height, width, 0], [("latents", Data::F32(&latents))]);

@@ -52,7 +52,7 @@ impl Upscaler {
         for tensor in file.tensors() {
             let name = new_name(&tensor.stored_name);
             dtypes.insert(name.clone(), (tensor.dtype, tensor.shape.clone()));
-            weights.insert(&name, shared(&file, &tensor));
+            weights.insert(&name, shared(&file, tensor));
         }
         let path = path.display().to_string();
         let fail = |e: String| Error::Ask(format!("{path} is no upscaler that Hob runs: {e}"));
