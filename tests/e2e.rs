@@ -31,6 +31,9 @@ mod image;
 #[path = "e2e/images.rs"]
 mod images;
 #[cfg(unix)]
+#[path = "e2e/images_within.rs"]
+mod images_within;
+#[cfg(unix)]
 #[path = "e2e/log.rs"]
 mod log;
 #[path = "e2e/look.rs"]

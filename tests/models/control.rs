@@ -1,7 +1,9 @@
 //! Whole pictures held to another one by a ControlNet, against diffusers' pipelines.
 
 use crate::golden::{Arrays, folder};
-use hob_engine::diffuse::{Control, Guidance, Painter, Request, Said, Sampler, Script, Source, Steps};
+use hob_engine::diffuse::{
+    Control, Guidance, Painter, Request, Room, Said, Sampler, Script, Shape, Source, Steps,
+};
 use hob_engine::{Cpu, Precision};
 use hob_io::Pipeline;
 use hob_io::pipeline::Role;
@@ -70,7 +72,36 @@ fn pictures_held_by_a_controlnet_are_those_of_diffusers() {
         let pixels = paint(&mut painter, family, Some(strength), cfg).unwrap();
         let d = differs(name, &pixels);
         assert!(d < NEAR, "{name} differs by {d}");
+        in_turn(&mut painter);
+        let d = differs(name, &paint(&mut painter, family, Some(strength), cfg).unwrap());
+        assert!(d < NEAR, "{name} differs by {d} with one prompt after the other");
     }
+}
+
+/// Has the painter run the prompt and the negative one one after the other.
+fn in_turn(painter: &mut Painter) {
+    let (width, height) = SIZE;
+    let shape = Shape { width, height, guided: true, tokens: 7, texts: 2, held: true, ..Shape::default() };
+    let mut room = painter.room(shape, usize::MAX).unwrap();
+    room.split = true;
+    painter.settle(room);
+}
+
+/// Both networks are there at once, and half as much to work in where prompts are run one after the other.
+#[test]
+fn a_controlnet_is_planned_beside_the_denoiser() {
+    let painter = painter("sd15", Some(&folder("control/sd15")));
+    let free = Shape { width: 40, height: 24, guided: true, tokens: 7, texts: 2, ..Shape::default() };
+    let shape = Shape { held: true, ..free };
+    let of = |room: &Room| room.phases.iter().find(|p| p.role == Role::Denoiser).unwrap().budget;
+    let [free, held] = [free, shape].map(|shape| painter.room(shape, usize::MAX).unwrap());
+    let net = painter.pipeline().part(Role::ControlNet).unwrap().size_bytes() as usize;
+    assert_eq!(of(&held).weights, of(&free).weights + net);
+    assert!(of(&held).activations > of(&free).activations);
+    // A part to work in, beside which all weights are.
+    let less = held.beside + of(&held).total() - of(&held).activations / 3;
+    let room = painter.room(shape, less).unwrap();
+    assert!(room.split && room.short().is_none() && room.phases.iter().all(|p| p.streamed == 0), "{room:?}");
 }
 
 /// The one painter paints with it and without, and nothing is left of the one in the other.
@@ -93,9 +124,13 @@ fn one_that_says_the_same_everywhere_is_for_the_prompt_alone() {
     let config = std::fs::read_to_string(golden.join("config.json")).unwrap();
     let config = config.replace("\"global_pool_conditions\": false", "\"global_pool_conditions\": true");
     std::fs::write(net.path().join("config.json"), config).unwrap();
-    let pixels = paint(&mut painter("sd15", Some(net.path())), "sd15", Some(1.3), 7.5).unwrap();
-    let d = differs("sd15.pooled", &pixels);
-    assert!(d < NEAR, "it differs by {d}");
+    let mut painter = painter("sd15", Some(net.path()));
+    for what in ["side by side", "in turn"] {
+        let pixels = paint(&mut painter, "sd15", Some(1.3), 7.5).unwrap();
+        let d = differs("sd15.pooled", &pixels);
+        assert!(d < NEAR, "{what} it differs by {d}");
+        in_turn(&mut painter);
+    }
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn phases_are_planned_for_every_family() {
 }
 
 fn shape((width, height): (usize, usize)) -> Shape {
-    Shape { width, height, guided: true, tokens: 7, begins: false, held: false, again: false }
+    Shape { width, height, guided: true, tokens: 7, texts: 2, ..Shape::default() }
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod rates;
 pub mod sample;
 pub mod scheduler;
 mod session;
+mod stored;
 mod tree;
 pub mod tune;
 

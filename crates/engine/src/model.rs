@@ -2,9 +2,10 @@
 
 use crate::adapter::Adapted;
 use crate::cache;
+use crate::stored::shared;
 use crate::{Error, Footprint, Outline, Residency, Result};
 use hob_cpu::packing::Packing;
-use hob_cpu::{Cpu, KvTypes, Precision, Program, Tensor, Weights};
+use hob_cpu::{Cpu, KvTypes, Precision, Program, Weights};
 use hob_graph::{Graph, Plan};
 use hob_io::{Adapter, Checkpoint};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,28 +56,6 @@ pub struct Model {
 /// A program and the tokens and rows it is for.
 type Kept = ((usize, usize), Arc<Program>);
 
-/// One stored tensor, for the backend to share with the mapped file.
-struct Stored {
-    checkpoint: Arc<Checkpoint>,
-    tensor: hob_io::Tensor,
-}
-
-impl hob_cpu::Source for Stored {
-    fn forget(&self, part: std::ops::Range<usize>) {
-        self.checkpoint.forget(&self.tensor, part);
-    }
-
-    fn fetch(&self, _: std::ops::Range<usize>) {
-        self.checkpoint.fetch(&self.tensor);
-    }
-}
-
-impl AsRef<[u8]> for Stored {
-    fn as_ref(&self) -> &[u8] {
-        self.checkpoint.bytes(&self.tensor)
-    }
-}
-
 impl Model {
     /// Makes a model of an open checkpoint. Checks that every weight is there with the right dimensions; reads none.
     pub fn new(checkpoint: Arc<Checkpoint>, options: Options) -> Result<Model> {
@@ -99,8 +78,7 @@ impl Model {
         }
         let mut weights = Weights::default();
         for (name, tensor) in &checkpoint.tensors {
-            let owner = Stored { checkpoint: checkpoint.clone(), tensor: tensor.clone() };
-            weights.insert(name, Tensor::shared(tensor.dtype, Arc::new(owner), 0..tensor.len));
+            weights.insert(name, shared(&checkpoint, tensor));
         }
         if let Some(adapter) = adapter {
             let adapted = Adapted::new(adapter, &outline, &checkpoint.config)?;

@@ -1,25 +1,28 @@
 //! Pictures from words: what a person asks for, in the model's own terms, and the model that makes them.
 
+mod files;
 pub mod room;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hob_engine::diffuse::{
-    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Preview, Request, Room, Sampler,
-    Schedule, Script, Shape, Source, Steps, Tokens, Turns, Words,
+    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Preview, Request, Sampler, Schedule,
+    Script, Source, Steps,
 };
 use hob_engine::lora::Updates;
 use hob_engine::{Cpu, Precision};
 use hob_io::lora::Role as LoraRole;
 use hob_io::picture::{Filter, Init, Lora as Added, Recipe};
 use hob_io::pipeline::{Family, Role};
-use hob_io::prompt::{Chunk, Embedding, Embeddings, Frame, Prompt, TOKENS, schedule, together};
+use hob_io::prompt::{Embedding, Embeddings, Frame};
 use hob_io::{Lora, Picture, Pipeline, Tokenizer};
 
 use crate::error::{Error, Result};
-use crate::hashes::{self, Of, On};
+use files::Files;
+use words::{Asked, tokenizer};
 
 /// What a person adds to a model.
 #[derive(Clone, Debug, Default)]
@@ -45,27 +48,6 @@ pub struct Studio {
     /// what was said last, so that pictures of one prompt read it once
     said: Option<(Asked, Arc<Script>)>,
 }
-
-/// Chunks of 77 tokens of all texts that a prompt may change into: 2048 of SDXL are 1.3 GB.
-const MOST_CHUNKS: usize = 2048;
-
-/// The files that a recipe names by their hashes.
-#[derive(Default)]
-struct Files {
-    /// the denoiser's, which is the whole model's where it is one file
-    model: Vec<PathBuf>,
-    /// another autoencoder's
-    vae: Option<PathBuf>,
-    /// LoRAs
-    loras: Vec<PathBuf>,
-    /// vectors, by the name that stands for them
-    embeddings: Vec<(String, PathBuf)>,
-    /// the model's hash and the VAE's, once they are known
-    hashes: [Option<String>; 2],
-}
-
-/// What conditions depend on: prompt, negative prompt, clip skip, whether guidance is on, calls of the denoiser.
-pub type Asked = (String, String, Option<usize>, bool, usize);
 
 /// A picture that is given, with its mask.
 pub struct Begin {
@@ -131,41 +113,9 @@ impl Studio {
         &self.painter
     }
 
-    /// How a picture is made in so many bytes beside the process. `begins`: with another picture; `again`: others follow, for
-    /// which the denoiser stays in memory where there is room.
-    ///
-    /// # Errors
-    /// A part's weights do not fit its configuration.
-    pub fn room(&self, recipe: &Recipe, begins: bool, again: bool, bytes: u64) -> Result<Room> {
-        let pipeline = self.painter.pipeline();
-        let tokens = match pipeline.text(Role::TextEncoder2).filter(|_| pipeline.family.is_flux()) {
-            Some(text) => text.max_tokens,
-            None => {
-                let mut most = 1;
-                let parts = together(&recipe.prompt).into_iter().map(|(text, _)| text);
-                for text in parts.chain([recipe.negative.clone()]) {
-                    for (_, text) in schedule(&text, recipe.steps as usize) {
-                        most = self.tokens(&text)?.values().map(length).fold(most, usize::max);
-                    }
-                }
-                most * TOKENS
-            }
-        };
-        let shape = Shape {
-            width: recipe.width,
-            height: recipe.height,
-            guided: recipe.cfg > 1.0 || together(&recipe.prompt).len() > 1,
-            tokens,
-            begins,
-            held: self.held.is_some(),
-            again,
-        };
-        Ok(self.painter.room(shape, usize::try_from(bytes).unwrap_or(usize::MAX))?)
-    }
-
-    /// Makes the pictures to come as `room` has it.
-    pub fn settle(&mut self, room: Room) {
-        self.painter.settle(room);
+    /// Bytes of what stays with the model beside its weights: its tokenizers.
+    pub fn heap_bytes(&self) -> usize {
+        self.tokenizers.values().map(|(tokenizer, _)| tokenizer.heap_bytes()).sum()
     }
 
     /// What shows latents of pictures while they are made.
@@ -251,11 +201,7 @@ impl Studio {
         let given = begin.map(|s| s.fit(width, height)).transpose()?;
         let control = self.held.as_ref().map(|h| h.fit(width, height)).transpose()?;
         let guidance = Guidance { scale: recipe.cfg, rescale: 0.0 };
-        let skip = recipe.clip_skip.map(|n| n as usize);
-        // As A1111 counts them where prompts change.
-        let calls = recipe.steps as usize * sampler.evaluations();
-        let script =
-            self.script((recipe.prompt.clone(), recipe.negative.clone(), skip, guidance.is_on(), calls))?;
+        let script = self.script(Studio::asked(recipe, sampler.evaluations()))?;
         let request = Request {
             width,
             height,
@@ -277,201 +223,6 @@ impl Studio {
             Err(PaintError::NotFinite(what)) => Err(Error::new(what)),
         }
     }
-
-    /// Writes into a recipe by which files it is made: their hashes, computed where they are not known yet. What cannot be
-    /// read, or is not done when `on` says stop, is left out.
-    pub fn sign(&mut self, recipe: &mut Recipe, on: On) {
-        let Files { model, vae, loras, embeddings, hashes } = &mut self.files;
-        let paths: [Vec<&Path>; 2] =
-            [model.iter().map(|p| &**p).collect(), vae.iter().map(|p| &**p).collect()];
-        for (hash, paths) in hashes.iter_mut().zip(paths).filter(|(h, p)| h.is_none() && !p.is_empty()) {
-            *hash = hashes::know(&paths, Of::All, on).ok().flatten();
-        }
-        for (lora, path) in self.loras.iter_mut().zip(loras).filter(|(l, _)| l.hash.is_none()) {
-            lora.hash = hashes::lora(path, on).ok().flatten();
-        }
-        [recipe.model_hash, recipe.vae_hash] = hashes.clone();
-        recipe.loras.clone_from(&self.loras);
-        // Of another program's text, what it said of these may be of other files.
-        const VECTORS: &str = "TI hashes";
-        recipe.more.retain(|key, _| ![VECTORS, "Hashes"].contains(&key.as_str()));
-        let said = [&recipe.prompt, &recipe.negative].map(|text| text.to_lowercase());
-        let named = |name: &str| said.iter().any(|text| text.contains(&name.to_lowercase()));
-        let hash = |(name, path): &(String, PathBuf)| {
-            let hash = hashes::know(&[path], Of::All, on).ok().flatten()?;
-            Some(format!("{name}: {}", &hash[..12]))
-        };
-        let vectors: Vec<String> =
-            embeddings.iter().filter(|(name, _)| named(name)).filter_map(hash).collect();
-        if !vectors.is_empty() {
-            recipe.more.insert(VECTORS.into(), vectors.join(", "));
-        }
-    }
-
-    /// In what this model with its extras is not what made the picture of a recipe, in sentences; by hashes, which are
-    /// computed where they are not known.
-    pub fn differs(&mut self, like: &Recipe, on: On) -> Vec<String> {
-        let mut own = self.defaults();
-        self.sign(&mut own, on);
-        let mut all = Vec::new();
-        let short = |hash: &str| hash.chars().take(10).collect::<String>();
-        if let (Some(theirs), Some(ours)) = (&like.model_hash, &own.model_hash) {
-            let old = || self.files.model.first().and_then(|p| hashes::old(p));
-            let is = match theirs.len() {
-                8 => old().is_some_and(|old| old.eq_ignore_ascii_case(theirs)),
-                _ => hashes::same(theirs, ours),
-            };
-            if !is {
-                let (theirs, ours) = (short(theirs), short(ours));
-                all.push(format!(
-                    "it was made by {} ({theirs}), and {} is another model ({ours})",
-                    like.model, own.model
-                ));
-            }
-        }
-        match (&like.vae_hash, &own.vae_hash) {
-            (Some(theirs), Some(ours)) if !hashes::same(theirs, ours) => {
-                all.push(format!(
-                    "it was made with the VAE of the hash {}, and this one's is {}",
-                    short(theirs),
-                    short(ours)
-                ));
-            }
-            (Some(theirs), None) if own.vae.is_none() => {
-                let name = like.vae.clone().unwrap_or_else(|| short(theirs));
-                all.push(format!("it was made with the VAE {name}: give it with --vae"));
-            }
-            _ => {}
-        }
-        for Added { name, scale, hash } in &like.loras {
-            let is = |ours: &&Added| match (hash, &ours.hash) {
-                (Some(a), Some(b)) => hashes::same(a, b),
-                _ => *name == ours.name,
-            };
-            let whole = |path: &PathBuf| hashes::know(&[path], Of::All, on).ok().flatten();
-            match own.loras.iter().find(is).or(own.loras.iter().find(|ours| ours.name == *name)) {
-                None => {
-                    all.push(format!("it was made with the LoRA {name}: give it with --lora FILE:{scale}"))
-                }
-                Some(ours) if is(&ours) => {}
-                // Before it knew the hash of tensors, A1111 wrote that of the file.
-                Some(ours) => {
-                    let at = own.loras.iter().position(|l| l.name == ours.name);
-                    let file = at.and_then(|i| self.files.loras.get(i)).and_then(whole);
-                    if !file.zip(hash.as_ref()).is_some_and(|(a, b)| hashes::same(&a, b)) {
-                        all.push(format!("the LoRA {name} that it was made with was another file"));
-                    }
-                }
-            }
-        }
-        all
-    }
-
-    /// What prompt and negative prompt say, each distinct text read once.
-    ///
-    /// # Errors
-    /// A prompt is too long for a text encoder, or changes into too many texts; memory.
-    pub fn script(&mut self, asked: Asked) -> Result<Arc<Script>> {
-        if let Some((last, script)) = &self.said
-            && *last == asked
-        {
-            return Ok(script.clone());
-        }
-        let (prompt, negative, skip, guided, calls) = &asked;
-        // A network that is told its guidance has nothing to weigh prompts against.
-        let parts = match self.painter.pipeline().family.is_flux() {
-            true => vec![(prompt.clone(), 1.0)],
-            false => together(prompt),
-        };
-        let guided = *guided || parts.len() > 1;
-        let mut texts: Vec<String> = Vec::new();
-        let mut turns = |text: &str| -> Turns {
-            let mut index = |text: String| {
-                texts.iter().position(|t| *t == text).unwrap_or_else(|| {
-                    texts.push(text);
-                    texts.len() - 1
-                })
-            };
-            schedule(text, *calls).into_iter().map(|(end, text)| (end, index(text))).collect()
-        };
-        let parts = parts.iter().map(|(text, weight)| (*weight, turns(text))).collect();
-        let mut script = Script { parts, ..Script::default() };
-        if guided {
-            script.negative = turns(negative);
-        }
-        let mut all = Vec::new();
-        for text in &texts {
-            all.push(self.tokens(text)?);
-            let chunks = |tokens: &Tokens| tokens.values().map(length).max().unwrap_or(0);
-            if all.iter().map(chunks).max().unwrap_or(0) * texts.len() > MOST_CHUNKS {
-                return Err(Error::new(format!(
-                    "the prompt changes into {} texts, more than are kept; let fewer parts of it take turns",
-                    texts.len()
-                )));
-            }
-        }
-        for (role, (_, frame)) in &self.tokenizers {
-            let Some(frame) = frame else { continue };
-            let most = all.iter().filter_map(|tokens| tokens.get(role)).map(length).max().unwrap_or(0);
-            for tokens in &mut all {
-                if let Some(Words::Chunks(chunks)) = tokens.get_mut(role) {
-                    chunks.resize(most, Chunk::empty(frame));
-                }
-            }
-        }
-        script.said = self.painter.said(&all.iter().collect::<Vec<_>>(), *skip, &self.embeddings)?;
-        if guided
-            && negative.is_empty()
-            && let Some(nothing) = script.said.first().and_then(|like| self.painter.nothing(like))
-        {
-            script.negative = vec![(usize::MAX, script.said.len())];
-            script.said.push(nothing);
-        }
-        let script = Arc::new(script);
-        self.said = Some((asked, script.clone()));
-        Ok(script)
-    }
-
-    fn tokens(&self, text: &str) -> Result<Tokens> {
-        let prompt = Prompt::parse(text);
-        let none = Embeddings::default();
-        let mut tokens = Tokens::new();
-        for (role, (tokenizer, frame)) in &self.tokenizers {
-            let words = match frame {
-                Some(frame) => {
-                    let embeddings = self.embeddings.get(role).unwrap_or(&none);
-                    Words::Chunks(prompt.chunks(tokenizer, frame, embeddings))
-                }
-                None => {
-                    let most = self.painter.pipeline().text(*role).map_or(512, |t| t.max_tokens);
-                    let mut ids = tokenizer.encode_text(&prompt.text());
-                    if ids.len() > most {
-                        return Err(Error::new(format!(
-                            "the prompt has {} tokens, {} more than this model reads; shorten it",
-                            ids.len(),
-                            ids.len() - most
-                        )));
-                    }
-                    ids.resize(most, tokenizer.pad_id().unwrap_or(0));
-                    Words::Ids(ids)
-                }
-            };
-            tokens.insert(*role, words);
-        }
-        Ok(tokens)
-    }
-}
-
-/// Bytes that a picture of a size takes, with guidance or without, one prompt's chunk long.
-///
-/// # Errors
-/// A part's weights do not fit its configuration.
-pub fn needs(painter: &Painter, width: usize, height: usize, guided: bool) -> Result<u64> {
-    let flux = painter.pipeline().family.is_flux();
-    let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux);
-    let tokens = text.map_or(TOKENS, |t| t.max_tokens);
-    let shape = Shape { width, height, guided, tokens, begins: false, held: false, again: false };
-    Ok(painter.room(shape, usize::MAX)?.total() as u64)
 }
 
 impl Begin {
@@ -491,6 +242,12 @@ impl Begin {
         Ok(Given { pixels: init.planes(), strength: self.strength.into(), mask })
     }
 
+    /// Bytes of both as they lie in memory.
+    pub fn bytes(&self) -> usize {
+        let of = |p: &Picture| p.rgb.len() + p.alpha.as_ref().map_or(0, Vec::len);
+        of(&self.init) + self.mask.as_ref().map_or(0, of)
+    }
+
     /// What the recipe keeps of it.
     pub fn noted(&self) -> Init {
         let [hash, mask] = self.hashes.clone();
@@ -506,33 +263,6 @@ impl Held {
         let image = image.planes().into_iter().map(|x| (x + 1.0) / 2.0).collect();
         Ok(Control { image, strength: self.strength })
     }
-}
-
-/// Chunks of a prompt; of an encoder that has none, one for as many tokens.
-fn length(words: &Words) -> usize {
-    match words {
-        Words::Chunks(chunks) => chunks.len(),
-        Words::Ids(ids) => ids.len().div_ceil(TOKENS),
-    }
-}
-
-/// The tokenizer of a text encoder; with the frame of its chunks, where it is of CLIP's kind.
-fn tokenizer(pipeline: &Pipeline, role: Role) -> Result<(Tokenizer, Option<Frame>)> {
-    let is_t5 = pipeline.family.is_flux() && role == Role::TextEncoder2;
-    let tokenizer = match pipeline.tokenizers.get(&role) {
-        Some(folder) if folder.is_dir() => Tokenizer::from_dir(folder)?,
-        Some(file) => Tokenizer::from_gguf(&hob_io::Gguf::open(file)?)?,
-        None if is_t5 => Tokenizer::t5(),
-        None => Tokenizer::clip(),
-    };
-    if is_t5 {
-        return Ok((tokenizer, None));
-    }
-    // OpenCLIP's encoders fill up with zeros, which a folder's tokenizer says itself.
-    let open = role == Role::TextEncoder2 || pipeline.family == Family::Sd2;
-    let pad = (open && !pipeline.tokenizers.contains_key(&role)).then_some(0);
-    let frame = Frame::new(&tokenizer, pad).map_err(Error::new)?;
-    Ok((tokenizer, Some(frame)))
 }
 
 /// What LoRA files change, by part; and the files themselves, where folders were given.

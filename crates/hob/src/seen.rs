@@ -58,6 +58,11 @@ impl Seen {
         Ok(())
     }
 
+    /// Lets go of its memory until the next step.
+    pub fn rest(&mut self) {
+        self.preview.rest();
+    }
+
     /// The next picture goes over the last.
     pub fn end(&mut self) {
         if self.drawn && self.lines > 0 {

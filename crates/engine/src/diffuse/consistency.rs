@@ -1,9 +1,10 @@
 //! A consistency model (Song et al. 2023): one evaluation from noise to what it was made of. After `karras_diffusion.py` of
 //! openai/consistency_models, with the constants that adaptive-terrain-diffusion exports and samples with.
 
+use crate::stored::shared;
 use crate::{Error, Result};
 use hob_cpu::exec::Memory;
-use hob_cpu::{Cpu, Program, Tensor, Weights};
+use hob_cpu::{Cpu, Program, Weights};
 use hob_graph::{Batch, Data, Graph, GraphError, Plan};
 use hob_io::onnx::adm::Adm;
 use hob_models::adm::Config;
@@ -25,17 +26,6 @@ pub struct Consistency {
     memory: Memory,
 }
 
-/// One stored tensor, for the backend to share with the mapped file.
-struct Stored(Arc<Adm>, hob_io::Tensor);
-
-impl hob_cpu::Source for Stored {}
-
-impl AsRef<[u8]> for Stored {
-    fn as_ref(&self) -> &[u8] {
-        self.0.bytes(&self.1)
-    }
-}
-
 impl Consistency {
     /// Of an ONNX file.
     ///
@@ -53,8 +43,7 @@ impl Consistency {
         }
         let mut weights = Weights::default();
         for (name, tensor) in &adm.tensors {
-            let owner = Arc::new(Stored(adm.clone(), tensor.clone()));
-            weights.insert(name, Tensor::shared(tensor.dtype, owner, 0..tensor.len));
+            weights.insert(name, shared(&adm, tensor));
         }
         Ok(Consistency { adm, config, weights, cpu, program: None, memory: Memory::new() })
     }

@@ -7,6 +7,10 @@ use super::words::Said;
 use crate::Result;
 use hob_graph::Data;
 use hob_models::{flux, unet};
+use std::borrow::Cow;
+
+/// Numbers by name, which may lie where they were made.
+type Named<'a> = (&'a str, Cow<'a, [f32]>);
 
 impl Painter {
     /// The picture in x, by the denoiser and guidance.
@@ -52,10 +56,11 @@ impl Painter {
                     .collect();
                 // Planned are two side by side, or one.
                 let split = self.room.as_ref().is_some_and(|room| room.split) || texts.len() > 2;
-                let some = if split && r.control.is_none() { 1 } else { texts.len() };
+                let mut away = usize::from(negative.is_some());
                 let mut said = Vec::new();
-                for texts in texts.chunks(some) {
-                    said.extend(self.sampled(open, r, &input, extra, (time, h, w), texts)?);
+                for texts in texts.chunks(if split { 1 } else { texts.len() }) {
+                    said.extend(self.sampled(open, r, &input, extra, (time, h, w), texts, away)?);
+                    away = 0;
                 }
                 if negative.is_some() {
                     let mut sum = said.split_off(input.len());
@@ -72,7 +77,8 @@ impl Painter {
         Ok(out)
     }
 
-    /// What a UNet says of `input` with each of some texts, one after another. Beside each is the beauty asked for.
+    /// What a UNet says of `input` with each of some texts, one after another, of which the first `away` are led away from.
+    /// Beside each is the beauty asked for.
     fn sampled(
         &self,
         open: &mut Open,
@@ -81,6 +87,7 @@ impl Painter {
         extra: &[f32],
         (time, h, w): (f32, usize, usize),
         texts: &[(&Said, f32)],
+        away: usize,
     ) -> Result<Vec<f32>> {
         let Denoiser::Unet(c) = &self.denoiser else { return Err(ask("the denoiser is no UNet")) };
         let (n, like) = (texts.len(), texts[0].0);
@@ -114,29 +121,36 @@ impl Painter {
         let mut key = [n, h, w, like.tokens];
         let mut held = Vec::new();
         if let (Some(control), Some(given)) = (&mut open.control, r.control) {
-            held = self.held(control, given, size, input, &inputs)?;
+            held = self.held(control, given, size, input, &inputs, away)?;
+        }
+        if !held.is_empty() {
             (size.residuals, key[0]) = (true, n | 1 << 32);
         }
-        inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
+        inputs.extend(held.iter().map(|(name, x)| (*name, Data::F32(x))));
         let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
         Ok(sample)
     }
 
-    /// What the ControlNet adds to the UNet, which is given `latents` and `inputs`.
-    fn held(
+    /// What the ControlNet adds to the UNet, which is given `latents` and `inputs` for texts of which the first `away` are
+    /// led away from. It lies where the ControlNet made it, where that is for all of them.
+    fn held<'a>(
         &self,
-        network: &mut Network,
+        network: &'a mut Network,
         control: &Control,
         mut size: unet::Size,
         latents: &[f32],
         inputs: &[(&str, Data)],
-    ) -> Result<Vec<(String, Vec<f32>)>> {
+        away: usize,
+    ) -> Result<Vec<Named<'a>>> {
         let c = self.control.as_ref().expect("there is a network of it");
         // One that says the same everywhere is for what has the prompt alone, as diffusers' pipeline has it.
-        let (all, half) = (size.batch, c.global_pool_conditions && size.batch > 1);
-        size.batch = if half { all - 1 } else { all };
+        let (all, none) = (size.batch, if c.global_pool_conditions { away } else { 0 });
+        size.batch = all - none;
         let n = size.batch;
-        let (latents, image) = (latents.repeat(n), control.image.repeat(n));
+        if n == 0 {
+            return Ok(Vec::new());
+        }
+        let (latents, image) = (times(latents, n), times(&control.image, n));
         let scales = vec![control.strength; c.residuals()];
         let mut mine = vec![
             ("latents", Data::F32(&latents)),
@@ -148,12 +162,18 @@ impl Painter {
             mine.push((*name, Data::F32(&x[x.len() - x.len() / all * n..])));
         }
         let key = [n, size.height, size.width, size.text];
-        let mut said = network.run_all(&self.cpu, key, || c.graph(size), &mine)?;
-        if half {
-            said.iter_mut().for_each(|(_, x)| *x = [vec![0.0; x.len() / n], std::mem::take(x)].concat());
-        }
-        Ok(said)
+        network.ran(&self.cpu, key, || c.graph(size), &mine)?;
+        let beside = |x: &'a [f32]| match none {
+            0 => Cow::Borrowed(x),
+            _ => [&vec![0.0; x.len() / n * none][..], x].concat().into(),
+        };
+        Ok(network.outputs().map(|(name, _, x)| (name, beside(x))).collect())
     }
+}
+
+/// Numbers so many times, one after another.
+fn times(x: &[f32], n: usize) -> Cow<'_, [f32]> {
+    if n == 1 { x.into() } else { x.repeat(n).into() }
 }
 
 /// What several prompts come to, `negative + Σ weight · (prompt - negative)` (Liu et al. 2022, "Compositional Visual

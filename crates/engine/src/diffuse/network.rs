@@ -1,15 +1,15 @@
 //! One network of a picture model: its weights where they lie, and the program made last.
 
 use crate::lora::Updates;
+use crate::stored::{OfPart, shared};
 use crate::{Error, Result};
 use hob_cpu::exec::Memory;
-use hob_cpu::{Cpu, Program, Tensor, Weights};
+use hob_cpu::{Cpu, Program, Weights};
 use hob_graph::scale::scaled;
 use hob_graph::{Batch, Data, Graph, GraphError, Plan, Shape};
 use hob_io::Pipeline;
-use hob_io::pipeline::{Part, Role};
+use hob_io::pipeline::Role;
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// A network that runs for one phase of a picture; dropped, it leaves no memory of its own.
@@ -24,35 +24,6 @@ pub struct Network {
     memory: Memory,
 }
 
-/// One stored tensor, for the backend to share with the mapped file.
-struct Stored {
-    pipeline: Arc<Pipeline>,
-    role: Role,
-    tensor: hob_io::Tensor,
-}
-
-impl Stored {
-    fn part(&self) -> &Part {
-        self.pipeline.part(self.role).expect("the part was there when its tensors were shared")
-    }
-}
-
-impl hob_cpu::Source for Stored {
-    fn forget(&self, part: Range<usize>) {
-        self.part().forget(&self.tensor, part);
-    }
-
-    fn fetch(&self, _: Range<usize>) {
-        self.part().fetch(&self.tensor);
-    }
-}
-
-impl AsRef<[u8]> for Stored {
-    fn as_ref(&self) -> &[u8] {
-        self.part().bytes(&self.tensor)
-    }
-}
-
 impl Network {
     /// The part of a role, with what LoRAs change of it.
     ///
@@ -61,9 +32,9 @@ impl Network {
     pub fn new(pipeline: &Arc<Pipeline>, role: Role, updates: &Updates, cpu: &Cpu) -> Result<Network> {
         let part = pipeline.need(role).map_err(|e| Error::Ask(e.to_string()))?;
         let mut weights = Weights::default();
+        let files = Arc::new(OfPart(pipeline.clone(), role));
         for (name, tensor) in &part.tensors {
-            let owner = Stored { pipeline: pipeline.clone(), role, tensor: tensor.clone() };
-            weights.insert(name, Tensor::shared(tensor.dtype, Arc::new(owner), 0..tensor.len));
+            weights.insert(name, shared(&files, tensor));
         }
         // What was merged is not read from the file again.
         let done = |name: &str| part.tensors.get(name).into_iter().for_each(|t| part.forget(t, 0..t.len));
@@ -134,19 +105,8 @@ impl Network {
         Ok(outputs.map(|name| program.output(&self.memory, name).map_or_else(Vec::new, <[f32]>::to_vec)))
     }
 
-    /// The same with all outputs, by name.
-    pub fn run_all(
-        &mut self,
-        cpu: &Cpu,
-        key: [usize; 4],
-        graph: impl FnOnce() -> std::result::Result<Graph, GraphError>,
-        inputs: &[(&str, Data)],
-    ) -> Result<Vec<(String, Vec<f32>)>> {
-        self.ran(cpu, key, graph, inputs)?;
-        Ok(self.outputs().map(|(name, _, data)| (name.to_string(), data.to_vec())).collect())
-    }
-
-    fn ran(
+    /// The same for [`Network::outputs`], and copies nothing.
+    pub fn ran(
         &mut self,
         cpu: &Cpu,
         key: [usize; 4],

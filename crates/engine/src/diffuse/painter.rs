@@ -268,9 +268,10 @@ impl Painter {
             Some(open) => open,
             None => Open { denoiser: self.network(Role::Denoiser)?, control: None },
         };
-        if r.control.is_some() && open.control.is_none() {
-            open.control = Some(self.network(Role::ControlNet)?);
-        }
+        open.control = match (open.control.take(), r.control) {
+            (None, Some(_)) => Some(self.network(Role::ControlNet)?),
+            (open, wanted) => open.filter(|_| wanted.is_some()),
+        };
         let count = steps.list.len();
         let (on_step, stop) = (RefCell::new(&mut *on), Cell::new(false));
         let told = |event: Event| {

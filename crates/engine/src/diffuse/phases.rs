@@ -8,14 +8,15 @@ use crate::memory::Budget;
 use crate::outline::{Footprint, Residency};
 use crate::{Error, Result};
 use hob_graph::{Graph, Plan};
-use hob_io::pipeline::Role;
+use hob_io::pipeline::{Purpose, Role};
 use hob_io::prompt::TOKENS;
+use hob_models::controlnet::Config;
 use hob_models::vae::{Norms, Side};
-use hob_models::{clip, flux, t5};
+use hob_models::{clip, flux, t5, tae, unet};
 use std::collections::HashSet;
 
 /// A picture that memory is planned for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     /// pixels
     pub width: usize,
@@ -25,10 +26,14 @@ pub struct Shape {
     pub guided: bool,
     /// tokens of a prompt
     pub tokens: usize,
+    /// texts that the prompts may become, the negative one among them; what each says stays
+    pub texts: usize,
     /// it begins with another picture
     pub begins: bool,
     /// a ControlNet holds it
     pub held: bool,
+    /// the tiny autoencoder shows it while it is made
+    pub shown: bool,
     /// more pictures follow, for which the denoiser stays where there is room
     pub again: bool,
 }
@@ -101,6 +106,12 @@ impl Room {
         phase.max_by_key(|(_, least)| *least)
     }
 
+    /// Whether a part takes longer than with all memory, or does not fit at all.
+    pub fn presses(&self, role: Role) -> bool {
+        let pressed = |p: &Phase| p.role == role && (p.streamed > 0 || p.tiles > 1 || p.short.is_some());
+        self.split && role == Role::Denoiser || self.phases.iter().any(pressed)
+    }
+
     /// Whether the same weights stay in memory.
     pub(super) fn same_weights(&self, other: &Room) -> bool {
         self.streamed == other.streamed
@@ -116,6 +127,11 @@ const CONTROL: &str = "ControlNet/";
 
 /// Bytes of lists of weights, of texts, and of pages that the system maps along with weights. Measured: 1 to 5 MiB.
 const BESIDE: usize = 4 << 20;
+
+/// Bytes that a graph gives out.
+fn outputs(graph: &Graph) -> usize {
+    graph.outputs.iter().map(|(_, id)| 4 * graph.node(*id).shape.count()).sum()
+}
 
 /// What a phase runs.
 struct Part {
@@ -138,8 +154,14 @@ impl Painter {
         self.check_size(width, height)?;
         let (h, w) = (self.latent(height), self.latent(width));
         let copies: usize = self.pipeline.parts().map(|p| p.copied_bytes()).sum();
-        let pictures = 4 * width * height * (4 * usize::from(shape.begins) + 3 * usize::from(shape.held));
-        let beside = copies + pictures + 10 * 4 * self.vae.latent_channels * h * w + BESIDE;
+        // A picture and its mask, and what is left of it beside the mask; a picture for the ControlNet, and for its batch.
+        let begun = if self.pipeline.purpose == Purpose::Inpaint { 8 } else { 4 };
+        let held = if shape.guided { 9 } else { 3 };
+        let pictures = begun * usize::from(shape.begins) + held * usize::from(shape.held);
+        // Texts, and those of one step side by side.
+        let texts = (shape.texts + 2) * tokens * self.text_channels();
+        let latents = 10 * self.vae.latent_channels * h * w;
+        let beside = copies + 4 * (width * height * pictures + texts + latents) + BESIDE;
         let mut room = Room {
             shape,
             phases: Vec::new(),
@@ -151,7 +173,8 @@ impl Painter {
         };
         let parts = self.parts(&shape)?;
         // First all of it in memory.
-        let footprints = parts.iter().map(|parts| self.footprint(parts)).collect::<Vec<_>>();
+        let shown = if shape.shown { self.preview(h, w)? } else { 0 };
+        let footprints = parts.iter().map(|parts| self.footprint(parts, shown)).collect::<Vec<_>>();
         for (parts, footprint) in parts.iter().zip(&footprints) {
             let budget = footprint.at(tokens);
             room.phases.push(Phase { role: parts[0].role, budget, streamed: 0, tiles: 1, short: None });
@@ -180,10 +203,10 @@ impl Painter {
             }
             let mut residency = footprint.within(limit, tokens);
             // One half at a time takes less to work in, but reads all weights twice.
-            if parts[0].role == Role::Denoiser && shape.guided && parts.len() == 1 {
+            if parts[0].role == Role::Denoiser && shape.guided && !self.pipeline.family.is_flux() {
                 let half = self.parts(&Shape { guided: false, ..shape })?;
-                let half = half.iter().find(|p| p[0].role == Role::Denoiser).map(|p| self.footprint(p));
-                let half = half.unwrap_or_else(|| self.footprint(parts));
+                let half = half.iter().find(|p| p[0].role == Role::Denoiser);
+                let half = self.footprint(half.unwrap_or(parts), shown);
                 let budget = half.at(tokens);
                 if budget.total() <= limit {
                     (room.phases[i].budget, room.split) = (budget, true);
@@ -212,18 +235,47 @@ impl Painter {
         Ok(room)
     }
 
-    fn footprint(&self, parts: &[Part]) -> Footprint {
+    /// What a phase holds; the denoiser's beside a preview of `shown` bytes.
+    fn footprint(&self, parts: &[Part], shown: usize) -> Footprint {
         let plans: Vec<Plan> = parts.iter().map(|p| Plan::new(&p.graph, &self.cpu)).collect();
         let names = |p: &Part| if p.role == Role::ControlNet { CONTROL } else { "" };
         let of = parts.iter().zip(&plans).map(|(p, plan)| (&p.graph, plan, &p.merged, names(p)));
         let mut fixed = Budget::default();
+        let is = |role: Role| parts.iter().any(|p| p.role == role);
+        if is(Role::Denoiser) {
+            fixed.activations += shown;
+        }
         // What goes into the autoencoder and comes out of it lies beside its own memory.
         for part in parts.iter().filter(|p| p.side.is_some()) {
             let given: usize = part.graph.inputs.iter().map(|i| 4 * i.shape.count()).sum();
-            let out = part.graph.outputs.iter().map(|(_, id)| 4 * part.graph.node(*id).shape.count()).sum();
-            fixed.activations += given.max(out);
+            fixed.activations += given.max(outputs(&part.graph));
+        }
+        // What a ControlNet says of prompts alone stands with zeros for the negative one.
+        if self.control.as_ref().is_some_and(|c| c.global_pool_conditions) {
+            let control = parts.iter().find(|p| p.role == Role::ControlNet);
+            fixed.activations += control.map_or(0, |p| 2 * outputs(&p.graph));
         }
         Footprint::of(&of.collect::<Vec<_>>(), fixed)
+    }
+
+    /// Bytes of a preview by the tiny autoencoder, its weights among them, and the picture that comes of it as it is written.
+    fn preview(&self, h: usize, w: usize) -> Result<usize> {
+        let Some(part) = self.pipeline.part(Role::Preview) else { return Ok(0) };
+        let config = tae::Config::parse(&part.config).map_err(Error::Ask)?;
+        let (network, merged) = Network::outline(&self.pipeline, Role::Preview, &Updates::default())?;
+        let graph = network.bound(config.decoder(1, h, w))?;
+        let plan = Plan::new(&graph, &self.cpu);
+        let made = outputs(&graph) + outputs(&graph) / 2;
+        let fixed = Budget { activations: made, ..Budget::default() };
+        Ok(Footprint::of(&[(&graph, &plan, &merged, "")], fixed).at(1).total())
+    }
+
+    /// Channels of what texts say.
+    fn text_channels(&self) -> usize {
+        match &self.denoiser {
+            Denoiser::Unet(c) => c.text_channels(),
+            Denoiser::Flux(c) => c.joint_attention_dim,
+        }
     }
 
     /// What each phase runs, in the order of the phases.
@@ -267,7 +319,10 @@ impl Painter {
         let pooled = self.pooled()?;
         let mut size = self.unet_sizes(if guided { 2 } else { 1 }, h, w, tokens, pooled);
         let held = self.control.as_ref().filter(|_| shape.held);
-        let control = held.map(|c| part(Role::ControlNet, c.graph(size), None)).transpose()?;
+        let of = |c: &Config| {
+            c.graph(unet::Size { batch: if c.global_pool_conditions { 1 } else { size.batch }, ..size })
+        };
+        let control = held.map(|c| part(Role::ControlNet, of(c), None)).transpose()?;
         size.residuals = control.is_some();
         let graph = match &self.denoiser {
             Denoiser::Unet(c) => c.graph(size),

@@ -2,20 +2,22 @@
 
 use super::Painter;
 use super::network::Network;
+use super::painter::ask;
 use crate::lora::Updates;
 use crate::{Error, Result};
 use hob_cpu::{Cpu, Precision};
 use hob_graph::Data;
-use hob_io::Picture;
 use hob_io::pipeline::{Family, Role};
+use hob_io::{Picture, Pipeline};
 use hob_models::tae;
+use std::sync::Arc;
 
 /// Makes pictures of latents quickly, beside the painter that is at work.
 pub struct Preview(How);
 
 enum How {
-    /// one of TAESD's kind
-    Tiny { config: Box<tae::Config>, network: Box<Network>, cpu: Cpu, scale: f32, shift: f32 },
+    /// one of TAESD's kind, open while a picture is painted
+    Tiny { config: Box<tae::Config>, pipeline: Arc<Pipeline>, network: Option<Box<Network>>, cpu: Cpu },
     /// what each channel adds to red, green and blue, and those to begin with
     Colours(&'static [[f32; 3]], [f32; 3]),
 }
@@ -53,13 +55,15 @@ const FLUX: [[f32; 3]; 16] = [
 ];
 
 impl Preview {
-    /// For a painter's latents: by the tiny autoencoder beside its model, where there is one.
+    /// For a painter's latents: by the tiny autoencoder beside its model, where there is one and it was planned for
+    /// ([`Shape::shown`](super::Shape)).
     ///
     /// # Errors
     /// That one cannot be run.
     pub fn new(painter: &Painter, threads: usize) -> Result<Preview> {
         let pipeline = painter.pipeline();
-        let Some(part) = pipeline.part(Role::Preview) else {
+        let planned = painter.room.as_ref().is_none_or(|room| room.shape.shown);
+        let Some(part) = pipeline.part(Role::Preview).filter(|_| planned) else {
             return Ok(Preview(match pipeline.family {
                 Family::Sd1 | Family::Sd2 => How::Colours(&SD, [0.0; 3]),
                 Family::Sdxl | Family::SdxlRefiner => How::Colours(&SDXL, [0.1084, -0.0175, -0.0011]),
@@ -68,11 +72,15 @@ impl Preview {
         };
         let named = |e: String| Error::Ask(format!("{} cannot be run: {e}", part.path().display()));
         let config = Box::new(tae::Config::parse(&part.config).map_err(named)?);
-        let number = |key: &str, usual: f64| part.config[key].as_f64().unwrap_or(usual) as f32;
         let cpu = Cpu::new(threads, Precision::Fast);
-        let network = Box::new(Network::new(pipeline, Role::Preview, &Updates::default(), &cpu)?);
-        let (scale, shift) = (number("scaling_factor", 1.0), number("shift_factor", 0.0));
-        Ok(Preview(How::Tiny { config, network, cpu, scale, shift }))
+        Ok(Preview(How::Tiny { config, pipeline: pipeline.clone(), network: None, cpu }))
+    }
+
+    /// Lets go of its memory until the next picture.
+    pub fn rest(&mut self) {
+        if let How::Tiny { network, .. } = &mut self.0 {
+            *network = None;
+        }
     }
 
     /// The picture that latents `(C, h, w)` stand for, in whatever size comes cheaply.
@@ -81,8 +89,18 @@ impl Preview {
     /// They are of another model, the tiny autoencoder's weights do not fit, or memory.
     pub fn picture(&mut self, latents: &[f32], height: usize, width: usize) -> Result<Picture> {
         match &mut self.0 {
-            How::Tiny { config, network, cpu, scale, shift } => {
-                let latents: Vec<f32> = latents.iter().map(|x| x / *scale + *shift).collect();
+            How::Tiny { config, pipeline, network, cpu } => {
+                let own = &pipeline.need(Role::Preview).map_err(ask)?.config;
+                let number = |key: &str, usual: f64| own[key].as_f64().unwrap_or(usual) as f32;
+                let (scale, shift) = (number("scaling_factor", 1.0), number("shift_factor", 0.0));
+                let network = match network {
+                    Some(network) => network,
+                    None => {
+                        let new = Network::new(pipeline, Role::Preview, &Updates::default(), cpu)?;
+                        network.insert(Box::new(new))
+                    }
+                };
+                let latents: Vec<f32> = latents.iter().map(|x| x / scale + shift).collect();
                 let (key, inputs) = ([0, height, width, 0], [("latents", Data::F32(&latents))]);
                 let graph = || config.decoder(1, height, width);
                 let [pixels] = network.run(cpu, key, graph, &inputs, ["pixels"])?;

@@ -1,8 +1,9 @@
 //! Pictures made larger by ESRGAN's networks, in tiles, so that the memory does not grow with the picture.
 
+use crate::stored::shared;
 use crate::{Error, Result};
 use hob_cpu::exec::Memory;
-use hob_cpu::{Cpu, Program, Tensor, Weights};
+use hob_cpu::{Cpu, Program, Weights};
 use hob_graph::{Batch, Data};
 use hob_io::{Picture, Safetensors};
 use hob_models::esrgan::{Config, new_name};
@@ -40,17 +41,6 @@ pub struct Upscaler {
     cpu: Cpu,
 }
 
-/// One stored tensor, for the backend to share with the mapped file.
-struct Stored(Arc<Safetensors>, hob_io::Tensor);
-
-impl hob_cpu::Source for Stored {}
-
-impl AsRef<[u8]> for Stored {
-    fn as_ref(&self) -> &[u8] {
-        self.0.bytes(&self.1)
-    }
-}
-
 impl Upscaler {
     /// Of a safetensors file in any of ESRGAN's namings.
     ///
@@ -62,8 +52,7 @@ impl Upscaler {
         for tensor in file.tensors() {
             let name = new_name(&tensor.stored_name);
             dtypes.insert(name.clone(), (tensor.dtype, tensor.shape.clone()));
-            let owner = Arc::new(Stored(file.clone(), tensor.clone()));
-            weights.insert(&name, Tensor::shared(tensor.dtype, owner, 0..tensor.len));
+            weights.insert(&name, shared(&file, tensor));
         }
         let path = path.display().to_string();
         let fail = |e: String| Error::Ask(format!("{path} is no upscaler that Hob runs: {e}"));

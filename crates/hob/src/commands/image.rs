@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use hob_engine::diffuse::{Event, Sampler, Schedule};
+use hob_engine::diffuse::{Event, Sampler, Schedule, Shape};
 use hob_engine::memory;
 use hob_io::Picture;
 use hob_io::onnx::adm::is_onnx;
 use hob_io::picture::{Init, Recipe};
+use hob_io::pipeline::Role;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -217,14 +218,19 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
         }
     }
     let recipe = args.recipe(&studio, like, begin.as_ref());
-    let plan = |bytes| studio.room(&recipe, begin.is_some(), recipe.count > 1, bytes);
-    let mut room = plan(u64::MAX)?;
+    let shown = args.preview || args.preview_file.is_some();
+    let how = Shape { begins: begin.is_some(), shown, again: recipe.count > 1, ..Shape::default() };
+    let mut room = studio.room(&recipe, how, u64::MAX)?;
     // What planning takes of the process's own memory stays with it.
     let process = memory::process();
     let bytes = args.memory.unwrap_or_else(|| crate::room::free(process));
     let beside = bytes.saturating_sub(process as u64);
     if room.total() as u64 > beside {
-        room = plan(beside)?;
+        room = studio.room(&recipe, how, beside)?;
+        // The denoiser is not made slower to show what colours show as well.
+        if room.shape.shown && room.presses(Role::Denoiser) {
+            room = studio.room(&recipe, Shape { shown: false, ..how }, beside)?;
+        }
     }
     if let Some((role, least)) = room.short() {
         let least = (process + least) as u64;
@@ -245,7 +251,7 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     }
     let (planned, phases) = (process + room.total(), room::told(&room));
     studio.settle(room);
-    let mut seen = match args.preview || args.preview_file.is_some() {
+    let mut seen = match shown {
         false => None,
         true => {
             let size = studio.painter().latents_of(recipe.width, recipe.height);
@@ -278,7 +284,10 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
                     bar.set_length(steps as u64);
                     bar.set_position(step as u64);
                 }
-                Event::Decoding => bar.set_message("developing"),
+                Event::Decoding => {
+                    bar.set_message("developing");
+                    seen.iter_mut().for_each(Seen::rest);
+                }
             }
             !catch.pressed()
         });

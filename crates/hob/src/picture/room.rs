@@ -1,10 +1,63 @@
-//! Words for how a picture is made within the memory there is.
+//! How a picture is made within the memory there is, and words for it.
 
-use hob_engine::diffuse::{Phase, Room};
+use hob_engine::diffuse::{Painter, Phase, Room, Sampler, Shape};
+use hob_io::picture::Recipe;
 use hob_io::pipeline::Role;
+use hob_io::prompt::TOKENS;
 use serde_json::{Value, json};
 
+use super::Studio;
+use super::words::chunks;
+use crate::error::{Error, Result};
 use crate::terminal;
+
+impl Studio {
+    /// How a picture is made in so many bytes beside the process. What no recipe says is that of `how`: whether the picture
+    /// begins with another one, is shown, and is followed by others.
+    ///
+    /// # Errors
+    /// A part's weights do not fit its configuration, or the prompt is too long.
+    pub fn room(&self, recipe: &Recipe, how: Shape, bytes: u64) -> Result<Room> {
+        let pipeline = self.painter.pipeline();
+        let evaluations = Sampler::parse(&recipe.sampler).map_err(Error::new)?.evaluations();
+        let (script, texts) = self.texts(&Studio::asked(recipe, evaluations))?;
+        let text = pipeline.text(Role::TextEncoder2).filter(|_| pipeline.family.is_flux());
+        let tokens = text.map_or_else(|| chunks(&texts).max(1) * TOKENS, |text| text.max_tokens);
+        let shape = Shape {
+            width: recipe.width,
+            height: recipe.height,
+            guided: !script.negative.is_empty(),
+            tokens,
+            texts: texts.len(),
+            held: self.held.is_some(),
+            shown: how.shown && pipeline.part(Role::Preview).is_some(),
+            ..how
+        };
+        Ok(self.painter.room(shape, usize::try_from(bytes).unwrap_or(usize::MAX))?)
+    }
+
+    /// Lets go of what was kept for the next picture.
+    pub fn rest(&mut self) {
+        self.painter.rest();
+    }
+
+    /// Makes the pictures to come as `room` has it.
+    pub fn settle(&mut self, room: Room) {
+        self.painter.settle(room);
+    }
+}
+
+/// Bytes that a picture of a size takes, with guidance or without, one prompt's chunk long.
+///
+/// # Errors
+/// A part's weights do not fit its configuration.
+pub fn needs(painter: &Painter, width: usize, height: usize, guided: bool) -> Result<u64> {
+    let flux = painter.pipeline().family.is_flux();
+    let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux);
+    let tokens = text.map_or(TOKENS, |t| t.max_tokens);
+    let shape = Shape { width, height, guided, tokens, texts: 2, ..Shape::default() };
+    Ok(painter.room(shape, usize::MAX)?.total() as u64)
+}
 
 /// What a person calls a part.
 pub fn called(role: Role) -> &'static str {

@@ -59,6 +59,8 @@ pub struct Manager {
     metrics: Arc<Metrics>,
     /// bytes of the process before any model
     process: usize,
+    /// the same once pictures were made
+    serving: usize,
     /// those named when the server was started
     pinned: Mutex<Vec<Known>>,
     loaded: Mutex<Vec<(Known, Arc<Ready>)>>,
@@ -79,8 +81,8 @@ impl Manager {
     pub fn new(policy: Policy, metrics: Arc<Metrics>) -> Manager {
         let (pinned, loaded, left, loading) =
             (Mutex::default(), Mutex::default(), Mutex::default(), Arc::default());
-        let (process, pictures) = (memory::process(), Arc::default());
-        Manager { policy, metrics, process, pinned, loaded, left, pictures, loading }
+        let (process, serving, pictures) = (memory::process(), memory::serving(), Arc::default());
+        Manager { policy, metrics, process, serving, pinned, loaded, left, pictures, loading }
     }
 
     /// Loads a model that stays until the server ends.

@@ -13,7 +13,7 @@ use super::lock;
 use crate::commands::picture::purpose;
 use crate::details::Details;
 use crate::error::Result;
-use crate::picture::needs;
+use crate::picture::room::needs;
 use crate::serve::known::Known;
 
 /// Sides of the square pictures that memory is planned for.

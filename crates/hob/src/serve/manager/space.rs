@@ -104,22 +104,35 @@ impl Manager {
         &self.pictures
     }
 
-    /// Makes room for so many bytes of a picture, and counts them; its own must not count yet. Of others what unloaded models
-    /// left goes first, then those that [`evict::choose`] names. It may wait for one that is being loaded, so it is not for
-    /// threads that answer requests.
-    ///
-    /// # Errors
-    /// There are only so many bytes.
-    pub fn make_room(&self, bytes: u64) -> Result<(), u64> {
+    /// Bytes that a picture may take beside the process, those of its own model among them.
+    pub fn for_picture(&self) -> u64 {
+        (self.limit() + self.pictures.bytes()).saturating_sub(self.own())
+    }
+
+    /// Bytes of the process beside what is planned: the program, and what requests left behind.
+    fn own(&self) -> u64 {
+        (memory::serving() as u64).saturating_sub(self.taken()).max(self.serving as u64)
+    }
+
+    /// The same, if all went that may.
+    pub fn most_for_picture(&self) -> u64 {
+        let stay: u64 = lock(&self.loaded).iter().filter(|(_, r)| !r.free()).map(|(_, r)| r.planned).sum();
+        self.allowed().saturating_sub(stay + self.own())
+    }
+
+    /// Makes room for so many bytes of a picture, and counts them in place of what its model was counted with. Of others what
+    /// unloaded models left goes first, then those that [`evict::choose`] names. It may wait for one that is being loaded, so
+    /// it is not for threads that answer requests. Returns whether there is room.
+    pub fn make_room(&self, bytes: u64) -> bool {
         let _turn = self.loading.blocking_lock();
         loop {
-            let limit = self.limit();
+            let limit = self.for_picture();
             if limit >= bytes {
                 self.pictures.count(bytes);
-                return Ok(());
+                return true;
             }
             if !self.forget() && !self.evict(bytes - limit) {
-                return Err(limit);
+                return false;
             }
         }
     }
