@@ -4,7 +4,7 @@
 use hob_models::{unet, vae};
 use serde_json::{Map, Value, json};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Channels of the text encoder, which are the golden UNet's.
 const HIDDEN: usize = 12;
@@ -15,8 +15,7 @@ pub const SIDE: usize = 32;
 
 /// Writes the model as a diffusers folder, which is made.
 pub fn sd15(folder: &Path) {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/pipeline/sd15");
-    copy(&golden, folder);
+    copy(&golden("pipeline/sd15"), folder);
     let _ = fs::remove_file(folder.join("names.json"));
     change(&folder.join("text_encoder/config.json"), |config| {
         config["vocab_size"] = json!(49408);
@@ -27,6 +26,18 @@ pub fn sd15(folder: &Path) {
     safetensors(&folder.join("text_encoder/model.safetensors"), &encoder());
     // The golden VAE halves sides once.
     change(&folder.join("unet/config.json"), |config| config["sample_size"] = json!(SIDE / 2));
+}
+
+/// The same with the golden denoiser that follows instructions (InstructPix2Pix).
+pub fn pix2pix(folder: &Path) {
+    sd15(folder);
+    let (golden, unet) = (golden("edit/pix2pix"), folder.join("unet"));
+    copy(&golden, &unet);
+    change(&unet.join("config.json"), |config| config["sample_size"] = json!(SIDE / 2));
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
 }
 
 /// Sides of the larger model's pictures.

@@ -35,6 +35,7 @@ fn paint(painter: &mut Painter, family: &str, strength: Option<f32>, cfg: f32) -
         height: SIZE.1,
         script: &script,
         guidance: Guidance { scale: cfg, rescale: 0.0 },
+        image_cfg: 1.0,
         told: 0.0,
         sampler: Sampler::Euler,
         how: painter.scheduler.how(Sampler::Euler),

@@ -14,7 +14,7 @@ use hob_engine::lora::Updates;
 use hob_engine::{Cpu, Precision};
 use hob_io::lora::Role as LoraRole;
 use hob_io::picture::{Filter, Init, Lora as Added, Recipe};
-use hob_io::pipeline::{Family, Role};
+use hob_io::pipeline::{Family, Purpose, Role};
 use hob_io::prompt::{Chunk, Embedding, Embeddings, Frame, Prompt, TOKENS, schedule, together};
 use hob_io::{Lora, Picture, Pipeline, Tokenizer};
 
@@ -198,6 +198,7 @@ impl Studio {
             steps,
             cfg,
             guidance,
+            image_cfg: (pipeline.purpose == Purpose::Edit).then_some(1.5),
             sampler: self.painter.scheduler.sampler().map_or("euler", Sampler::name).into(),
             width: side,
             height: side,
@@ -216,6 +217,21 @@ impl Studio {
         }
     }
 
+    /// How much of a picture that is given is made anew where it is not said: all, by models that see it beside or fill it in.
+    pub fn strength(&self) -> f32 {
+        match self.painter.pipeline().purpose {
+            Purpose::Create | Purpose::Control => 0.75,
+            Purpose::Inpaint | Purpose::Edit => 1.0,
+        }
+    }
+
+    /// The size of a picture made from another: its shape, no larger than it, and about as many pixels as the model's own at
+    /// most.
+    pub fn size_after(&self, begin: &Begin) -> (usize, usize) {
+        let own = self.defaults();
+        fitting((begin.init.width, begin.init.height), own.width * own.height, self.painter.multiple())
+    }
+
     /// Makes the picture of a recipe, with what it begins with. `on` hears of each phase and step, and stops by `false`.
     ///
     /// # Errors
@@ -226,6 +242,7 @@ impl Studio {
         begin: Option<&Begin>,
         on: &mut dyn FnMut(Event) -> bool,
     ) -> Result<Option<Picture>> {
+        self.painter.wants(begin.is_some())?;
         let sampler = Sampler::parse(&recipe.sampler).map_err(Error::new)?;
         let scheduler = &self.painter.scheduler;
         let (width, height) = (recipe.width, recipe.height);
@@ -251,6 +268,7 @@ impl Studio {
         let given = begin.map(|s| s.fit(width, height)).transpose()?;
         let control = self.held.as_ref().map(|h| h.fit(width, height)).transpose()?;
         let guidance = Guidance { scale: recipe.cfg, rescale: 0.0 };
+        let image_cfg = recipe.image_cfg.unwrap_or(1.0);
         let skip = recipe.clip_skip.map(|n| n as usize);
         // As A1111 counts them where prompts change.
         let calls = recipe.steps as usize * sampler.evaluations();
@@ -261,6 +279,7 @@ impl Studio {
             height,
             script: &script,
             guidance,
+            image_cfg,
             told: recipe.guidance.unwrap_or(3.5),
             sampler,
             how,
@@ -470,7 +489,7 @@ pub fn needs(painter: &Painter, width: usize, height: usize, guided: bool) -> Re
     let flux = painter.pipeline().family.is_flux();
     let text = painter.pipeline().text(Role::TextEncoder2).filter(|_| flux);
     let tokens = text.map_or(TOKENS, |t| t.max_tokens);
-    let shape = Shape { width, height, guided, tokens, begins: false, held: false, again: false };
+    let shape = Shape { width, height, guided, tokens, ..Shape::default() };
     Ok(painter.room(shape, usize::MAX)?.total() as u64)
 }
 
@@ -488,7 +507,7 @@ impl Begin {
             }
             Some(mask) => Some(mask.mask(width, height).map_err(Error::new)?),
         };
-        Ok(Given { pixels: init.planes(), strength: self.strength.into(), mask })
+        Ok(Given { pixels: init.planes(), size: (width, height), strength: self.strength.into(), mask })
     }
 
     /// What the recipe keeps of it.
@@ -563,6 +582,13 @@ fn updates(pipeline: &Pipeline, files: &[(PathBuf, f32)]) -> Result<(BTreeMap<Ro
     Ok((all, loras.into_iter().map(|lora| lora.path).collect()))
 }
 
+/// The size of a picture made from another: its shape, no larger than it, with about so many pixels at most.
+fn fitting((width, height): (usize, usize), most: usize, multiple: usize) -> (usize, usize) {
+    let scale = (most as f64 / (width * height) as f64).sqrt().min(1.0);
+    let side = |n: usize| ((n as f64 * scale / multiple as f64).round().max(1.0) as usize) * multiple;
+    (side(width), side(height))
+}
+
 /// A file's name without its ending.
 pub fn stem(path: &Path) -> String {
     path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
@@ -578,5 +604,18 @@ pub fn writable(path: &Path) -> Result<()> {
             Err(Error::new(format!("{} is a folder; name the PNG to write in it", path.display())))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fitting;
+
+    #[test]
+    fn sizes_of_pictures_made_from_others_keep_their_shape() {
+        assert_eq!(fitting((512, 512), 512 * 512, 8), (512, 512));
+        assert_eq!(fitting((3000, 1500), 512 * 512, 8), (728, 360));
+        assert_eq!(fitting((100, 37), 512 * 512, 8), (104, 40));
+        assert_eq!(fitting((1, 1), 512 * 512, 8), (8, 8));
     }
 }

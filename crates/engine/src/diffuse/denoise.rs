@@ -2,10 +2,11 @@
 
 use super::At;
 use super::network::Network;
-use super::painter::{Control, Denoiser, Open, Painter, Request, ask};
+use super::painter::{Control, Denoiser, Open, Painter, Request, Seen, ask};
 use super::words::Said;
 use crate::Result;
 use hob_graph::Data;
+use hob_io::pipeline::Purpose;
 use hob_models::{flux, unet};
 
 impl Painter {
@@ -18,7 +19,7 @@ impl Painter {
         x: &[f32],
         At { sigma, time, .. }: At,
         (h, w): (usize, usize),
-        extra: &[f32],
+        seen: &Seen,
     ) -> Result<Vec<f32>> {
         let prediction = self.scheduler.prediction;
         let input = prediction.input(x, sigma);
@@ -30,7 +31,13 @@ impl Painter {
             Denoiser::Flux(c) => {
                 let shape = [1, x.len() / (h * w), h / 2, w / 2];
                 let packed = flux::pack(&input, shape);
-                let size = flux::Size { batch: 1, text: prompt.tokens, height: h / 2, width: w / 2 };
+                let size = flux::Size {
+                    batch: 1,
+                    text: prompt.tokens,
+                    height: h / 2,
+                    width: w / 2,
+                    ..flux::Size::default()
+                };
                 let (time, guidance) = ([time / self.scheduler.betas.count as f32], [r.told]);
                 let mut inputs = vec![
                     ("latents", Data::F32(&packed)),
@@ -46,23 +53,30 @@ impl Painter {
                 flux::unpack(&sample, shape)
             }
             Denoiser::Unet(_) => {
-                // Of pictures that were scored by their beauty, what is led away from has less of it.
-                let texts: Vec<_> = (negative.map(|text| (text, 2.5)).into_iter())
-                    .chain(parts.iter().map(|&(text, _)| (text, 6.0)))
+                // A model that edits may be led away from what it says without the picture, too.
+                let alone = self.pipeline.purpose == Purpose::Edit && r.image_cfg != 1.0;
+                let away = |seen| negative.map(|said| Beside { said, away: true, seen });
+                let sides: Vec<_> = (away(false).filter(|_| alone).into_iter().chain(away(true)))
+                    .chain(parts.iter().map(|&(said, _)| Beside { said, away: false, seen: true }))
                     .collect();
-                // Planned are two side by side, or one.
-                let split = self.room.as_ref().is_some_and(|room| room.split) || texts.len() > 2;
-                let some = if split && r.control.is_none() { 1 } else { texts.len() };
+                // Planned are as many side by side, or one.
+                let split = self.room.as_ref().is_some_and(|room| room.split) || sides.len() > self.sides();
+                let some = if split && r.control.is_none() { 1 } else { sides.len() };
                 let mut said = Vec::new();
-                for texts in texts.chunks(some) {
-                    said.extend(self.sampled(open, r, &input, extra, (time, h, w), texts)?);
+                for sides in sides.chunks(some) {
+                    said.extend(self.sampled(open, r, &input, &seen.beside, (time, h, w), sides)?);
                 }
                 if negative.is_some() {
-                    let mut sum = said.split_off(input.len());
+                    let n = input.len();
+                    let nothing: Vec<f32> = said.drain(..if alone { n } else { 0 }).collect();
+                    let mut sum = said.split_off(n);
                     if together {
                         sum = weighed(&sum, &said, &parts);
                     }
                     r.guidance.combine(&mut sum, &said, 1);
+                    // Brooks et al. 2023, equation 3: what the picture says counts image_cfg times.
+                    let each = sum.iter_mut().zip(&said).zip(&nothing);
+                    each.for_each(|((sum, image), nothing)| *sum += (r.image_cfg - 1.0) * (image - nothing));
                     said = sum;
                 }
                 said
@@ -72,31 +86,40 @@ impl Painter {
         Ok(out)
     }
 
-    /// What a UNet says of `input` with each of some texts, one after another. Beside each is the beauty asked for.
+    /// Pictures that a UNet is given side by side where guidance is on.
+    pub(super) fn sides(&self) -> usize {
+        if self.pipeline.purpose == Purpose::Edit { 3 } else { 2 }
+    }
+
+    /// What a UNet says of `input` on each of some sides, one after another.
     fn sampled(
         &self,
         open: &mut Open,
         r: &Request,
         input: &[f32],
-        extra: &[f32],
+        beside: &[f32],
         (time, h, w): (f32, usize, usize),
-        texts: &[(&Said, f32)],
+        sides: &[Beside],
     ) -> Result<Vec<f32>> {
         let Denoiser::Unet(c) = &self.denoiser else { return Err(ask("the denoiser is no UNet")) };
-        let (n, like) = (texts.len(), texts[0].0);
-        let latents = [input, extra].concat().repeat(n);
-        let all =
-            |of: fn(&Said) -> &Vec<f32>| texts.iter().flat_map(|(s, _)| of(s)).copied().collect::<Vec<f32>>();
+        let (n, like) = (sides.len(), sides[0].said);
+        let nothing = vec![0.0; beside.len()];
+        let planes = |side: &Beside| [input, if side.seen { beside } else { &nothing }].concat();
+        let latents: Vec<f32> = sides.iter().flat_map(planes).collect();
+        let all = |of: fn(&Said) -> &Vec<f32>| {
+            sides.iter().flat_map(|side| of(side.said)).copied().collect::<Vec<f32>>()
+        };
         let (text, pooled) = (all(|s| &s.states), all(|s| &s.pooled));
         let times = vec![time; n];
         let count = c.time_ids(like.pooled.len()).unwrap_or(0);
         let (height, width) = (r.height as f32, r.width as f32);
         // Of SDXL: the original's size, its corner, the target's size; of its refiner a score of beauty instead.
-        let ids = |&(_, beauty): &(&Said, f32)| match count {
-            5 => vec![height, width, 0.0, 0.0, beauty],
+        let ids = |side: &Beside| match count {
+            // Of pictures that were scored by their beauty, what is led away from has less of it.
+            5 => vec![height, width, 0.0, 0.0, if side.away { 2.5 } else { 6.0 }],
             _ => vec![height, width, 0.0, 0.0, height, width],
         };
-        let ids: Vec<f32> = texts.iter().flat_map(ids).collect();
+        let ids: Vec<f32> = sides.iter().flat_map(ids).collect();
         let ids = &ids[ids.len() - n * count.min(ids.len() / n)..];
         let mut inputs = vec![
             ("latents", Data::F32(&latents)),
@@ -114,7 +137,8 @@ impl Painter {
         let mut key = [n, h, w, like.tokens];
         let mut held = Vec::new();
         if let (Some(control), Some(given)) = (&mut open.control, r.control) {
-            held = self.held(control, given, size, input, &inputs)?;
+            let away = sides.iter().filter(|side| side.away).count();
+            held = self.held(control, given, (size, away), input, &inputs)?;
             (size.residuals, key[0]) = (true, n | 1 << 32);
         }
         inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
@@ -122,20 +146,20 @@ impl Painter {
         Ok(sample)
     }
 
-    /// What the ControlNet adds to the UNet, which is given `latents` and `inputs`.
+    /// What the ControlNet adds to the UNet, which is given `latents` and `inputs`, those that are led away from first.
     fn held(
         &self,
         network: &mut Network,
         control: &Control,
-        mut size: unet::Size,
+        (mut size, away): (unet::Size, usize),
         latents: &[f32],
         inputs: &[(&str, Data)],
     ) -> Result<Vec<(String, Vec<f32>)>> {
         let c = self.control.as_ref().expect("there is a network of it");
         // One that says the same everywhere is for what has the prompt alone, as diffusers' pipeline has it.
-        let (all, half) = (size.batch, c.global_pool_conditions && size.batch > 1);
-        size.batch = if half { all - 1 } else { all };
-        let n = size.batch;
+        let all = size.batch;
+        size.batch -= if c.global_pool_conditions { away } else { 0 };
+        let (n, none) = (size.batch, all - size.batch);
         let (latents, image) = (latents.repeat(n), control.image.repeat(n));
         let scales = vec![control.strength; c.residuals()];
         let mut mine = vec![
@@ -149,11 +173,22 @@ impl Painter {
         }
         let key = [n, size.height, size.width, size.text];
         let mut said = network.run_all(&self.cpu, key, || c.graph(size), &mine)?;
-        if half {
-            said.iter_mut().for_each(|(_, x)| *x = [vec![0.0; x.len() / n], std::mem::take(x)].concat());
+        if none > 0 {
+            said.iter_mut()
+                .for_each(|(_, x)| *x = [vec![0.0; x.len() / n * none], std::mem::take(x)].concat());
         }
         Ok(said)
     }
+}
+
+/// One of the pictures that a UNet is given side by side.
+struct Beside<'a> {
+    /// its text
+    said: &'a Said,
+    /// the result is led away from it
+    away: bool,
+    /// it sees the picture that is to be edited
+    seen: bool,
 }
 
 /// What several prompts come to, `negative + Σ weight · (prompt - negative)` (Liu et al. 2022, "Compositional Visual

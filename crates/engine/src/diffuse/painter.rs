@@ -28,7 +28,9 @@ use std::sync::Arc;
 pub struct Given {
     /// `(3, H, W)` in -1..1
     pub pixels: Vec<f32>,
-    /// how far it is taken back into noise: 1 leaves nothing of it
+    /// W and H: the new one's, but for a model that sees a picture of any size beside it (Flux.1 Kontext)
+    pub size: (usize, usize),
+    /// how far it is taken back into noise: 1 leaves nothing of it, but what a model that edits sees of it beside
     pub strength: f64,
     /// `(H, W)`: 1 where the picture is painted anew, 0 where it is kept
     pub mask: Option<Vec<f32>>,
@@ -52,6 +54,8 @@ pub struct Request<'a> {
     pub script: &'a Script,
     /// how much it does
     pub guidance: Guidance,
+    /// how much the picture given counts against none, for a model that edits by guidance (InstructPix2Pix)
+    pub image_cfg: f32,
     /// what a Flux with guidance is told
     pub told: f32,
     /// how to walk
@@ -119,6 +123,15 @@ pub struct Painter {
     open: Option<Open>,
     /// how the memory there is is used; all in memory where it is not said
     pub(super) room: Option<Room>,
+}
+
+/// What the denoiser sees beside the noised latents.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// planes `(C', h, w)` beside those of the latents
+    pub beside: Vec<f32>,
+    /// latents of the picture that a model which edits was given
+    pub given: Vec<f32>,
 }
 
 /// What runs in each step.
@@ -246,19 +259,28 @@ impl Painter {
         let (c, h, w) = (self.vae.latent_channels, self.latent(r.height), self.latent(r.width));
         let mut noise = Noise::new(r.source, r.seed);
         let mut steps = r.steps.clone();
-        let mut original = None;
+        let (mut original, mut seen) = (None, Seen::default());
         if let Some(given) = r.given {
             steps = steps.strength(given.strength).map_err(Error::Ask)?;
-            original = Some(self.latents(&given.pixels, r.width, r.height, &mut noise, on)?);
+            let edits = self.pipeline.purpose.edits();
+            let latents = self.latents(&given.pixels, given.size, (!edits).then_some(&mut noise), on)?;
+            // Who sees it beside the noise need not begin with it.
+            if !edits || given.strength < 1.0 || given.mask.is_some() {
+                self.check_given(given, (r.width, r.height))?;
+                original = Some(latents.clone());
+            }
+            if edits {
+                seen.given = latents;
+            }
         }
         let drawn = noise.randn(c * h * w);
         let beginning = match &original {
             Some(original) => steps.begin_with(original, &drawn),
             None => steps.begin(&drawn),
         };
-        let extra = self.extra(r, (h, w), &mut noise, on)?;
+        self.look(r, (h, w), &mut seen, &mut noise, on)?;
         let mask = match (r.given.and_then(|g| g.mask.as_ref()), &original) {
-            (Some(mask), Some(original)) if extra.is_empty() => {
+            (Some(mask), Some(original)) if self.pipeline.purpose != Purpose::Inpaint => {
                 let small = hob_io::picture::nearest(mask, (r.width, r.height), (w, h));
                 Some(Mask { original: original.clone(), noise: drawn.clone(), paint: small.repeat(c) })
             }
@@ -281,7 +303,7 @@ impl Painter {
         told(Event::Step { step: 0, steps: count, seen: None });
         let mut calls = 0..;
         let mut model = |x: &[f32], at: At| match (stop.get(), calls.next()) {
-            (false, Some(call)) => Ok(self.denoised(&mut open, r, call, x, at, (h, w), &extra)?),
+            (false, Some(call)) => Ok(self.denoised(&mut open, r, call, x, at, (h, w), &seen)?),
             _ => Err(PaintError::Stopped),
         };
         let mut each =
@@ -326,8 +348,24 @@ impl Painter {
         self.open = None;
     }
 
+    /// That the pictures are there without which the model makes none.
+    ///
+    /// # Errors
+    /// The sentence says what to give.
+    pub fn wants(&self, given: bool) -> Result<()> {
+        match self.pipeline.purpose {
+            Purpose::Inpaint if !given => Err(ask(
+                "this model fills in parts of a picture: give one with --init, and what to paint with --mask",
+            )),
+            Purpose::Edit if !given => Err(ask("this model edits a picture: give one with --init")),
+            Purpose::Control => Err(ask("this model edits pictures in a way that Hob does not know yet")),
+            _ => Ok(()),
+        }
+    }
+
     /// That what is to hold the picture can.
     fn check(&self, r: &Request) -> Result<()> {
+        self.wants(r.given.is_some())?;
         let Some(control) = r.control else { return Ok(()) };
         let Some(c) = &self.control else {
             return Err(ask(
@@ -344,53 +382,67 @@ impl Painter {
     }
 
     /// What the denoiser sees beside the noised latents: of those that were trained to fill in, the mask and the picture
-    /// without what it covers.
-    fn extra(
+    /// without what it covers; of those that edit, the picture.
+    fn look(
         &self,
         r: &Request,
         (h, w): (usize, usize),
+        seen: &mut Seen,
         noise: &mut Noise,
         on: &mut dyn FnMut(Event) -> bool,
-    ) -> std::result::Result<Vec<f32>, PaintError> {
+    ) -> std::result::Result<(), PaintError> {
         match (self.pipeline.purpose, r.given) {
-            (Purpose::Create, _) => Ok(Vec::new()),
             (Purpose::Inpaint, Some(given)) if self.pipeline.family.is_unet() => {
                 let all = vec![1.0; r.width * r.height];
                 let mask = given.mask.as_ref().unwrap_or(&all);
                 let covered: Vec<f32> = (given.pixels.chunks(mask.len()))
                     .flat_map(|plane| plane.iter().zip(mask).map(|(x, m)| if *m < 0.5 { *x } else { 0.0 }))
                     .collect();
-                let latents = self.latents(&covered, r.width, r.height, noise, on)?;
+                let latents = self.latents(&covered, given.size, Some(noise), on)?;
                 let small = hob_io::picture::nearest(mask, (r.width, r.height), (w, h));
-                Ok([small, latents].concat())
+                seen.beside = [small, latents].concat();
             }
-            (Purpose::Inpaint, None) => Err(ask(
-                "this model fills in parts of a picture: give one with --init, and what to paint with --mask",
-            )
-            .into()),
-            _ => Err(ask("this model edits pictures in a way that Hob does not know yet").into()),
+            // It was trained on latents as the autoencoder says them.
+            (Purpose::Edit, Some(given)) => {
+                self.check_given(given, (r.width, r.height))?;
+                let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
+                seen.beside = std::mem::take(&mut seen.given).iter().map(|x| x / scale + shift).collect();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// That a picture given is of the size of the new one.
+    fn check_given(&self, given: &Given, (width, height): (usize, usize)) -> Result<()> {
+        match given.size == (width, height) {
+            true => Ok(()),
+            false => Err(ask(format!("the picture given is not of {width} × {height}"))),
         }
     }
 
-    /// A picture's latents, a sample of what the autoencoder says, as the denoiser sees them.
+    /// A picture's latents, a sample of what the autoencoder says, or without noise its middle, as the denoiser sees them.
     fn latents(
         &self,
         pixels: &[f32],
-        width: usize,
-        height: usize,
-        noise: &mut Noise,
+        (width, height): (usize, usize),
+        noise: Option<&mut Noise>,
         on: &mut dyn FnMut(Event) -> bool,
     ) -> std::result::Result<Vec<f32>, PaintError> {
         if pixels.len() != 3 * width * height {
             return Err(ask(format!("the picture given is not of {width} × {height}")).into());
         }
         let mut going = || on(Event::Encoding);
-        let said = self.through(Side::Encoder, [height, width], pixels, &mut going)?;
-        let [mean, logvar] = ["mean", "logvar"].map(|name| said.get(name).map_or(&[][..], |x| x));
-        let drawn = noise.randn(mean.len());
+        let mut said = self.through(Side::Encoder, [height, width], pixels, &mut going)?;
+        let mut latents = said.remove("mean").unwrap_or_default();
+        if let (Some(noise), Some(logvar)) = (noise, said.get("logvar")) {
+            let drawn = noise.randn(latents.len());
+            let each = latents.iter_mut().zip(logvar).zip(&drawn);
+            each.for_each(|((m, v), e)| *m += (0.5 * v).exp() * e);
+        }
         let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
-        let each = mean.iter().zip(logvar).zip(&drawn);
-        Ok(each.map(|((m, v), e)| (m + (0.5 * v).exp() * e - shift) * scale).collect())
+        latents.iter_mut().for_each(|x| *x = (*x - shift) * scale);
+        Ok(latents)
     }
 
     /// Pixels `(3, H, W)` in about -1..1 of latents `(C, h, w)` as the denoiser leaves them. `on` hears of each tile.

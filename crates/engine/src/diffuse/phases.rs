@@ -15,7 +15,7 @@ use hob_models::{clip, flux, t5};
 use std::collections::HashSet;
 
 /// A picture that memory is planned for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     /// pixels
     pub width: usize,
@@ -265,13 +265,19 @@ impl Painter {
             phases.push(vec![autoencoder(Side::Encoder, height, width)?]);
         }
         let pooled = self.pooled()?;
-        let mut size = self.unet_sizes(if guided { 2 } else { 1 }, h, w, tokens, pooled);
+        let mut size = self.unet_sizes(if guided { self.sides() } else { 1 }, h, w, tokens, pooled);
         let held = self.control.as_ref().filter(|_| shape.held);
         let control = held.map(|c| part(Role::ControlNet, c.graph(size), None)).transpose()?;
         size.residuals = control.is_some();
         let graph = match &self.denoiser {
             Denoiser::Unet(c) => c.graph(size),
-            Denoiser::Flux(c) => c.graph(flux::Size { batch: 1, text: tokens, height: h / 2, width: w / 2 }),
+            Denoiser::Flux(c) => c.graph(flux::Size {
+                batch: 1,
+                text: tokens,
+                height: h / 2,
+                width: w / 2,
+                ..flux::Size::default()
+            }),
         };
         phases.push([part(Role::Denoiser, graph, None)?].into_iter().chain(control).collect());
         phases.push(vec![autoencoder(Side::Decoder, h, w)?]);

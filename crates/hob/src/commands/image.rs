@@ -27,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   hob image sdxl.safetensors \"a (red:1.3) fox\" --negative blurry --steps 20 --sampler dpmpp_2m --schedule karras
   hob image sd15/ \"the same in winter\" --init dawn.png --strength 0.6
   hob image sd15/ \"a door\" --init wall.png --mask hole.png       white is painted anew
+  hob image pix2pix/ \"make it winter\" --init photo.png --image-cfg 1.5
   hob image sd15/ --like dawn.png -o again.png                    the same picture again
   hob image flux1-dev-Q4_K.gguf \"a cat\" --lora style.safetensors:0.8
   hob image sd15/ \"a hall\" --control canny.safetensors --control-image edges.png --preview
@@ -61,6 +62,9 @@ pub struct ImageArgs {
     /// What Flux.1 dev is told of guidance [default: 3.5]
     #[arg(long, value_name = "X", value_parser = number)]
     guidance: Option<f32>,
+    /// How much the picture of --init counts, of models that edit by guidance as InstructPix2Pix [default: 1.5]
+    #[arg(long, value_name = "X", value_parser = number)]
+    image_cfg: Option<f32>,
     /// How to walk from noise to picture [default: the model's own]
     #[arg(long, value_name = "NAME", value_parser = Sampler::parse)]
     sampler: Option<Sampler>,
@@ -70,18 +74,18 @@ pub struct ImageArgs {
     /// Where the noise begins; the same gives the same picture [default: by chance]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Width and height in pixels, such as 512x768 [default: as the model was trained]
+    /// Width and height in pixels, such as 512x768 [default: as the model was trained, or of the shape of what it edits]
     #[arg(long, value_name = "WxH", value_parser = size)]
     size: Option<(usize, usize)>,
     /// Pictures, with seeds one after another
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     count: Option<u32>,
-    /// A picture to begin with
+    /// A picture to begin with, or, for a model that edits, the one to edit
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// How much of it is made anew, from 0 to 1
-    #[arg(long, value_name = "X", requires = "init", default_value = "0.75", value_parser = number)]
-    strength: f32,
+    /// How much of it is made anew, from 0 to 1 [default: 0.75, or 1 by a model that edits or fills in]
+    #[arg(long, value_name = "X", requires = "init", value_parser = number)]
+    strength: Option<f32>,
     /// Where it is painted anew: white; elsewhere it stays
     #[arg(long, value_name = "FILE", requires = "init")]
     mask: Option<PathBuf>,
@@ -156,12 +160,12 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
             ))
         })?),
     };
-    let begin = match &args.init {
+    let mut begin = match &args.init {
         None => None,
         Some(init) => Some(Begin {
             init: Picture::open(init)?,
             mask: args.mask.as_deref().map(Picture::open).transpose()?,
-            strength: args.strength,
+            strength: 0.0, // said below
             hashes: [
                 Some(crate::file::sha256(init)?),
                 args.mask.as_deref().map(crate::file::sha256).transpose()?,
@@ -192,6 +196,15 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     };
     let mut studio = Studio::open(&path, &extras, threads)?;
     studio.hold(held);
+    if args.image_cfg.is_some() && studio.defaults().image_cfg.is_none() {
+        return Err(Error::new(
+            "--image-cfg means nothing to this model; it is of those that edit by guidance, as InstructPix2Pix",
+        ));
+    }
+    if let Some(begin) = &mut begin {
+        let before = like.as_ref().and_then(|l| l.init.as_ref()).map(|i| i.strength);
+        begin.strength = args.strength.or(before).unwrap_or_else(|| studio.strength());
+    }
     let catch = interrupt::Catch::new();
     let hashing = || {
         let (wait, catch) = (terminal::delayed("reading the model for its hash, once"), &catch);
@@ -338,7 +351,10 @@ impl ImageArgs {
                 ..like
             },
         };
-        let (width, height) = self.size.unwrap_or((base.width, base.height));
+        // What is edited keeps its shape.
+        let as_given = begin.filter(|_| self.like.is_none() && studio.painter().pipeline().purpose.edits());
+        let own = as_given.map_or((base.width, base.height), |begin| studio.size_after(begin));
+        let (width, height) = self.size.unwrap_or(own);
         let mut more = base.more;
         if let Some(control) = &self.control {
             let name = crate::picture::stem(control);
@@ -353,6 +369,7 @@ impl ImageArgs {
             steps: self.steps.unwrap_or(base.steps),
             cfg: self.cfg.unwrap_or(base.cfg),
             guidance: self.guidance.or(base.guidance),
+            image_cfg: self.image_cfg.or(base.image_cfg),
             sampler: self.sampler.map_or(base.sampler, |s| s.name().into()),
             schedule: self.schedule.map_or(base.schedule, |s| s.name().into()),
             seed: self.seed.unwrap_or(if self.like.is_some() { base.seed } else { by_chance() }),

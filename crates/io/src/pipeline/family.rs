@@ -48,6 +48,13 @@ pub enum Purpose {
     Control,
 }
 
+impl Purpose {
+    /// Whether it sees a whole picture that is to be changed.
+    pub fn edits(self) -> bool {
+        self == Purpose::Edit
+    }
+}
+
 /// What becomes of a text encoder's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextUse {

@@ -74,7 +74,7 @@ impl Worker {
         };
         let studio = &mut place.insert(open).studio;
         held.note(Some(model), 0);
-        let begin = wish.begin()?;
+        let begin = wish.begin(studio)?;
         let recipe = wish.recipe(studio, &model.name, begin.as_ref())?;
         let room = |bytes| studio.room(&recipe, begin.is_some(), true, bytes);
         let fits = |of: &Room| self.manager.make_room(of.total() as u64);
