@@ -1,13 +1,14 @@
 //! One step of a picture: what the denoiser says of it, with guidance and with what holds it.
 
 use super::At;
-use super::network::Network;
-use super::painter::{Control, Denoiser, Open, Painter, Request, Seen, ask};
+use super::held::{Controller, Held};
+use super::look::Seen;
+use super::painter::{Denoiser, Open, Painter, Request, ask};
 use super::words::Said;
 use crate::Result;
 use hob_graph::Data;
 use hob_io::pipeline::Purpose;
-use hob_models::{flux, unet};
+use hob_models::flux;
 
 impl Painter {
     /// The picture in x, by the denoiser and guidance.
@@ -28,30 +29,7 @@ impl Painter {
         let together = parts.len() > 1 || weight != 1.0;
         let negative = negative.filter(|_| together || r.guidance.is_on());
         let mut out = match &self.denoiser {
-            Denoiser::Flux(c) => {
-                let shape = [1, x.len() / (h * w), h / 2, w / 2];
-                let packed = flux::pack(&input, shape);
-                let size = flux::Size {
-                    batch: 1,
-                    text: prompt.tokens,
-                    height: h / 2,
-                    width: w / 2,
-                    ..flux::Size::default()
-                };
-                let (time, guidance) = ([time / self.scheduler.betas.count as f32], [r.told]);
-                let mut inputs = vec![
-                    ("latents", Data::F32(&packed)),
-                    ("text", Data::F32(&prompt.states)),
-                    ("pooled", Data::F32(&prompt.pooled)),
-                    ("timestep", Data::F32(&time)),
-                ];
-                if c.guidance_embeds {
-                    inputs.push(("guidance", Data::F32(&guidance)));
-                }
-                let key = [1, h, w, prompt.tokens];
-                let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
-                flux::unpack(&sample, shape)
-            }
+            Denoiser::Flux(_) => self.flowed(open, r, prompt, &input, seen, (time, h, w))?,
             Denoiser::Unet(_) => {
                 // A model that edits may be led away from what it says without the picture, too.
                 let alone = self.pipeline.purpose == Purpose::Edit && r.image_cfg != 1.0;
@@ -84,6 +62,51 @@ impl Painter {
         };
         prediction.denoised(x, &mut out, sigma);
         Ok(out)
+    }
+
+    /// What a Flux says of `input` with a text.
+    fn flowed(
+        &self,
+        open: &mut Open,
+        r: &Request,
+        said: &Said,
+        input: &[f32],
+        seen: &Seen,
+        (time, h, w): (f32, usize, usize),
+    ) -> Result<Vec<f32>> {
+        let Denoiser::Flux(c) = &self.denoiser else { return Err(ask("the denoiser is no Flux")) };
+        let planes = |x: &[f32], h: usize, w: usize| [1, x.len() / (h * w), h / 2, w / 2];
+        let packed = |x: &[f32], h: usize, w: usize| flux::pack(x, planes(x, h, w));
+        let (height, width) = (h / 2, w / 2);
+        let mut size = flux::Size { batch: 1, text: said.tokens, height, width, ..flux::Size::default() };
+        let mut latents = packed(&[input, &seen.beside].concat(), h, w);
+        if let Some(given) = r.given.filter(|_| !seen.given.is_empty()) {
+            let (h, w) = self.latents_of(given.size.0, given.size.1);
+            size.beside = [h / 2, w / 2];
+            latents.extend(packed(&seen.given, h, w));
+        }
+        let (time, guidance) = ([time / self.scheduler.betas.count as f32], [r.told]);
+        let mut inputs = vec![
+            ("text", Data::F32(&said.states)),
+            ("pooled", Data::F32(&said.pooled)),
+            ("timestep", Data::F32(&time)),
+            ("guidance", Data::F32(&guidance)),
+        ];
+        let mut held = Vec::new();
+        if let (Some(network), Some(Controller::Flux(control)), Some(given)) =
+            (&mut open.control, &self.control, r.control)
+        {
+            let by = Held { network, config: control.as_ref(), given };
+            held = self.held_flux(by, size, [&packed(input, h, w), &packed(&seen.control, h, w)], &inputs)?;
+            size.added = control.added();
+        }
+        inputs.retain(|(name, _)| c.guidance_embeds || *name != "guidance");
+        inputs.push(("latents", Data::F32(&latents)));
+        inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
+        let [rows, columns] = size.beside;
+        let key = [1 | usize::from(!held.is_empty()) << 32, h | rows << 32, w | columns << 32, said.tokens];
+        let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
+        Ok(flux::unpack(&sample, planes(input, h, w)))
     }
 
     /// Pictures that a UNet is given side by side where guidance is on.
@@ -136,48 +159,16 @@ impl Painter {
         let mut size = self.unet_sizes(n, h, w, like.tokens, like.pooled.len());
         let mut key = [n, h, w, like.tokens];
         let mut held = Vec::new();
-        if let (Some(control), Some(given)) = (&mut open.control, r.control) {
+        if let (Some(network), Some(Controller::Unet(config)), Some(given)) =
+            (&mut open.control, &self.control, r.control)
+        {
             let away = sides.iter().filter(|side| side.away).count();
-            held = self.held(control, given, (size, away), input, &inputs)?;
+            held = self.held(Held { network, config, given }, (size, away), input, &inputs)?;
             (size.residuals, key[0]) = (true, n | 1 << 32);
         }
         inputs.extend(held.iter().map(|(name, x)| (name.as_str(), Data::F32(x))));
         let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
         Ok(sample)
-    }
-
-    /// What the ControlNet adds to the UNet, which is given `latents` and `inputs`, those that are led away from first.
-    fn held(
-        &self,
-        network: &mut Network,
-        control: &Control,
-        (mut size, away): (unet::Size, usize),
-        latents: &[f32],
-        inputs: &[(&str, Data)],
-    ) -> Result<Vec<(String, Vec<f32>)>> {
-        let c = self.control.as_ref().expect("there is a network of it");
-        // One that says the same everywhere is for what has the prompt alone, as diffusers' pipeline has it.
-        let all = size.batch;
-        size.batch -= if c.global_pool_conditions { away } else { 0 };
-        let (n, none) = (size.batch, all - size.batch);
-        let (latents, image) = (latents.repeat(n), control.image.repeat(n));
-        let scales = vec![control.strength; c.residuals()];
-        let mut mine = vec![
-            ("latents", Data::F32(&latents)),
-            ("image", Data::F32(&image)),
-            ("scales", Data::F32(&scales)),
-        ];
-        for (name, data) in inputs.iter().filter(|(name, _)| !["latents", "guidance"].contains(name)) {
-            let Data::F32(x) = *data else { continue };
-            mine.push((*name, Data::F32(&x[x.len() - x.len() / all * n..])));
-        }
-        let key = [n, size.height, size.width, size.text];
-        let mut said = network.run_all(&self.cpu, key, || c.graph(size), &mine)?;
-        if none > 0 {
-            said.iter_mut()
-                .for_each(|(_, x)| *x = [vec![0.0; x.len() / n * none], std::mem::take(x)].concat());
-        }
-        Ok(said)
     }
 }
 

@@ -5,6 +5,7 @@
 //! there.
 
 use super::brownian::Tree;
+use super::held::Controller;
 use super::network::Network;
 use super::phases::Room;
 use super::tiles::{self, Way};
@@ -18,7 +19,7 @@ use hob_cpu::Cpu;
 use hob_io::Pipeline;
 use hob_io::pipeline::{Purpose, Role};
 use hob_models::vae::Side;
-use hob_models::{controlnet, flux, unet, vae};
+use hob_models::{flux, unet, vae};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -36,12 +37,14 @@ pub struct Given {
     pub mask: Option<Vec<f32>>,
 }
 
-/// A picture that the model's ControlNet holds a new one to.
+/// A picture that a new one is held to, by the model's ControlNet or by a model that paints after one (Flux.1 Depth, Canny).
 pub struct Control {
     /// `(3, H, W)` in 0..1, of the size of the new one
     pub image: Vec<f32>,
-    /// what is added to the UNet is multiplied by this
+    /// what a ControlNet adds to the denoiser is multiplied by this
     pub strength: f32,
+    /// which kind of picture it is, for a ControlNet for several: an index of [`hob_models::flux_control::MODES`]
+    pub mode: Option<usize>,
 }
 
 /// What is asked for.
@@ -70,7 +73,7 @@ pub struct Request<'a> {
     pub seed: u64,
     /// a picture to begin with
     pub given: Option<&'a Given>,
-    /// a picture to be held to; the model must have been given a ControlNet
+    /// a picture to be held to; the model must have been given a ControlNet, or be trained to paint after one
     pub control: Option<&'a Control>,
 }
 
@@ -118,20 +121,11 @@ pub struct Painter {
     pub(super) vae: vae::Config,
     /// how it was trained
     pub scheduler: Scheduler,
-    pub(super) control: Option<Box<controlnet::Config>>,
+    pub(super) control: Option<Controller>,
     /// the denoiser, kept from picture to picture
     open: Option<Open>,
     /// how the memory there is is used; all in memory where it is not said
     pub(super) room: Option<Room>,
-}
-
-/// What the denoiser sees beside the noised latents.
-#[derive(Default)]
-pub(super) struct Seen {
-    /// planes `(C', h, w)` beside those of the latents
-    pub beside: Vec<f32>,
-    /// latents of the picture that a model which edits was given
-    pub given: Vec<f32>,
 }
 
 /// What runs in each step.
@@ -164,16 +158,8 @@ impl Painter {
                 unet::Config::parse(config(Role::Denoiser)?).map_err(named(Role::Denoiser))?,
             )),
         };
-        let control = match pipeline.part(Role::ControlNet) {
-            Some(_) if pipeline.family.is_flux() => {
-                return Err(ask("ControlNets are for Stable Diffusion and SDXL; Hob has none for Flux"));
-            }
-            Some(part) => {
-                let config = controlnet::Config::parse(&part.config);
-                Some(Box::new(config.map_err(named(Role::ControlNet))?))
-            }
-            None => None,
-        };
+        let control = pipeline.part(Role::ControlNet).map(|part| Controller::parse(part, &denoiser));
+        let control = control.transpose().map_err(named(Role::ControlNet))?;
         let vae = vae::Config::parse(config(Role::Vae)?).map_err(named(Role::Vae))?;
         let scheduler = Scheduler::parse(&pipeline.scheduler).map_err(Error::Ask)?;
         Ok(Painter { pipeline, cpu, updates, denoiser, vae, scheduler, control, open: None, room: None })
@@ -259,7 +245,7 @@ impl Painter {
         let (c, h, w) = (self.vae.latent_channels, self.latent(r.height), self.latent(r.width));
         let mut noise = Noise::new(r.source, r.seed);
         let mut steps = r.steps.clone();
-        let (mut original, mut seen) = (None, Seen::default());
+        let (mut original, mut seen) = (None, self.control_latents(r, &mut noise, on)?);
         if let Some(given) = r.given {
             steps = steps.strength(given.strength).map_err(Error::Ask)?;
             let edits = self.pipeline.purpose.edits();
@@ -290,7 +276,7 @@ impl Painter {
             Some(open) => open,
             None => Open { denoiser: self.network(Role::Denoiser)?, control: None },
         };
-        if r.control.is_some() && open.control.is_none() {
+        if r.control.is_some() && self.control.is_some() && open.control.is_none() {
             open.control = Some(self.network(Role::ControlNet)?);
         }
         let count = steps.list.len();
@@ -348,103 +334,6 @@ impl Painter {
         self.open = None;
     }
 
-    /// That the pictures are there without which the model makes none.
-    ///
-    /// # Errors
-    /// The sentence says what to give.
-    pub fn wants(&self, given: bool) -> Result<()> {
-        match self.pipeline.purpose {
-            Purpose::Inpaint if !given => Err(ask(
-                "this model fills in parts of a picture: give one with --init, and what to paint with --mask",
-            )),
-            Purpose::Edit if !given => Err(ask("this model edits a picture: give one with --init")),
-            Purpose::Control => Err(ask("this model edits pictures in a way that Hob does not know yet")),
-            _ => Ok(()),
-        }
-    }
-
-    /// That what is to hold the picture can.
-    fn check(&self, r: &Request) -> Result<()> {
-        self.wants(r.given.is_some())?;
-        let Some(control) = r.control else { return Ok(()) };
-        let Some(c) = &self.control else {
-            return Err(ask(
-                "the model has no ControlNet that could hold the picture to another: give one with --control",
-            ));
-        };
-        if control.image.len() != c.conditioning_channels * r.width * r.height {
-            return Err(ask(format!("the picture for the ControlNet is not of {} × {}", r.width, r.height)));
-        }
-        if c.reduction() != self.vae.reduction() {
-            return Err(ask("the ControlNet was made for a model whose latents are of another size"));
-        }
-        Ok(())
-    }
-
-    /// What the denoiser sees beside the noised latents: of those that were trained to fill in, the mask and the picture
-    /// without what it covers; of those that edit, the picture.
-    fn look(
-        &self,
-        r: &Request,
-        (h, w): (usize, usize),
-        seen: &mut Seen,
-        noise: &mut Noise,
-        on: &mut dyn FnMut(Event) -> bool,
-    ) -> std::result::Result<(), PaintError> {
-        match (self.pipeline.purpose, r.given) {
-            (Purpose::Inpaint, Some(given)) if self.pipeline.family.is_unet() => {
-                let all = vec![1.0; r.width * r.height];
-                let mask = given.mask.as_ref().unwrap_or(&all);
-                let covered: Vec<f32> = (given.pixels.chunks(mask.len()))
-                    .flat_map(|plane| plane.iter().zip(mask).map(|(x, m)| if *m < 0.5 { *x } else { 0.0 }))
-                    .collect();
-                let latents = self.latents(&covered, given.size, Some(noise), on)?;
-                let small = hob_io::picture::nearest(mask, (r.width, r.height), (w, h));
-                seen.beside = [small, latents].concat();
-            }
-            // It was trained on latents as the autoencoder says them.
-            (Purpose::Edit, Some(given)) => {
-                self.check_given(given, (r.width, r.height))?;
-                let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
-                seen.beside = std::mem::take(&mut seen.given).iter().map(|x| x / scale + shift).collect();
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// That a picture given is of the size of the new one.
-    fn check_given(&self, given: &Given, (width, height): (usize, usize)) -> Result<()> {
-        match given.size == (width, height) {
-            true => Ok(()),
-            false => Err(ask(format!("the picture given is not of {width} × {height}"))),
-        }
-    }
-
-    /// A picture's latents, a sample of what the autoencoder says, or without noise its middle, as the denoiser sees them.
-    fn latents(
-        &self,
-        pixels: &[f32],
-        (width, height): (usize, usize),
-        noise: Option<&mut Noise>,
-        on: &mut dyn FnMut(Event) -> bool,
-    ) -> std::result::Result<Vec<f32>, PaintError> {
-        if pixels.len() != 3 * width * height {
-            return Err(ask(format!("the picture given is not of {width} × {height}")).into());
-        }
-        let mut going = || on(Event::Encoding);
-        let mut said = self.through(Side::Encoder, [height, width], pixels, &mut going)?;
-        let mut latents = said.remove("mean").unwrap_or_default();
-        if let (Some(noise), Some(logvar)) = (noise, said.get("logvar")) {
-            let drawn = noise.randn(latents.len());
-            let each = latents.iter_mut().zip(logvar).zip(&drawn);
-            each.for_each(|((m, v), e)| *m += (0.5 * v).exp() * e);
-        }
-        let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
-        latents.iter_mut().for_each(|x| *x = (*x - shift) * scale);
-        Ok(latents)
-    }
-
     /// Pixels `(3, H, W)` in about -1..1 of latents `(C, h, w)` as the denoiser leaves them. `on` hears of each tile.
     ///
     /// # Errors
@@ -464,7 +353,7 @@ impl Painter {
     }
 
     /// What the autoencoder makes of numbers, in tiles where memory asks for them.
-    fn through(
+    pub(super) fn through(
         &self,
         side: Side,
         size: [usize; 2],

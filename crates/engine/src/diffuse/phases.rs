@@ -1,5 +1,6 @@
 //! What each phase of a picture takes of memory, before a weight is read, and how it takes place within what there is.
 
+use super::held::Controller;
 use super::network::Network;
 use super::painter::{Denoiser, Painter, ask};
 use super::tiles::{Search, Way};
@@ -27,7 +28,9 @@ pub struct Shape {
     pub tokens: usize,
     /// it begins with another picture
     pub begins: bool,
-    /// a ControlNet holds it
+    /// the size of the picture that it begins with, where the denoiser sees it beside in a size of its own
+    pub seen: Option<(usize, usize)>,
+    /// another picture holds it
     pub held: bool,
     /// more pictures follow, for which the denoiser stays where there is room
     pub again: bool,
@@ -138,7 +141,9 @@ impl Painter {
         self.check_size(width, height)?;
         let (h, w) = (self.latent(height), self.latent(width));
         let copies: usize = self.pipeline.parts().map(|p| p.copied_bytes()).sum();
-        let pictures = 4 * width * height * (4 * usize::from(shape.begins) + 3 * usize::from(shape.held));
+        let (seen_width, seen_height) = shape.seen.unwrap_or((width, height));
+        let pictures = 16 * seen_width * seen_height * usize::from(shape.begins)
+            + 12 * width * height * usize::from(shape.held);
         let beside = copies + pictures + 10 * 4 * self.vae.latent_channels * h * w + BESIDE;
         let mut room = Room {
             shape,
@@ -218,11 +223,15 @@ impl Painter {
         let of = parts.iter().zip(&plans).map(|(p, plan)| (&p.graph, plan, &p.merged, names(p)));
         let mut fixed = Budget::default();
         // What goes into the autoencoder and comes out of it lies beside its own memory.
+        let out = |part: &Part| -> usize {
+            part.graph.outputs.iter().map(|(_, id)| 4 * part.graph.node(*id).shape.count()).sum()
+        };
         for part in parts.iter().filter(|p| p.side.is_some()) {
             let given: usize = part.graph.inputs.iter().map(|i| 4 * i.shape.count()).sum();
-            let out = part.graph.outputs.iter().map(|(_, id)| 4 * part.graph.node(*id).shape.count()).sum();
-            fixed.activations += given.max(out);
+            fixed.activations += given.max(out(part));
         }
+        // And what a ControlNet adds lies beside both networks.
+        fixed.activations += parts.iter().filter(|p| p.role == Role::ControlNet).map(out).sum::<usize>();
         Footprint::of(&of.collect::<Vec<_>>(), fixed)
     }
 
@@ -261,23 +270,33 @@ impl Painter {
             let steps = self.vae.groups(side).concat();
             part(Role::Vae, self.vae.part(side, &steps, [1, h, w], Norms::Own), Some(side))
         };
-        if shape.begins {
+        // What holds the picture is read first.
+        let own = Some((width, height));
+        let first = own.filter(|_| shape.held && self.holds_by_latents());
+        let second = shape.seen.or(own).filter(|_| shape.begins && shape.seen.or(own) != first);
+        for (width, height) in first.into_iter().chain(second) {
             phases.push(vec![autoencoder(Side::Encoder, height, width)?]);
         }
         let pooled = self.pooled()?;
         let mut size = self.unet_sizes(if guided { self.sides() } else { 1 }, h, w, tokens, pooled);
         let held = self.control.as_ref().filter(|_| shape.held);
-        let control = held.map(|c| part(Role::ControlNet, c.graph(size), None)).transpose()?;
+        let mut tokens =
+            flux::Size { batch: 1, text: tokens, height: h / 2, width: w / 2, ..flux::Size::default() };
+        let control = match held {
+            Some(Controller::Unet(c)) => Some(part(Role::ControlNet, c.graph(size), None)?),
+            Some(Controller::Flux(c)) => {
+                tokens.added = c.added();
+                Some(part(Role::ControlNet, c.graph(tokens), None)?)
+            }
+            None => None,
+        };
         size.residuals = control.is_some();
+        if let Some((width, height)) = shape.seen.filter(|_| shape.begins) {
+            tokens.beside = [self.latent(height) / 2, self.latent(width) / 2];
+        }
         let graph = match &self.denoiser {
             Denoiser::Unet(c) => c.graph(size),
-            Denoiser::Flux(c) => c.graph(flux::Size {
-                batch: 1,
-                text: tokens,
-                height: h / 2,
-                width: w / 2,
-                ..flux::Size::default()
-            }),
+            Denoiser::Flux(c) => c.graph(tokens),
         };
         phases.push([part(Role::Denoiser, graph, None)?].into_iter().chain(control).collect());
         phases.push(vec![autoencoder(Side::Decoder, h, w)?]);
