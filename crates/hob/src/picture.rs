@@ -1,5 +1,6 @@
 //! Pictures from words: what a person asks for, in the model's own terms, and the model that makes them.
 
+mod given;
 pub mod room;
 
 use std::collections::BTreeMap;
@@ -7,19 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hob_engine::diffuse::{
-    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Preview, Request, Room, Sampler,
-    Schedule, Script, Shape, Source, Steps, Tokens, Turns, Words,
+    Ays, Event, Guidance, How, PaintError, Painter, Preview, Request, Room, Sampler, Schedule, Script, Shape,
+    Source, Steps, Tokens, Turns, Words,
 };
 use hob_engine::lora::Updates;
 use hob_engine::{Cpu, Precision};
 use hob_io::lora::Role as LoraRole;
-use hob_io::picture::{Filter, Init, Lora as Added, Recipe};
+use hob_io::picture::{Lora as Added, Recipe};
 use hob_io::pipeline::{Family, Purpose, Role};
 use hob_io::prompt::{Chunk, Embedding, Embeddings, Frame, Prompt, TOKENS, schedule, together};
 use hob_io::{Lora, Picture, Pipeline, Tokenizer};
 
 use crate::error::{Error, Result};
 use crate::hashes::{self, Of, On};
+use given::hold;
+pub use given::{Begin, Held};
 
 /// What a person adds to a model.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +35,8 @@ pub struct Extras {
     pub embeddings: Vec<PathBuf>,
     /// a ControlNet
     pub control: Option<PathBuf>,
+    /// the model edits the picture it is given, though its file does not say so (Flux.1 Kontext)
+    pub edit: bool,
 }
 
 /// A picture model with its tokenizers, ready to be asked.
@@ -67,26 +72,6 @@ struct Files {
 /// What conditions depend on: prompt, negative prompt, clip skip, whether guidance is on, calls of the denoiser.
 pub type Asked = (String, String, Option<usize>, bool, usize);
 
-/// A picture that is given, with its mask.
-pub struct Begin {
-    /// the picture
-    pub init: Picture,
-    /// where it is painted anew
-    pub mask: Option<Picture>,
-    /// how much
-    pub strength: f32,
-    /// sha256 of the files of picture and mask
-    pub hashes: [Option<String>; 2],
-}
-
-/// A picture that a new one is held to by a ControlNet.
-pub struct Held {
-    /// as the ControlNet wants it: edges, depths, poses
-    pub image: Picture,
-    /// how much
-    pub strength: f32,
-}
-
 impl Studio {
     /// Opens a model and what is added to it.
     ///
@@ -96,7 +81,8 @@ impl Studio {
         let given = [(Role::Vae, &extras.vae), (Role::ControlNet, &extras.control)];
         let given: Vec<(Role, PathBuf)> =
             given.into_iter().filter_map(|(role, path)| Some((role, path.clone()?))).collect();
-        let pipeline = Arc::new(Pipeline::open_with(path, &given)?);
+        let pipeline = Pipeline::open_with(path, &given)?;
+        let pipeline = Arc::new(if extras.edit { pipeline.editing()? } else { pipeline });
         pipeline.check()?;
         let mut tokenizers = BTreeMap::new();
         for role in [Role::TextEncoder, Role::TextEncoder2] {
@@ -131,12 +117,12 @@ impl Studio {
         &self.painter
     }
 
-    /// How a picture is made in so many bytes beside the process. `begins`: with another picture; `again`: others follow, for
+    /// How a picture is made in so many bytes beside the process. `begin`: with which picture; `again`: others follow, for
     /// which the denoiser stays in memory where there is room.
     ///
     /// # Errors
     /// A part's weights do not fit its configuration.
-    pub fn room(&self, recipe: &Recipe, begins: bool, again: bool, bytes: u64) -> Result<Room> {
+    pub fn room(&self, recipe: &Recipe, begin: Option<&Begin>, again: bool, bytes: u64) -> Result<Room> {
         let pipeline = self.painter.pipeline();
         let tokens = match pipeline.text(Role::TextEncoder2).filter(|_| pipeline.family.is_flux()) {
             Some(text) => text.max_tokens,
@@ -151,13 +137,16 @@ impl Studio {
                 most * TOKENS
             }
         };
+        let held = self.held.is_some() || self.is_held_by(begin);
+        let begin = begin.filter(|_| !self.is_held_by(begin));
         let shape = Shape {
             width: recipe.width,
             height: recipe.height,
             guided: recipe.cfg > 1.0 || together(&recipe.prompt).len() > 1,
             tokens,
-            begins,
-            held: self.held.is_some(),
+            begins: begin.is_some(),
+            seen: begin.and_then(|begin| self.seen(begin, (recipe.width, recipe.height))),
+            held,
             again,
         };
         Ok(self.painter.room(shape, usize::try_from(bytes).unwrap_or(usize::MAX))?)
@@ -190,7 +179,13 @@ impl Studio {
         };
         let (steps, cfg, guidance) = match family {
             Family::FluxSchnell => (4, 1.0, None),
-            Family::FluxDev => (28, 1.0, Some(3.5)),
+            // As their makers and diffusers' pipelines have them.
+            Family::FluxDev => match pipeline.purpose {
+                Purpose::Inpaint => (28, 1.0, Some(30.0)),
+                Purpose::Control => (28, 1.0, Some(10.0)),
+                Purpose::Reference => (28, 1.0, Some(2.5)),
+                _ => (28, 1.0, Some(3.5)),
+            },
             Family::Sdxl | Family::SdxlRefiner => (30, 6.0, None),
             _ => (30, 7.5, None),
         };
@@ -217,21 +212,6 @@ impl Studio {
         }
     }
 
-    /// How much of a picture that is given is made anew where it is not said: all, by models that see it beside or fill it in.
-    pub fn strength(&self) -> f32 {
-        match self.painter.pipeline().purpose {
-            Purpose::Create | Purpose::Control => 0.75,
-            Purpose::Inpaint | Purpose::Edit => 1.0,
-        }
-    }
-
-    /// The size of a picture made from another: its shape, no larger than it, and about as many pixels as the model's own at
-    /// most.
-    pub fn size_after(&self, begin: &Begin) -> (usize, usize) {
-        let own = self.defaults();
-        fitting((begin.init.width, begin.init.height), own.width * own.height, self.painter.multiple())
-    }
-
     /// Makes the picture of a recipe, with what it begins with. `on` hears of each phase and step, and stops by `false`.
     ///
     /// # Errors
@@ -242,7 +222,9 @@ impl Studio {
         begin: Option<&Begin>,
         on: &mut dyn FnMut(Event) -> bool,
     ) -> Result<Option<Picture>> {
-        self.painter.wants(begin.is_some())?;
+        let after = begin.filter(|_| self.is_held_by(begin));
+        let begin = begin.filter(|_| after.is_none());
+        self.painter.wants(begin.is_some(), self.held.is_some() || after.is_some())?;
         let sampler = Sampler::parse(&recipe.sampler).map_err(Error::new)?;
         let scheduler = &self.painter.scheduler;
         let (width, height) = (recipe.width, recipe.height);
@@ -265,8 +247,13 @@ impl Studio {
         let noise = Source::parse(&recipe.noise).ok_or_else(|| {
             Error::new(format!("{} is no source of noise; there are torch-cpu and philox", recipe.noise))
         })?;
-        let given = begin.map(|s| s.fit(width, height)).transpose()?;
-        let control = self.held.as_ref().map(|h| h.fit(width, height)).transpose()?;
+        let given =
+            begin.map(|s| s.fit(self.seen(s, (width, height)).unwrap_or((width, height)))).transpose()?;
+        let control = match (&self.held, after) {
+            (Some(held), _) => Some(held.fit(width, height)?),
+            (None, Some(begin)) => Some(hold(&begin.init, width, height, (1.0, None))?),
+            (None, None) => None,
+        };
         let guidance = Guidance { scale: recipe.cfg, rescale: 0.0 };
         let image_cfg = recipe.image_cfg.unwrap_or(1.0);
         let skip = recipe.clip_skip.map(|n| n as usize);
@@ -493,40 +480,6 @@ pub fn needs(painter: &Painter, width: usize, height: usize, guided: bool) -> Re
     Ok(painter.room(shape, usize::MAX)?.total() as u64)
 }
 
-impl Begin {
-    /// Picture and mask in the size of the result.
-    fn fit(&self, width: usize, height: usize) -> Result<Given> {
-        let init = self.init.clone().opaque().resized(width, height, Filter::Lanczos).map_err(Error::new)?;
-        let mask = match &self.mask {
-            None => None,
-            Some(mask) if (mask.width, mask.height) != (self.init.width, self.init.height) => {
-                return Err(Error::new(format!(
-                    "the mask is of {} × {} and the picture of {} × {}; they must be of one size",
-                    mask.width, mask.height, self.init.width, self.init.height
-                )));
-            }
-            Some(mask) => Some(mask.mask(width, height).map_err(Error::new)?),
-        };
-        Ok(Given { pixels: init.planes(), size: (width, height), strength: self.strength.into(), mask })
-    }
-
-    /// What the recipe keeps of it.
-    pub fn noted(&self) -> Init {
-        let [hash, mask] = self.hashes.clone();
-        Init { strength: self.strength, hash, mask }
-    }
-}
-
-impl Held {
-    /// The picture in the size of the result, as diffusers resizes it.
-    fn fit(&self, width: usize, height: usize) -> Result<Control> {
-        let image =
-            self.image.clone().opaque().resized(width, height, Filter::Lanczos).map_err(Error::new)?;
-        let image = image.planes().into_iter().map(|x| (x + 1.0) / 2.0).collect();
-        Ok(Control { image, strength: self.strength })
-    }
-}
-
 /// Chunks of a prompt; of an encoder that has none, one for as many tokens.
 fn length(words: &Words) -> usize {
     match words {
@@ -582,13 +535,6 @@ fn updates(pipeline: &Pipeline, files: &[(PathBuf, f32)]) -> Result<(BTreeMap<Ro
     Ok((all, loras.into_iter().map(|lora| lora.path).collect()))
 }
 
-/// The size of a picture made from another: its shape, no larger than it, with about so many pixels at most.
-fn fitting((width, height): (usize, usize), most: usize, multiple: usize) -> (usize, usize) {
-    let scale = (most as f64 / (width * height) as f64).sqrt().min(1.0);
-    let side = |n: usize| ((n as f64 * scale / multiple as f64).round().max(1.0) as usize) * multiple;
-    (side(width), side(height))
-}
-
 /// A file's name without its ending.
 pub fn stem(path: &Path) -> String {
     path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
@@ -604,18 +550,5 @@ pub fn writable(path: &Path) -> Result<()> {
             Err(Error::new(format!("{} is a folder; name the PNG to write in it", path.display())))
         }
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::fitting;
-
-    #[test]
-    fn sizes_of_pictures_made_from_others_keep_their_shape() {
-        assert_eq!(fitting((512, 512), 512 * 512, 8), (512, 512));
-        assert_eq!(fitting((3000, 1500), 512 * 512, 8), (728, 360));
-        assert_eq!(fitting((100, 37), 512 * 512, 8), (104, 40));
-        assert_eq!(fitting((1, 1), 512 * 512, 8), (8, 8));
     }
 }

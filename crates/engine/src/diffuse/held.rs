@@ -26,10 +26,7 @@ impl Controller {
                 if mine != theirs {
                     return Err(format!("it is of width {}, and the model of {}", mine.0, theirs.0));
                 }
-                let most = |mine: usize, theirs: usize| mine <= theirs;
-                let (control, own) = (&c.flux, model);
-                if !most(control.num_layers, own.num_layers)
-                    || !most(control.num_single_layers, own.num_single_layers)
+                if c.flux.num_layers > model.num_layers || c.flux.num_single_layers > model.num_single_layers
                 {
                     return Err("it has more blocks than the model".into());
                 }

@@ -43,7 +43,7 @@ pub struct Control {
     pub image: Vec<f32>,
     /// what a ControlNet adds to the denoiser is multiplied by this
     pub strength: f32,
-    /// which kind of picture it is, for a ControlNet for several: an index of [`hob_models::flux_control::MODES`]
+    /// which kind of picture it is, for a ControlNet for several: an index of [`MODES`](super::MODES)
     pub mode: Option<usize>,
 }
 

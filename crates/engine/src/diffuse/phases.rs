@@ -144,7 +144,8 @@ impl Painter {
         let (seen_width, seen_height) = shape.seen.unwrap_or((width, height));
         let pictures = 16 * seen_width * seen_height * usize::from(shape.begins)
             + 12 * width * height * usize::from(shape.held);
-        let beside = copies + pictures + 10 * 4 * self.vae.latent_channels * h * w + BESIDE;
+        let latents = 4 * self.vae.latent_channels * h * w;
+        let beside = copies + pictures + 10 * latents + 3 * self.seen_bytes(&shape) + BESIDE;
         let mut room = Room {
             shape,
             phases: Vec::new(),
@@ -215,6 +216,19 @@ impl Painter {
             }
         }
         Ok(room)
+    }
+
+    /// Bytes of what the denoiser sees beside the noised latents of a picture.
+    fn seen_bytes(&self, shape: &Shape) -> usize {
+        let place = self.latent(shape.width) * self.latent(shape.height);
+        let channels = match &self.denoiser {
+            Denoiser::Unet(c) => c.in_channels,
+            Denoiser::Flux(c) => c.in_channels / 4,
+        };
+        let own = self.vae.latent_channels;
+        let held = if shape.held && self.holds_by_latents() { own } else { 0 };
+        let second = shape.seen.map_or(0, |(width, height)| self.latent(width) * self.latent(height));
+        4 * (place * (channels.saturating_sub(own) + held) + own * second)
     }
 
     fn footprint(&self, parts: &[Part]) -> Footprint {

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use hob_engine::diffuse::{Event, Sampler, Schedule};
+use hob_engine::diffuse::{Event, MODES, Sampler, Schedule};
 use hob_engine::memory;
 use hob_io::Picture;
 use hob_io::onnx::adm::is_onnx;
 use hob_io::picture::{Init, Recipe};
+use hob_io::pipeline::Purpose;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -28,6 +29,9 @@ const EXAMPLES: &str = "Examples:
   hob image sd15/ \"the same in winter\" --init dawn.png --strength 0.6
   hob image sd15/ \"a door\" --init wall.png --mask hole.png       white is painted anew
   hob image pix2pix/ \"make it winter\" --init photo.png --image-cfg 1.5
+  hob image flux1-kontext-dev-Q4_K.gguf \"make it winter\" --init photo.png
+  hob image flux1-fill-dev.gguf \"a door\" --init wall.png --mask hole.png
+  hob image flux1-depth-dev.gguf \"a hall\" --control-image depths.png
   hob image sd15/ --like dawn.png -o again.png                    the same picture again
   hob image flux1-dev-Q4_K.gguf \"a cat\" --lora style.safetensors:0.8
   hob image sd15/ \"a hall\" --control canny.safetensors --control-image edges.png --preview
@@ -38,6 +42,9 @@ with its text encoders and VAE beside it. In prompts (word:1.2) and [word] weigh
 
 /// What A1111's text calls the first ControlNet.
 const HELD: &str = "ControlNet 0";
+
+/// What says of a picture that its model was told to edit.
+const EDITED: &str = "Edits as";
 
 /// Arguments of `hob image`.
 #[derive(Args)]
@@ -59,7 +66,7 @@ pub struct ImageArgs {
     /// How much the prompt counts against the negative one; 1 for not at all [default: as the model wants]
     #[arg(long, value_name = "X", value_parser = number)]
     cfg: Option<f32>,
-    /// What Flux.1 dev is told of guidance [default: 3.5]
+    /// What Flux.1 dev and its like are told of guidance [default: 3.5; Fill 30, Depth and Canny 10, Kontext 2.5]
     #[arg(long, value_name = "X", value_parser = number)]
     guidance: Option<f32>,
     /// How much the picture of --init counts, of models that edit by guidance as InstructPix2Pix [default: 1.5]
@@ -104,12 +111,18 @@ pub struct ImageArgs {
     /// A ControlNet that holds the picture to that of --control-image
     #[arg(long, value_name = "FILE", requires = "control_image")]
     control: Option<PathBuf>,
-    /// What the ControlNet looks at: edges, depths, a pose, as it was trained
-    #[arg(long, value_name = "FILE", requires = "control")]
+    /// What the ControlNet, or a model that paints after one, looks at: edges, depths, a pose, as it was trained
+    #[arg(long, value_name = "FILE")]
     control_image: Option<PathBuf>,
     /// How much the ControlNet counts
     #[arg(long, value_name = "X", requires = "control", default_value = "1", value_parser = number)]
     control_strength: f32,
+    /// What the picture is of, for a ControlNet for several kinds: canny, tile, depth, blur, pose, gray, lq, or a number
+    #[arg(long, value_name = "KIND", requires = "control", value_parser = mode)]
+    control_mode: Option<usize>,
+    /// The model edits the picture of --init, though its file does not say so: Flux.1 Kontext looks like Flux.1 dev
+    #[arg(long)]
+    edit: bool,
     /// Show the picture in the terminal as it comes into being
     #[arg(long)]
     preview: bool,
@@ -183,7 +196,11 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     let threads = args.threads.or(std::thread::available_parallelism().ok()).map_or(1, |n| n.get());
     let held = match &args.control_image {
         None => None,
-        Some(image) => Some(Held { image: Picture::open(image)?, strength: args.control_strength }),
+        Some(image) => Some(Held {
+            image: Picture::open(image)?,
+            strength: args.control_strength,
+            mode: args.control_mode,
+        }),
     };
     if let Some(out) = &args.out {
         writable(out)?;
@@ -193,8 +210,15 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
         vae: args.vae.clone(),
         embeddings: args.embedding.clone(),
         control: args.control.clone(),
+        edit: args.edit || like.as_ref().is_some_and(|l| l.more.contains_key(EDITED)),
     };
     let mut studio = Studio::open(&path, &extras, threads)?;
+    let purpose = studio.painter().pipeline().purpose;
+    if args.control_image.is_some() && args.control.is_none() && purpose != Purpose::Control {
+        return Err(Error::new(
+            "--control-image is for a ControlNet, or a model that paints after edges or depths: give a ControlNet with --control",
+        ));
+    }
     studio.hold(held);
     if args.image_cfg.is_some() && studio.defaults().image_cfg.is_none() {
         return Err(Error::new(
@@ -230,7 +254,7 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
         }
     }
     let recipe = args.recipe(&studio, like, begin.as_ref());
-    let plan = |bytes| studio.room(&recipe, begin.is_some(), recipe.count > 1, bytes);
+    let plan = |bytes| studio.room(&recipe, begin.as_ref(), recipe.count > 1, bytes);
     let mut room = plan(u64::MAX)?;
     // What planning takes of the process's own memory stays with it.
     let process = memory::process();
@@ -358,10 +382,14 @@ impl ImageArgs {
         let mut more = base.more;
         if let Some(control) = &self.control {
             let name = crate::picture::stem(control);
+            let mode = self.control_mode.map_or(String::new(), |mode| format!(", Mode: {mode}"));
             more.insert(
                 HELD.into(),
-                format!("Module: none, Model: {name}, Weight: {}", self.control_strength),
+                format!("Module: none, Model: {name}, Weight: {}{mode}", self.control_strength),
             );
+        }
+        if self.edit {
+            more.insert(EDITED.into(), "Kontext".into());
         }
         Recipe {
             prompt: self.prompt.clone().unwrap_or(base.prompt),
@@ -454,6 +482,14 @@ pub fn size(text: &str) -> std::result::Result<(usize, usize), String> {
         side(width).ok_or("its width is no number from 1 to 16384")?,
         side(height).ok_or("its height is no number from 1 to 16384")?,
     ))
+}
+
+/// Reads the kind of picture that a ControlNet for several is given.
+fn mode(text: &str) -> std::result::Result<usize, String> {
+    let named = MODES.iter().position(|name| name.eq_ignore_ascii_case(text));
+    named
+        .or_else(|| text.parse().ok().filter(|n| *n < 1 << 16))
+        .ok_or_else(|| format!("it must be one of {}, or a number", MODES.join(", ")))
 }
 
 fn lora(text: &str) -> std::result::Result<(PathBuf, f32), String> {

@@ -151,6 +151,8 @@ fn refuse(args: &ImageArgs) -> Result<()> {
         (args.clip_skip.is_some(), "--clip-skip"),
         (args.vae.is_some(), "--vae"),
         (args.control.is_some(), "--control"),
+        (args.control_image.is_some(), "--control-image"),
+        (args.edit, "--edit"),
         (args.preview || args.preview_file.is_some(), "--preview"),
         (args.noise.is_some(), "--noise"),
     ];

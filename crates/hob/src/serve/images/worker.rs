@@ -76,7 +76,7 @@ impl Worker {
         held.note(Some(model), 0);
         let begin = wish.begin(studio)?;
         let recipe = wish.recipe(studio, &model.name, begin.as_ref())?;
-        let room = |bytes| studio.room(&recipe, begin.is_some(), true, bytes);
+        let room = |bytes| studio.room(&recipe, begin.as_ref(), true, bytes);
         let fits = |of: &Room| self.manager.make_room(of.total() as u64);
         let unfit = |e: Error| Refusal::new(Kind::Invalid, e.to_string());
         let mut planned = room(u64::MAX).map_err(unfit)?;
