@@ -255,7 +255,7 @@ impl Studio {
             (None, None) => None,
         };
         let guidance = Guidance { scale: recipe.cfg, rescale: 0.0 };
-        let image_cfg = recipe.image_cfg.unwrap_or(1.0);
+        let image_cfg = recipe.image_cfg.or(self.defaults().image_cfg).unwrap_or(1.0);
         let skip = recipe.clip_skip.map(|n| n as usize);
         // As A1111 counts them where prompts change.
         let calls = recipe.steps as usize * sampler.evaluations();
