@@ -20,6 +20,8 @@ mod bad_models;
 mod chat;
 #[path = "e2e/doctor.rs"]
 mod doctor;
+#[path = "e2e/edit.rs"]
+mod edit;
 #[path = "e2e/embed.rs"]
 mod embed;
 #[path = "e2e/fit.rs"]

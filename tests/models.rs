@@ -6,6 +6,8 @@ mod adapter;
 mod control;
 #[path = "models/converted.rs"]
 mod converted;
+#[path = "models/edit.rs"]
+mod edit;
 #[path = "models/encoder.rs"]
 mod encoder;
 #[path = "models/esrgan.rs"]

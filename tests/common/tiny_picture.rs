@@ -1,10 +1,10 @@
 //! A whole picture model of Stable Diffusion 1's kind that makes a picture in a moment: the golden one of `pipeline/sd15`,
 //! with a text encoder by chance that reads CLIP's own words.
 
-use hob_models::{unet, vae};
+use hob_models::{clip, t5, unet, vae};
 use serde_json::{Map, Value, json};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Channels of the text encoder, which are the golden UNet's.
 const HIDDEN: usize = 12;
@@ -15,8 +15,7 @@ pub const SIDE: usize = 32;
 
 /// Writes the model as a diffusers folder, which is made.
 pub fn sd15(folder: &Path) {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/pipeline/sd15");
-    copy(&golden, folder);
+    copy(&golden("pipeline/sd15"), folder);
     let _ = fs::remove_file(folder.join("names.json"));
     change(&folder.join("text_encoder/config.json"), |config| {
         config["vocab_size"] = json!(49408);
@@ -27,6 +26,49 @@ pub fn sd15(folder: &Path) {
     safetensors(&folder.join("text_encoder/model.safetensors"), &encoder());
     // The golden VAE halves sides once.
     change(&folder.join("unet/config.json"), |config| config["sample_size"] = json!(SIDE / 2));
+}
+
+/// The same with the golden denoiser that follows instructions (InstructPix2Pix).
+pub fn pix2pix(folder: &Path) {
+    sd15(folder);
+    let (golden, unet) = (golden("edit/pix2pix"), folder.join("unet"));
+    copy(&golden, &unet);
+    change(&unet.join("config.json"), |config| config["sample_size"] = json!(SIDE / 2));
+}
+
+/// A Flux.1 of the golden denoiser `name`, whose latents stand for 8 × 8 pixels; its text encoders are by chance and read the
+/// real ones' words.
+pub fn flux(folder: &Path, name: &str) {
+    copy(&golden("pipeline/flux"), folder);
+    let _ = fs::remove_file(folder.join("names.json"));
+    for (part, own) in [("transformer", name), ("vae", "vae8")] {
+        copy(&golden("edit").join(own), &folder.join(part));
+    }
+    let text = |part: &str, with: &dyn Fn(&mut Value)| {
+        let path = folder.join(part).join("config.json");
+        change(&path, with);
+        (folder.join(part).join("model.safetensors"), read(&path))
+    };
+    let (path, config) = text("text_encoder", &|config| {
+        config["vocab_size"] = json!(49408);
+        config["max_position_embeddings"] = json!(77);
+        (config["bos_token_id"], config["eos_token_id"]) = (json!(49406), json!(49407));
+    });
+    let wanted = clip::Wanted { layer: 1, norm: true, pooled: true, vectors: false };
+    let graph = clip::Config::parse(&config).unwrap().encoder(1, 77, wanted).unwrap();
+    safetensors(&path, &by_chance(&[graph]));
+    let (path, config) = text("text_encoder_2", &|config| config["vocab_size"] = json!(32128));
+    safetensors(&path, &by_chance(&[t5::Config::parse(&config).unwrap().encoder(1, 8).unwrap()]));
+}
+
+/// Says that the folder of a Flux is Kontext's.
+pub fn is_kontext(folder: &Path) {
+    change(&folder.join("model_index.json"), |index| index["_class_name"] = json!("FluxKontextPipeline"));
+}
+
+/// A golden's folder.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
 }
 
 /// Sides of the larger model's pictures.
@@ -41,7 +83,6 @@ pub fn larger(folder: &Path) {
         config["block_out_channels"] = json!([80, 160]);
         config["sample_size"] = json!(LARGER / 8);
     });
-    let read = |path: &Path| serde_json::from_str::<Value>(&fs::read_to_string(path).unwrap()).unwrap();
     let size = unet::Size { batch: 1, height: 8, width: 8, text: 77, pooled: 0, residuals: false };
     let graph = unet::Config::parse(&read(&unet.join("config.json"))).unwrap().graph(size).unwrap();
     safetensors(&unet.join("diffusion_pytorch_model.safetensors"), &by_chance(&[graph]));
@@ -92,8 +133,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+fn read(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
 fn change(path: &Path, with: impl FnOnce(&mut Value)) {
-    let mut value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let mut value = read(path);
     with(&mut value);
     fs::write(path, value.to_string()).unwrap();
 }

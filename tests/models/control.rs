@@ -29,7 +29,7 @@ fn paint(painter: &mut Painter, family: &str, strength: Option<f32>, cfg: f32) -
         Said { states, tokens: 7, pooled }
     };
     let (prompt, negative) = (said("text", "pooled"), said("negative", "negative_pooled"));
-    let control = strength.map(|strength| Control { image: arrays.get("edges"), strength });
+    let control = strength.map(|strength| Control { image: arrays.get("edges"), strength, mode: None });
     let tokens = painter.tokens(SIZE.0, SIZE.1);
     let script = Script::plain(prompt, Some(negative));
     let request = Request {
@@ -37,6 +37,7 @@ fn paint(painter: &mut Painter, family: &str, strength: Option<f32>, cfg: f32) -
         height: SIZE.1,
         script: &script,
         guidance: Guidance { scale: cfg, rescale: 0.0 },
+        image_cfg: 1.0,
         told: 0.0,
         sampler: Sampler::Euler,
         how: painter.scheduler.how(Sampler::Euler),

@@ -44,7 +44,7 @@ impl Tiny {
     pub fn size(&self) -> Size {
         let [batch, text, height, width] =
             ["batch", "text", "height", "width"].map(|key| self.facts[key].as_u64().unwrap() as usize);
-        Size { batch, text, height, width }
+        Size { batch, text, height, width, ..Size::default() }
     }
 
     fn bound(&self, mut graph: Graph) -> Graph {
@@ -168,7 +168,7 @@ fn the_real_model_is_planned_without_weights() {
         "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": true,
     });
     let config = Config::parse(&config).unwrap();
-    let size = Size { batch: 1, text: 512, height: 64, width: 64 };
+    let size = Size { batch: 1, text: 512, height: 64, width: 64, ..Size::default() };
     let mut graph = config.graph(size).unwrap();
     let numbers: usize = graph.weights.iter().map(|w| w.shape.count()).sum();
     assert_eq!(numbers / 1_000_000, 11_901);

@@ -42,6 +42,7 @@ impl Bench {
             height: SIZE.1,
             script: &self.script,
             guidance: Guidance { scale: cfg, rescale: 0.0 },
+            image_cfg: 1.0,
             told: 3.5,
             sampler,
             how: scheduler.how(sampler),
@@ -55,7 +56,7 @@ impl Bench {
 
     fn given(&self, strength: f64, masked: bool) -> Given {
         let pixels = self.arrays.get("init").iter().map(|x| 2.0 * x - 1.0).collect();
-        Given { pixels, strength, mask: masked.then(|| self.arrays.get("mask")) }
+        Given { pixels, size: SIZE, strength, mask: masked.then(|| self.arrays.get("mask")) }
     }
 
     /// The largest difference from a golden picture, in parts of its range.
@@ -157,7 +158,7 @@ fn what_does_not_fit_is_said() {
     let odd = Request { width: 41, ..bench.request(Sampler::Euler, 4, 7.5) };
     let said = painter.paint(&odd, &mut |_| true).unwrap_err().to_string();
     assert!(said.contains("multiples of 2"), "{said}");
-    let small = Given { pixels: vec![0.0; 12], strength: 0.5, mask: None };
+    let small = Given { pixels: vec![0.0; 12], size: SIZE, strength: 0.5, mask: None };
     let wrong = Request { given: Some(&small), ..bench.request(Sampler::Euler, 4, 7.5) };
     let said = painter.paint(&wrong, &mut |_| true).unwrap_err().to_string();
     assert!(said.contains("40 × 24"), "{said}");

@@ -1,6 +1,7 @@
 //! Pictures from words: what a person asks for, in the model's own terms, and the model that makes them.
 
 mod files;
+mod given;
 pub mod room;
 mod words;
 
@@ -9,19 +10,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hob_engine::diffuse::{
-    Ays, Control, Event, Given, Guidance, How, PaintError, Painter, Preview, Request, Sampler, Schedule,
-    Script, Source, Steps,
+    Ays, Event, Guidance, How, PaintError, Painter, Preview, Request, Sampler, Schedule, Script, Source,
+    Steps,
 };
 use hob_engine::lora::Updates;
 use hob_engine::{Cpu, Precision};
 use hob_io::lora::Role as LoraRole;
-use hob_io::picture::{Filter, Init, Lora as Added, Recipe};
-use hob_io::pipeline::{Family, Role};
+use hob_io::picture::{Lora as Added, Recipe};
+use hob_io::pipeline::{Family, Purpose, Role};
 use hob_io::prompt::{Embedding, Embeddings, Frame};
 use hob_io::{Lora, Picture, Pipeline, Tokenizer};
 
 use crate::error::{Error, Result};
 use files::Files;
+use given::hold;
+pub use given::{Begin, Held};
 use words::{Asked, tokenizer};
 
 /// What a person adds to a model.
@@ -35,6 +38,8 @@ pub struct Extras {
     pub embeddings: Vec<PathBuf>,
     /// a ControlNet
     pub control: Option<PathBuf>,
+    /// the model edits the picture it is given, though its file does not say so (Flux.1 Kontext)
+    pub edit: bool,
 }
 
 /// A picture model with its tokenizers, ready to be asked.
@@ -49,26 +54,6 @@ pub struct Studio {
     said: Option<(Asked, Arc<Script>)>,
 }
 
-/// A picture that is given, with its mask.
-pub struct Begin {
-    /// the picture
-    pub init: Picture,
-    /// where it is painted anew
-    pub mask: Option<Picture>,
-    /// how much
-    pub strength: f32,
-    /// sha256 of the files of picture and mask
-    pub hashes: [Option<String>; 2],
-}
-
-/// A picture that a new one is held to by a ControlNet.
-pub struct Held {
-    /// as the ControlNet wants it: edges, depths, poses
-    pub image: Picture,
-    /// how much
-    pub strength: f32,
-}
-
 impl Studio {
     /// Opens a model and what is added to it.
     ///
@@ -78,7 +63,8 @@ impl Studio {
         let given = [(Role::Vae, &extras.vae), (Role::ControlNet, &extras.control)];
         let given: Vec<(Role, PathBuf)> =
             given.into_iter().filter_map(|(role, path)| Some((role, path.clone()?))).collect();
-        let pipeline = Arc::new(Pipeline::open_with(path, &given)?);
+        let pipeline = Pipeline::open_with(path, &given)?;
+        let pipeline = Arc::new(if extras.edit { pipeline.editing()? } else { pipeline });
         pipeline.check()?;
         let mut tokenizers = BTreeMap::new();
         for role in [Role::TextEncoder, Role::TextEncoder2] {
@@ -140,7 +126,13 @@ impl Studio {
         };
         let (steps, cfg, guidance) = match family {
             Family::FluxSchnell => (4, 1.0, None),
-            Family::FluxDev => (28, 1.0, Some(3.5)),
+            // As their makers and diffusers' pipelines have them.
+            Family::FluxDev => match pipeline.purpose {
+                Purpose::Inpaint => (28, 1.0, Some(30.0)),
+                Purpose::Control => (28, 1.0, Some(10.0)),
+                Purpose::Reference => (28, 1.0, Some(2.5)),
+                _ => (28, 1.0, Some(3.5)),
+            },
             Family::Sdxl | Family::SdxlRefiner => (30, 6.0, None),
             _ => (30, 7.5, None),
         };
@@ -148,6 +140,7 @@ impl Studio {
             steps,
             cfg,
             guidance,
+            image_cfg: (pipeline.purpose == Purpose::Edit).then_some(1.5),
             sampler: self.painter.scheduler.sampler().map_or("euler", Sampler::name).into(),
             width: side,
             height: side,
@@ -176,6 +169,9 @@ impl Studio {
         begin: Option<&Begin>,
         on: &mut dyn FnMut(Event) -> bool,
     ) -> Result<Option<Picture>> {
+        let after = begin.filter(|_| self.is_held_by(begin));
+        let begin = begin.filter(|_| after.is_none());
+        self.painter.wants(begin.is_some(), self.held.is_some() || after.is_some())?;
         let sampler = Sampler::parse(&recipe.sampler).map_err(Error::new)?;
         let scheduler = &self.painter.scheduler;
         let (width, height) = (recipe.width, recipe.height);
@@ -198,15 +194,22 @@ impl Studio {
         let noise = Source::parse(&recipe.noise).ok_or_else(|| {
             Error::new(format!("{} is no source of noise; there are torch-cpu and philox", recipe.noise))
         })?;
-        let given = begin.map(|s| s.fit(width, height)).transpose()?;
-        let control = self.held.as_ref().map(|h| h.fit(width, height)).transpose()?;
+        let given =
+            begin.map(|s| s.fit(self.seen(s, (width, height)).unwrap_or((width, height)))).transpose()?;
+        let control = match (&self.held, after) {
+            (Some(held), _) => Some(held.fit(width, height)?),
+            (None, Some(begin)) => Some(hold(&begin.init, width, height, (1.0, None))?),
+            (None, None) => None,
+        };
         let guidance = Guidance { scale: recipe.cfg, rescale: 0.0 };
+        let image_cfg = recipe.image_cfg.or(self.defaults().image_cfg).unwrap_or(1.0);
         let script = self.script(Studio::asked(recipe, sampler.evaluations()))?;
         let request = Request {
             width,
             height,
             script: &script,
             guidance,
+            image_cfg,
             told: recipe.guidance.unwrap_or(3.5),
             sampler,
             how,
@@ -222,46 +225,6 @@ impl Studio {
             Err(PaintError::Failed(e)) => Err(e.into()),
             Err(PaintError::NotFinite(what)) => Err(Error::new(what)),
         }
-    }
-}
-
-impl Begin {
-    /// Picture and mask in the size of the result.
-    fn fit(&self, width: usize, height: usize) -> Result<Given> {
-        let init = self.init.clone().opaque().resized(width, height, Filter::Lanczos).map_err(Error::new)?;
-        let mask = match &self.mask {
-            None => None,
-            Some(mask) if (mask.width, mask.height) != (self.init.width, self.init.height) => {
-                return Err(Error::new(format!(
-                    "the mask is of {} × {} and the picture of {} × {}; they must be of one size",
-                    mask.width, mask.height, self.init.width, self.init.height
-                )));
-            }
-            Some(mask) => Some(mask.mask(width, height).map_err(Error::new)?),
-        };
-        Ok(Given { pixels: init.planes(), strength: self.strength.into(), mask })
-    }
-
-    /// Bytes of both as they lie in memory.
-    pub fn bytes(&self) -> usize {
-        let of = |p: &Picture| p.rgb.len() + p.alpha.as_ref().map_or(0, Vec::len);
-        of(&self.init) + self.mask.as_ref().map_or(0, of)
-    }
-
-    /// What the recipe keeps of it.
-    pub fn noted(&self) -> Init {
-        let [hash, mask] = self.hashes.clone();
-        Init { strength: self.strength, hash, mask }
-    }
-}
-
-impl Held {
-    /// The picture in the size of the result, as diffusers resizes it.
-    fn fit(&self, width: usize, height: usize) -> Result<Control> {
-        let image =
-            self.image.clone().opaque().resized(width, height, Filter::Lanczos).map_err(Error::new)?;
-        let image = image.planes().into_iter().map(|x| (x + 1.0) / 2.0).collect();
-        Ok(Control { image, strength: self.strength })
     }
 }
 

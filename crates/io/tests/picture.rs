@@ -147,6 +147,7 @@ fn recipe() -> Recipe {
         steps: 20,
         cfg: 7.25,
         guidance: Some(3.5),
+        image_cfg: Some(1.5),
         sampler: "dpmpp_2m_sde".into(),
         schedule: "karras".into(),
         seed: u64::MAX,

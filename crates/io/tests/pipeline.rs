@@ -1,6 +1,8 @@
 //! Picture models in every form: the same parts, the same tensors.
 
 mod common;
+#[path = "pipeline/edit.rs"]
+mod edit;
 
 use common::sentence;
 use hob_dtype::DType;

@@ -1,5 +1,6 @@
 //! Flux.1, schnell and dev: a transformer over the tokens of a text and of a picture, at first with weights for each, then
-//! with the same for both. After diffusers' `transformer_flux.py` (Black Forest Labs 2024).
+//! with the same for both. After diffusers' `transformer_flux.py` (Black Forest Labs 2024). And what was made of dev: Fill and
+//! Depth and Canny, which take more channels, and Kontext, which takes the tokens of a second picture.
 
 use crate::time::{self, Flip};
 use crate::{check_sizes, read};
@@ -49,7 +50,7 @@ const WAVES: usize = 256;
 const MAX_BLOCKS: usize = 1 << 10;
 
 /// What a graph is built for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
     /// pictures: N
     pub batch: usize,
@@ -59,12 +60,48 @@ pub struct Size {
     pub height: usize,
     /// tokens of a row; a picture has L = height · width
     pub width: usize,
+    /// rows of tokens, and tokens of a row, of another picture that each sees beside: M = rows · columns, which may be none
+    pub beside: [usize; 2],
+    /// what ControlNets add
+    pub added: Added,
+}
+
+/// What a ControlNet adds to the tokens of a picture behind the blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// so many residuals for the blocks with weights for each
+    pub doubles: usize,
+    /// and so many for the others
+    pub singles: usize,
+    /// they take turns (XLabs'), and do not stand for several blocks in a row each (InstantX's)
+    pub turns: bool,
+}
+
+impl Added {
+    /// Which of `count` residuals is added behind block `i` of `blocks`; none where there are none.
+    fn of(&self, i: usize, blocks: usize, count: usize, turns: bool) -> Option<usize> {
+        match count {
+            0 => None,
+            _ if turns => Some(i % count),
+            _ => Some(i / blocks.div_ceil(count)),
+        }
+    }
 }
 
 impl Config {
     /// Reads and checks a configuration.
     pub fn parse(config: &Value) -> Result<Config, String> {
         let c: Config = read(config)?;
+        c.check()?;
+        if c.patch_size != 1 {
+            return Err(format!("patch_size {} is not supported", c.patch_size));
+        }
+        Ok(c)
+    }
+
+    /// What is demanded of a ControlNet too.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let c = self;
         check_sizes(&[
             ("in_channels", c.in_channels),
             ("out_channels", c.out()),
@@ -74,9 +111,6 @@ impl Config {
             ("pooled_projection_dim", c.pooled_projection_dim),
             ("the width of the model", c.attention_head_dim.saturating_mul(c.num_attention_heads)),
         ])?;
-        if c.patch_size != 1 {
-            return Err(format!("patch_size {} is not supported", c.patch_size));
-        }
         if c.num_layers > MAX_BLOCKS || c.num_single_layers > MAX_BLOCKS {
             return Err(format!("{} and {} blocks are too many", c.num_layers, c.num_single_layers));
         }
@@ -88,7 +122,7 @@ impl Config {
                 c.axes_dims_rope, c.attention_head_dim
             ));
         }
-        Ok(c)
+        Ok(())
     }
 
     /// Channels of the width of the model: C.
@@ -100,9 +134,10 @@ impl Config {
         self.out_channels.unwrap_or(self.in_channels)
     }
 
-    /// From `latents` `(N·L, in_channels)` as [`pack`] gives them, `text` `(N·S, joint_attention_dim)`, `pooled`
+    /// From `latents` `(N·(L + M), in_channels)` as [`pack`] gives them, each picture's before those it sees beside, `text` `(N·S, joint_attention_dim)`, `pooled`
     /// `(N, pooled_projection_dim)`, `timestep` `(N)` from 1 (noise) to 0 and, with guidance_embeds, `guidance` `(N)`, to
-    /// `sample` `(N·L, out_channels)`: the velocity.
+    /// `sample` `(N·L, out_channels)`: the velocity. Of ControlNets `residual.I` and `single.I` `(N·L, C)`, as
+    /// [`crate::flux_control`] gives them.
     pub fn graph(&self, size: Size) -> Result<Graph, GraphError> {
         let g = Builder::stateless(0);
         g.output("sample", self.sample(&g, size, &mut |_, _| ()));
@@ -110,7 +145,7 @@ impl Config {
     }
 
     /// The same, with what each part gives as an output of its name: `time_text_embed` `(N, C)`,
-    /// `transformer_blocks.I` and `single_transformer_blocks.I` `(N·(S + L), C)`, each text before its picture, and
+    /// `transformer_blocks.I` and `single_transformer_blocks.I` `(N·(S + L + M), C)`, each text before its picture, and
     /// `norm_out` `(N·L, C)`.
     pub fn graph_shown(&self, size: Size) -> Result<Graph, GraphError> {
         let g = Builder::stateless(0);
@@ -120,25 +155,36 @@ impl Config {
     }
 
     fn sample<'g>(&self, g: &'g Builder, size: Size, show: &mut dyn FnMut(&str, X<'g>)) -> X<'g> {
-        let Size { batch: n, text: s, height, width } = size;
-        let (c, l) = (self.channels(), height * width);
-        let input = |name, dims: &[usize]| g.input(name, dims, DType::F32);
-        let mut image = input("latents", &[n * l, self.in_channels]).linear_bias(g.path("x_embedder"), c);
-        let mut text = input("text", &[n * s, self.joint_attention_dim]);
-        text = text.linear_bias(g.path("context_embedder"), c);
+        let (c, n, added) = (self.channels(), size.batch, size.added);
+        let own = size.height * size.width;
+        let l = own + size.beside[0] * size.beside[1];
+        let mut image =
+            g.input("latents", &[n * l, self.in_channels], DType::F32).linear_bias(g.path("x_embedder"), c);
+        let mut text = self.text(g, size);
         let emb = self.condition(g, n);
         show("time_text_embed", emb);
-        let block = Block { c: self, n, s, l, emb: emb.act(Act::Silu), at: self.positions(g, size) };
+        let block = self.block(g, size, emb);
+        let residuals = |kind, count| {
+            let residual = |i| g.input(&format!("{kind}.{i}"), &[n * own, c], DType::F32);
+            (0..count).map(residual).collect::<Vec<_>>()
+        };
+        let (doubles, singles) = (residuals("residual", added.doubles), residuals("single", added.singles));
         for i in 0..self.num_layers {
             (text, image) = block.double(g.path("transformer_blocks") / i, text, image);
             show(&format!("transformer_blocks.{i}"), block.join(text, image));
+            if let Some(k) = added.of(i, self.num_layers, added.doubles, added.turns) {
+                image = block.add(image, 0, doubles[k]);
+            }
         }
         let mut both = block.join(text, image);
         for i in 0..self.num_single_layers {
             both = block.single(g.path("single_transformer_blocks") / i, both);
             show(&format!("single_transformer_blocks.{i}"), both);
+            if let Some(k) = added.of(i, self.num_single_layers, added.singles, false) {
+                both = block.add(both, size.text, singles[k]);
+            }
         }
-        let (_, image) = block.part(both);
+        let image = block.some(both, size.text, own);
         let halves = block.emb.linear_bias(g.path("norm_out.linear"), 2 * c);
         let (scale, shift) = if self.norm_out_shift_first { (c, 0) } else { (0, c) };
         let image = block.modulated(image, halves.slice(1, shift, c), halves.slice(1, scale, c));
@@ -146,8 +192,21 @@ impl Config {
         image.linear_bias(g.path("proj_out"), self.out())
     }
 
+    /// What the blocks see of the texts: `(N·S, C)`.
+    pub(crate) fn text<'g>(&self, g: &'g Builder, size: Size) -> X<'g> {
+        let text = g.input("text", &[size.batch * size.text, self.joint_attention_dim], DType::F32);
+        text.linear_bias(g.path("context_embedder"), self.channels())
+    }
+
+    /// What blocks share, with `emb` of [`Config::condition`].
+    pub(crate) fn block<'c, 'g>(&'c self, g: &'g Builder, size: Size, emb: X<'g>) -> Block<'c, 'g> {
+        let Size { batch: n, text: s, height, width, beside: [rows, columns], .. } = size;
+        let l = height * width + rows * columns;
+        Block { c: self, n, s, l, emb: emb.act(Act::Silu), at: self.positions(g, size) }
+    }
+
     /// What all blocks are told of time, guidance and the whole text: `(N, C)`.
-    fn condition<'g>(&self, g: &'g Builder, n: usize) -> X<'g> {
+    pub(crate) fn condition<'g>(&self, g: &'g Builder, n: usize) -> X<'g> {
         let (p, c) = (g.path("time_text_embed"), self.channels());
         let mlp = |x: X<'g>, p: Path<'g>| {
             x.linear_bias(p / "linear_1", c).act(Act::Silu).linear_bias(p / "linear_2", c)
@@ -164,8 +223,8 @@ impl Config {
         emb + mlp(pooled, p / "text_embedder")
     }
 
-    /// The position of every token for each rotated pair `(N·(S + L), D/2)`, and inverse frequencies `(D/2)`. Tokens of the
-    /// text are at 0, those of the picture at (0, y, x).
+    /// The position of every token for each rotated pair `(N·(S + L + M), D/2)`, and inverse frequencies `(D/2)`. Tokens of the
+    /// text are at 0, those of the picture at (0, y, x), of the one beside at (1, y, x).
     fn positions<'g>(&self, g: &'g Builder, size: Size) -> [X<'g>; 2] {
         let axes = &self.axes_dims_rope;
         let pairs = |f: &dyn Fn(usize, usize) -> f32| {
@@ -175,20 +234,23 @@ impl Config {
                 .collect::<Vec<f32>>()
         };
         let mut rows = vec![0.0; size.text * self.attention_head_dim / 2];
-        for y in 0..size.height {
-            for x in 0..size.width {
-                rows.extend(pairs(&|axis, _| [0.0, y as f32, x as f32][axis]));
+        for (which, [height, width]) in [[size.height, size.width], size.beside].into_iter().enumerate() {
+            for y in 0..height {
+                for x in 0..width {
+                    rows.extend(pairs(&|axis, _| [which as f32, y as f32, x as f32][axis]));
+                }
             }
         }
-        let tokens = size.batch * (size.text + size.height * size.width);
-        let positions = g.constant(rows.repeat(size.batch)).reshape(&[tokens, self.attention_head_dim / 2]);
+        let half = self.attention_head_dim / 2;
+        let tokens = size.batch * rows.len() / half;
+        let positions = g.constant(rows.repeat(size.batch)).reshape(&[tokens, half]);
         let frequency = |axis: usize, i: usize| THETA.powf(-2.0 * i as f64 / axes[axis] as f64) as f32;
         [positions, g.constant(pairs(&frequency))]
     }
 }
 
 /// What blocks share.
-struct Block<'a, 'g> {
+pub(crate) struct Block<'a, 'g> {
     c: &'a Config,
     n: usize,
     s: usize,
@@ -201,7 +263,7 @@ struct Block<'a, 'g> {
 
 impl<'g> Block<'_, 'g> {
     /// One with weights of its own for text `(N·S, C)` and picture `(N·L, C)`, which see each other in attention.
-    fn double(&self, p: Path<'g>, text: X<'g>, image: X<'g>) -> (X<'g>, X<'g>) {
+    pub fn double(&self, p: Path<'g>, text: X<'g>, image: X<'g>) -> (X<'g>, X<'g>) {
         let a = p / "attn";
         let image_mod = self.modulation::<6>(p / "norm1");
         let text_mod = self.modulation::<6>(p / "norm1_context");
@@ -232,7 +294,7 @@ impl<'g> Block<'_, 'g> {
     }
 
     /// One over text and picture `(N·(S + L), C)`, its attention beside its MLP.
-    fn single(&self, p: Path<'g>, both: X<'g>) -> X<'g> {
+    pub fn single(&self, p: Path<'g>, both: X<'g>) -> X<'g> {
         let (a, c) = (p / "attn", self.c.channels());
         let [shift, scale, gate] = self.modulation::<3>(p / "norm");
         let x = self.modulated(both, shift, scale);
@@ -289,7 +351,7 @@ impl<'g> Block<'_, 'g> {
     }
 
     /// Each picture's text before its own tokens: `(N·S, …), (N·L, …) → (N·(S + L), …)`.
-    fn join(&self, text: X<'g>, image: X<'g>) -> X<'g> {
+    pub fn join(&self, text: X<'g>, image: X<'g>) -> X<'g> {
         let both = self.pictures(text).concat(1, &[self.pictures(image)]);
         let mut dims = text.shape().to_vec();
         if let Some(first) = dims.first_mut() {
@@ -300,9 +362,24 @@ impl<'g> Block<'_, 'g> {
 
     /// Texts and pictures apart again, from `(N·(S + L), C)`.
     fn part(&self, both: X<'g>) -> (X<'g>, X<'g>) {
-        let c = self.c.channels();
-        let slice = |start, len| self.pictures(both).slice(1, start, len).reshape(&[self.n * len, c]);
-        (slice(0, self.s), slice(self.s, self.l))
+        (self.some(both, 0, self.s), self.some(both, self.s, self.l))
+    }
+
+    /// `len` rows from `start` on of each picture's in `(N·T, C)`.
+    pub fn some(&self, x: X<'g>, start: usize, len: usize) -> X<'g> {
+        self.pictures(x).slice(1, start, len).reshape(&[self.n * len, self.c.channels()])
+    }
+
+    /// Rows `(N·T, C)`, to which `more` `(N·L, C)` is added from row `start` of each picture on.
+    fn add(&self, x: X<'g>, start: usize, more: X<'g>) -> X<'g> {
+        let (all, more) = (self.pictures(x), self.pictures(more));
+        let (tokens, len) = (all.dim(1), more.dim(1));
+        let end = start + len;
+        let part = |from, to| (from < to).then(|| all.slice(1, from, to - from));
+        let sum = all.slice(1, start, len) + more;
+        let mut parts = part(0, start).into_iter().chain([sum]).chain(part(end, tokens));
+        let first = parts.next().unwrap_or(sum);
+        first.concat(1, &parts.collect::<Vec<_>>()).reshape(&x.shape())
     }
 }
 

@@ -10,6 +10,7 @@ pub mod clip;
 pub mod controlnet;
 pub mod esrgan;
 pub mod flux;
+pub mod flux_control;
 pub mod gemma3;
 pub mod llama;
 pub mod mixtral;

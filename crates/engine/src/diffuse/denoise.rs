@@ -1,16 +1,14 @@
 //! One step of a picture: what the denoiser says of it, with guidance and with what holds it.
 
 use super::At;
-use super::network::Network;
-use super::painter::{Control, Denoiser, Open, Painter, Request, ask};
+use super::held::{Controller, Held};
+use super::look::Seen;
+use super::painter::{Denoiser, Open, Painter, Request, ask};
 use super::words::Said;
 use crate::Result;
 use hob_graph::Data;
-use hob_models::{flux, unet};
-use std::borrow::Cow;
-
-/// Numbers by name, which may lie where they were made.
-type Named<'a> = (&'a str, Cow<'a, [f32]>);
+use hob_io::pipeline::Purpose;
+use hob_models::flux;
 
 impl Painter {
     /// The picture in x, by the denoiser and guidance.
@@ -22,7 +20,7 @@ impl Painter {
         x: &[f32],
         At { sigma, time, .. }: At,
         (h, w): (usize, usize),
-        extra: &[f32],
+        seen: &Seen,
     ) -> Result<Vec<f32>> {
         let prediction = self.scheduler.prediction;
         let input = prediction.input(x, sigma);
@@ -31,43 +29,32 @@ impl Painter {
         let together = parts.len() > 1 || weight != 1.0;
         let negative = negative.filter(|_| together || r.guidance.is_on());
         let mut out = match &self.denoiser {
-            Denoiser::Flux(c) => {
-                let shape = [1, x.len() / (h * w), h / 2, w / 2];
-                let packed = flux::pack(&input, shape);
-                let size = flux::Size { batch: 1, text: prompt.tokens, height: h / 2, width: w / 2 };
-                let (time, guidance) = ([time / self.scheduler.betas.count as f32], [r.told]);
-                let mut inputs = vec![
-                    ("latents", Data::F32(&packed)),
-                    ("text", Data::F32(&prompt.states)),
-                    ("pooled", Data::F32(&prompt.pooled)),
-                    ("timestep", Data::F32(&time)),
-                ];
-                if c.guidance_embeds {
-                    inputs.push(("guidance", Data::F32(&guidance)));
-                }
-                let key = [1, h, w, prompt.tokens];
-                let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
-                flux::unpack(&sample, shape)
-            }
+            Denoiser::Flux(_) => self.flowed(open, r, prompt, &input, seen, (time, h, w))?,
             Denoiser::Unet(_) => {
-                // Of pictures that were scored by their beauty, what is led away from has less of it.
-                let texts: Vec<_> = (negative.map(|text| (text, 2.5)).into_iter())
-                    .chain(parts.iter().map(|&(text, _)| (text, 6.0)))
+                // A model that edits may be led away from what it says without the picture, too.
+                let alone = self.pipeline.purpose == Purpose::Edit && r.image_cfg != 1.0;
+                let away = |seen| negative.map(|said| Beside { said, away: true, seen });
+                let sides: Vec<_> = (away(false).filter(|_| alone).into_iter().chain(away(true)))
+                    .chain(parts.iter().map(|&(said, _)| Beside { said, away: false, seen: true }))
                     .collect();
-                // Planned are two side by side, or one.
-                let split = self.room.as_ref().is_some_and(|room| room.split) || texts.len() > 2;
-                let mut away = usize::from(negative.is_some());
+                // Planned are as many side by side, or one.
+                let split = self.room.as_ref().is_some_and(|room| room.split) || sides.len() > self.sides();
+                let some = if split { 1 } else { sides.len() };
                 let mut said = Vec::new();
-                for texts in texts.chunks(if split { 1 } else { texts.len() }) {
-                    said.extend(self.sampled(open, r, &input, extra, (time, h, w), texts, away)?);
-                    away = 0;
+                for sides in sides.chunks(some) {
+                    said.extend(self.sampled(open, r, &input, &seen.beside, (time, h, w), sides)?);
                 }
                 if negative.is_some() {
-                    let mut sum = said.split_off(input.len());
+                    let n = input.len();
+                    let nothing: Vec<f32> = said.drain(..if alone { n } else { 0 }).collect();
+                    let mut sum = said.split_off(n);
                     if together {
                         sum = weighed(&sum, &said, &parts);
                     }
                     r.guidance.combine(&mut sum, &said, 1);
+                    // Brooks et al. 2023, equation 3: what the picture says counts image_cfg times.
+                    let each = sum.iter_mut().zip(&said).zip(&nothing);
+                    each.for_each(|((sum, image), nothing)| *sum += (r.image_cfg - 1.0) * (image - nothing));
                     said = sum;
                 }
                 said
@@ -77,33 +64,85 @@ impl Painter {
         Ok(out)
     }
 
-    /// What a UNet says of `input` with each of some texts, one after another, of which the first `away` are led away from.
-    /// Beside each is the beauty asked for.
+    /// What a Flux says of `input` with a text.
+    fn flowed(
+        &self,
+        open: &mut Open,
+        r: &Request,
+        said: &Said,
+        input: &[f32],
+        seen: &Seen,
+        (time, h, w): (f32, usize, usize),
+    ) -> Result<Vec<f32>> {
+        let Denoiser::Flux(c) = &self.denoiser else { return Err(ask("the denoiser is no Flux")) };
+        let planes = |x: &[f32], h: usize, w: usize| [1, x.len() / (h * w), h / 2, w / 2];
+        let packed = |x: &[f32], h: usize, w: usize| flux::pack(x, planes(x, h, w));
+        let (height, width) = (h / 2, w / 2);
+        let mut size = flux::Size { batch: 1, text: said.tokens, height, width, ..flux::Size::default() };
+        let mut latents = packed(&[input, &seen.beside].concat(), h, w);
+        if let Some(given) = r.given.filter(|_| !seen.given.is_empty()) {
+            let (h, w) = self.latents_of(given.size.0, given.size.1);
+            size.beside = [h / 2, w / 2];
+            latents.extend(packed(&seen.given, h, w));
+        }
+        let (time, guidance) = ([time / self.scheduler.betas.count as f32], [r.told]);
+        let mut inputs = vec![
+            ("text", Data::F32(&said.states)),
+            ("pooled", Data::F32(&said.pooled)),
+            ("timestep", Data::F32(&time)),
+            ("guidance", Data::F32(&guidance)),
+        ];
+        let mut held = Vec::new();
+        if let (Some(network), Some(Controller::Flux(control)), Some(given)) =
+            (&mut open.control, &self.control, r.control)
+        {
+            let by = Held { network, config: control.as_ref(), given };
+            held = self.held_flux(by, size, [&packed(input, h, w), &packed(&seen.control, h, w)], &inputs)?;
+            size.added = control.added();
+        }
+        inputs.retain(|(name, _)| c.guidance_embeds || *name != "guidance");
+        inputs.push(("latents", Data::F32(&latents)));
+        inputs.extend(held.iter().map(|(name, x)| (*name, Data::F32(x))));
+        let [rows, columns] = size.beside;
+        let key = [1 | usize::from(!held.is_empty()) << 32, h | rows << 32, w | columns << 32, said.tokens];
+        let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
+        Ok(flux::unpack(&sample, planes(input, h, w)))
+    }
+
+    /// Pictures that a UNet is given side by side where guidance is on.
+    pub(super) fn sides(&self) -> usize {
+        if self.pipeline.purpose == Purpose::Edit { 3 } else { 2 }
+    }
+
+    /// What a UNet says of `input` on each of some sides, one after another.
     fn sampled(
         &self,
         open: &mut Open,
         r: &Request,
         input: &[f32],
-        extra: &[f32],
+        beside: &[f32],
         (time, h, w): (f32, usize, usize),
-        texts: &[(&Said, f32)],
-        away: usize,
+        sides: &[Beside],
     ) -> Result<Vec<f32>> {
         let Denoiser::Unet(c) = &self.denoiser else { return Err(ask("the denoiser is no UNet")) };
-        let (n, like) = (texts.len(), texts[0].0);
-        let latents = [input, extra].concat().repeat(n);
-        let all =
-            |of: fn(&Said) -> &Vec<f32>| texts.iter().flat_map(|(s, _)| of(s)).copied().collect::<Vec<f32>>();
+        let (n, like) = (sides.len(), sides[0].said);
+        let nothing = vec![0.0; beside.len()];
+        let planes = |side: &Beside| [input, if side.seen { beside } else { &nothing }].concat();
+        let latents: Vec<f32> = sides.iter().flat_map(planes).collect();
+        let all = |of: fn(&Said) -> &Vec<f32>| {
+            sides.iter().flat_map(|side| of(side.said)).copied().collect::<Vec<f32>>()
+        };
         let (text, pooled) = (all(|s| &s.states), all(|s| &s.pooled));
         let times = vec![time; n];
         let count = c.time_ids(like.pooled.len()).unwrap_or(0);
         let (height, width) = (r.height as f32, r.width as f32);
         // Of SDXL: the original's size, its corner, the target's size; of its refiner a score of beauty instead.
-        let ids = |&(_, beauty): &(&Said, f32)| match count {
-            5 => vec![height, width, 0.0, 0.0, beauty],
+        let ids = |side: &Beside| match count {
+            // Of pictures that were scored by their beauty, what is led away from has less of it.
+            5 => vec![height, width, 0.0, 0.0, if side.away { 2.5 } else { 6.0 }],
             _ => vec![height, width, 0.0, 0.0, height, width],
         };
-        let ids: Vec<f32> = texts.iter().flat_map(ids).collect();
+        let ids: Vec<f32> = sides.iter().flat_map(ids).collect();
         let ids = &ids[ids.len() - n * count.min(ids.len() / n)..];
         let mut inputs = vec![
             ("latents", Data::F32(&latents)),
@@ -120,8 +159,11 @@ impl Painter {
         let mut size = self.unet_sizes(n, h, w, like.tokens, like.pooled.len());
         let mut key = [n, h, w, like.tokens];
         let mut held = Vec::new();
-        if let (Some(control), Some(given)) = (&mut open.control, r.control) {
-            held = self.held(control, given, size, input, &inputs, away)?;
+        if let (Some(network), Some(Controller::Unet(config)), Some(given)) =
+            (&mut open.control, &self.control, r.control)
+        {
+            let away = sides.iter().filter(|side| side.away).count();
+            held = self.held(Held { network, config, given }, (size, away), input, &inputs)?;
         }
         if !held.is_empty() {
             (size.residuals, key[0]) = (true, n | 1 << 32);
@@ -130,50 +172,16 @@ impl Painter {
         let [sample] = open.denoiser.run(&self.cpu, key, || c.graph(size), &inputs, ["sample"])?;
         Ok(sample)
     }
-
-    /// What the ControlNet adds to the UNet, which is given `latents` and `inputs` for texts of which the first `away` are
-    /// led away from. It lies where the ControlNet made it, where that is for all of them.
-    fn held<'a>(
-        &self,
-        network: &'a mut Network,
-        control: &Control,
-        mut size: unet::Size,
-        latents: &[f32],
-        inputs: &[(&str, Data)],
-        away: usize,
-    ) -> Result<Vec<Named<'a>>> {
-        let c = self.control.as_ref().expect("there is a network of it");
-        // One that says the same everywhere is for what has the prompt alone, as diffusers' pipeline has it.
-        let (all, none) = (size.batch, if c.global_pool_conditions { away } else { 0 });
-        size.batch = all - none;
-        let n = size.batch;
-        if n == 0 {
-            return Ok(Vec::new());
-        }
-        let (latents, image) = (times(latents, n), times(&control.image, n));
-        let scales = vec![control.strength; c.residuals()];
-        let mut mine = vec![
-            ("latents", Data::F32(&latents)),
-            ("image", Data::F32(&image)),
-            ("scales", Data::F32(&scales)),
-        ];
-        for (name, data) in inputs.iter().filter(|(name, _)| !["latents", "guidance"].contains(name)) {
-            let Data::F32(x) = *data else { continue };
-            mine.push((*name, Data::F32(&x[x.len() - x.len() / all * n..])));
-        }
-        let key = [n, size.height, size.width, size.text];
-        network.ran(&self.cpu, key, || c.graph(size), &mine)?;
-        let beside = |x: &'a [f32]| match none {
-            0 => Cow::Borrowed(x),
-            _ => [&vec![0.0; x.len() / n * none][..], x].concat().into(),
-        };
-        Ok(network.outputs().map(|(name, _, x)| (name, beside(x))).collect())
-    }
 }
 
-/// Numbers so many times, one after another.
-fn times(x: &[f32], n: usize) -> Cow<'_, [f32]> {
-    if n == 1 { x.into() } else { x.repeat(n).into() }
+/// One of the pictures that a UNet is given side by side.
+struct Beside<'a> {
+    /// its text
+    said: &'a Said,
+    /// the result is led away from it
+    away: bool,
+    /// it sees the picture that is to be edited
+    seen: bool,
 }
 
 /// What several prompts come to, `negative + Σ weight · (prompt - negative)` (Liu et al. 2022, "Compositional Visual

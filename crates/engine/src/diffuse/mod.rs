@@ -22,7 +22,9 @@ mod comfy;
 mod config;
 pub mod consistency;
 mod denoise;
+mod held;
 mod levels;
+mod look;
 mod names;
 mod network;
 pub mod noise;
@@ -40,6 +42,7 @@ mod words;
 
 pub use comfy::Ays;
 pub use config::{Dynamic, Flow, Scheduler, Spacing, Spread};
+pub use hob_models::flux_control::MODES;
 pub use levels::{Betas, Curve, Levels};
 pub use names::{Sampler, Schedule, from_a1111};
 pub use noise::{Noise, Source};

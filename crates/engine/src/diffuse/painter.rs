@@ -5,6 +5,7 @@
 //! there.
 
 use super::brownian::Tree;
+use super::held::Controller;
 use super::network::Network;
 use super::phases::Room;
 use super::tiles::{self, Way};
@@ -18,7 +19,7 @@ use hob_cpu::Cpu;
 use hob_io::Pipeline;
 use hob_io::pipeline::{Purpose, Role};
 use hob_models::vae::Side;
-use hob_models::{controlnet, flux, unet, vae};
+use hob_models::{flux, unet, vae};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -28,18 +29,22 @@ use std::sync::Arc;
 pub struct Given {
     /// `(3, H, W)` in -1..1
     pub pixels: Vec<f32>,
-    /// how far it is taken back into noise: 1 leaves nothing of it
+    /// W and H: the new one's, but for a model that sees a picture of any size beside it (Flux.1 Kontext)
+    pub size: (usize, usize),
+    /// how far it is taken back into noise: 1 leaves nothing of it, but what a model that edits sees of it beside
     pub strength: f64,
     /// `(H, W)`: 1 where the picture is painted anew, 0 where it is kept
     pub mask: Option<Vec<f32>>,
 }
 
-/// A picture that the model's ControlNet holds a new one to.
+/// A picture that a new one is held to, by the model's ControlNet or by a model that paints after one (Flux.1 Depth, Canny).
 pub struct Control {
     /// `(3, H, W)` in 0..1, of the size of the new one
     pub image: Vec<f32>,
-    /// what is added to the UNet is multiplied by this
+    /// what a ControlNet adds to the denoiser is multiplied by this
     pub strength: f32,
+    /// which kind of picture it is, for a ControlNet for several: an index of [`MODES`](super::MODES)
+    pub mode: Option<usize>,
 }
 
 /// What is asked for.
@@ -52,6 +57,8 @@ pub struct Request<'a> {
     pub script: &'a Script,
     /// how much it does
     pub guidance: Guidance,
+    /// how much the picture given counts against none, for a model that edits by guidance (InstructPix2Pix)
+    pub image_cfg: f32,
     /// what a Flux with guidance is told
     pub told: f32,
     /// how to walk
@@ -66,7 +73,7 @@ pub struct Request<'a> {
     pub seed: u64,
     /// a picture to begin with
     pub given: Option<&'a Given>,
-    /// a picture to be held to; the model must have been given a ControlNet
+    /// a picture to be held to; the model must have been given a ControlNet, or be trained to paint after one
     pub control: Option<&'a Control>,
 }
 
@@ -114,7 +121,7 @@ pub struct Painter {
     pub(super) vae: vae::Config,
     /// how it was trained
     pub scheduler: Scheduler,
-    pub(super) control: Option<Box<controlnet::Config>>,
+    pub(super) control: Option<Controller>,
     /// the denoiser, kept from picture to picture
     open: Option<Open>,
     /// how the memory there is is used; all in memory where it is not said
@@ -151,16 +158,8 @@ impl Painter {
                 unet::Config::parse(config(Role::Denoiser)?).map_err(named(Role::Denoiser))?,
             )),
         };
-        let control = match pipeline.part(Role::ControlNet) {
-            Some(_) if pipeline.family.is_flux() => {
-                return Err(ask("ControlNets are for Stable Diffusion and SDXL; Hob has none for Flux"));
-            }
-            Some(part) => {
-                let config = controlnet::Config::parse(&part.config);
-                Some(Box::new(config.map_err(named(Role::ControlNet))?))
-            }
-            None => None,
-        };
+        let control = pipeline.part(Role::ControlNet).map(|part| Controller::parse(part, &denoiser));
+        let control = control.transpose().map_err(named(Role::ControlNet))?;
         let vae = vae::Config::parse(config(Role::Vae)?).map_err(named(Role::Vae))?;
         let scheduler = Scheduler::parse(&pipeline.scheduler).map_err(Error::Ask)?;
         Ok(Painter { pipeline, cpu, updates, denoiser, vae, scheduler, control, open: None, room: None })
@@ -246,19 +245,28 @@ impl Painter {
         let (c, h, w) = (self.vae.latent_channels, self.latent(r.height), self.latent(r.width));
         let mut noise = Noise::new(r.source, r.seed);
         let mut steps = r.steps.clone();
-        let mut original = None;
+        let (mut original, mut seen) = (None, self.control_latents(r, &mut noise, on)?);
         if let Some(given) = r.given {
             steps = steps.strength(given.strength).map_err(Error::Ask)?;
-            original = Some(self.latents(&given.pixels, r.width, r.height, &mut noise, on)?);
+            let edits = self.pipeline.purpose.edits();
+            let latents = self.latents(&given.pixels, given.size, (!edits).then_some(&mut noise), on)?;
+            // Who sees it beside the noise need not begin with it.
+            if !edits || given.strength < 1.0 || given.mask.is_some() {
+                self.check_given(given, (r.width, r.height))?;
+                original = Some(latents.clone());
+            }
+            if edits {
+                seen.given = latents;
+            }
         }
         let drawn = noise.randn(c * h * w);
         let beginning = match &original {
             Some(original) => steps.begin_with(original, &drawn),
             None => steps.begin(&drawn),
         };
-        let extra = self.extra(r, (h, w), &mut noise, on)?;
+        self.look(r, (h, w), &mut seen, &mut noise, on)?;
         let mask = match (r.given.and_then(|g| g.mask.as_ref()), &original) {
-            (Some(mask), Some(original)) if extra.is_empty() => {
+            (Some(mask), Some(original)) if self.pipeline.purpose != Purpose::Inpaint => {
                 let small = hob_io::picture::nearest(mask, (r.width, r.height), (w, h));
                 Some(Mask { original: original.clone(), noise: drawn.clone(), paint: small.repeat(c) })
             }
@@ -268,9 +276,10 @@ impl Painter {
             Some(open) => open,
             None => Open { denoiser: self.network(Role::Denoiser)?, control: None },
         };
-        open.control = match (open.control.take(), r.control) {
-            (None, Some(_)) => Some(self.network(Role::ControlNet)?),
-            (open, wanted) => open.filter(|_| wanted.is_some()),
+        let wanted = r.control.is_some() && self.control.is_some();
+        open.control = match open.control.take() {
+            None if wanted => Some(self.network(Role::ControlNet)?),
+            open => open.filter(|_| wanted),
         };
         let count = steps.list.len();
         let (on_step, stop) = (RefCell::new(&mut *on), Cell::new(false));
@@ -282,7 +291,7 @@ impl Painter {
         told(Event::Step { step: 0, steps: count, seen: None });
         let mut calls = 0..;
         let mut model = |x: &[f32], at: At| match (stop.get(), calls.next()) {
-            (false, Some(call)) => Ok(self.denoised(&mut open, r, call, x, at, (h, w), &extra)?),
+            (false, Some(call)) => Ok(self.denoised(&mut open, r, call, x, at, (h, w), &seen)?),
             _ => Err(PaintError::Stopped),
         };
         let mut each =
@@ -327,73 +336,6 @@ impl Painter {
         self.open = None;
     }
 
-    /// That what is to hold the picture can.
-    fn check(&self, r: &Request) -> Result<()> {
-        let Some(control) = r.control else { return Ok(()) };
-        let Some(c) = &self.control else {
-            return Err(ask(
-                "the model has no ControlNet that could hold the picture to another: give one with --control",
-            ));
-        };
-        if control.image.len() != c.conditioning_channels * r.width * r.height {
-            return Err(ask(format!("the picture for the ControlNet is not of {} × {}", r.width, r.height)));
-        }
-        if c.reduction() != self.vae.reduction() {
-            return Err(ask("the ControlNet was made for a model whose latents are of another size"));
-        }
-        Ok(())
-    }
-
-    /// What the denoiser sees beside the noised latents: of those that were trained to fill in, the mask and the picture
-    /// without what it covers.
-    fn extra(
-        &self,
-        r: &Request,
-        (h, w): (usize, usize),
-        noise: &mut Noise,
-        on: &mut dyn FnMut(Event) -> bool,
-    ) -> std::result::Result<Vec<f32>, PaintError> {
-        match (self.pipeline.purpose, r.given) {
-            (Purpose::Create, _) => Ok(Vec::new()),
-            (Purpose::Inpaint, Some(given)) if self.pipeline.family.is_unet() => {
-                let all = vec![1.0; r.width * r.height];
-                let mask = given.mask.as_ref().unwrap_or(&all);
-                let covered: Vec<f32> = (given.pixels.chunks(mask.len()))
-                    .flat_map(|plane| plane.iter().zip(mask).map(|(x, m)| if *m < 0.5 { *x } else { 0.0 }))
-                    .collect();
-                let latents = self.latents(&covered, r.width, r.height, noise, on)?;
-                let small = hob_io::picture::nearest(mask, (r.width, r.height), (w, h));
-                Ok([small, latents].concat())
-            }
-            (Purpose::Inpaint, None) => Err(ask(
-                "this model fills in parts of a picture: give one with --init, and what to paint with --mask",
-            )
-            .into()),
-            _ => Err(ask("this model edits pictures in a way that Hob does not know yet").into()),
-        }
-    }
-
-    /// A picture's latents, a sample of what the autoencoder says, as the denoiser sees them.
-    fn latents(
-        &self,
-        pixels: &[f32],
-        width: usize,
-        height: usize,
-        noise: &mut Noise,
-        on: &mut dyn FnMut(Event) -> bool,
-    ) -> std::result::Result<Vec<f32>, PaintError> {
-        if pixels.len() != 3 * width * height {
-            return Err(ask(format!("the picture given is not of {width} × {height}")).into());
-        }
-        let mut going = || on(Event::Encoding);
-        let said = self.through(Side::Encoder, [height, width], pixels, &mut going)?;
-        let [mean, logvar] = ["mean", "logvar"].map(|name| said.get(name).map_or(&[][..], |x| x));
-        let drawn = noise.randn(mean.len());
-        let (scale, shift) = (self.vae.scaling_factor, self.vae.shift_factor.unwrap_or(0.0));
-        let each = mean.iter().zip(logvar).zip(&drawn);
-        Ok(each.map(|((m, v), e)| (m + (0.5 * v).exp() * e - shift) * scale).collect())
-    }
-
     /// Pixels `(3, H, W)` in about -1..1 of latents `(C, h, w)` as the denoiser leaves them. `on` hears of each tile.
     ///
     /// # Errors
@@ -413,7 +355,7 @@ impl Painter {
     }
 
     /// What the autoencoder makes of numbers, in tiles where memory asks for them.
-    fn through(
+    pub(super) fn through(
         &self,
         side: Side,
         size: [usize; 2],

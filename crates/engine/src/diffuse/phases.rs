@@ -1,5 +1,6 @@
 //! What each phase of a picture takes of memory, before a weight is read, and how it takes place within what there is.
 
+use super::held::Controller;
 use super::network::Network;
 use super::painter::{Denoiser, Painter, ask};
 use super::tiles::{Search, Way};
@@ -10,7 +11,6 @@ use crate::{Error, Result};
 use hob_graph::{Graph, Plan};
 use hob_io::pipeline::{Purpose, Role};
 use hob_io::prompt::TOKENS;
-use hob_models::controlnet::Config;
 use hob_models::vae::{Norms, Side};
 use hob_models::{clip, flux, t5, tae, unet};
 use std::collections::HashSet;
@@ -30,7 +30,9 @@ pub struct Shape {
     pub texts: usize,
     /// it begins with another picture
     pub begins: bool,
-    /// a ControlNet holds it
+    /// the size of the picture that it begins with, where the denoiser sees it beside in a size of its own
+    pub seen: Option<(usize, usize)>,
+    /// another picture holds it
     pub held: bool,
     /// the tiny autoencoder shows it while it is made
     pub shown: bool,
@@ -157,11 +159,13 @@ impl Painter {
         // A picture and its mask, and what is left of it beside the mask; a picture for the ControlNet, and for its batch.
         let begun = if self.pipeline.purpose == Purpose::Inpaint { 8 } else { 4 };
         let held = if shape.guided { 9 } else { 3 };
-        let pictures = begun * usize::from(shape.begins) + held * usize::from(shape.held);
+        let (seen_width, seen_height) = shape.seen.unwrap_or((width, height));
+        let pictures = seen_width * seen_height * begun * usize::from(shape.begins)
+            + width * height * held * usize::from(shape.held);
         // Texts, and those of one step side by side.
         let texts = (shape.texts + 2) * tokens * self.text_channels();
         let latents = 10 * self.vae.latent_channels * h * w;
-        let beside = copies + 4 * (width * height * pictures + texts + latents) + BESIDE;
+        let beside = copies + 4 * (pictures + texts + latents) + 3 * self.seen_bytes(&shape) + BESIDE;
         let mut room = Room {
             shape,
             phases: Vec::new(),
@@ -235,6 +239,19 @@ impl Painter {
         Ok(room)
     }
 
+    /// Bytes of what the denoiser sees beside the noised latents of a picture.
+    fn seen_bytes(&self, shape: &Shape) -> usize {
+        let place = self.latent(shape.width) * self.latent(shape.height);
+        let channels = match &self.denoiser {
+            Denoiser::Unet(c) => c.in_channels,
+            Denoiser::Flux(c) => c.in_channels / 4,
+        };
+        let own = self.vae.latent_channels;
+        let held = if shape.held && self.holds_by_latents() { own } else { 0 };
+        let second = shape.seen.map_or(0, |(width, height)| self.latent(width) * self.latent(height));
+        4 * (place * (channels.saturating_sub(own) + held) + own * second)
+    }
+
     /// What a phase holds; the denoiser's beside a preview of `shown` bytes.
     fn footprint(&self, parts: &[Part], shown: usize) -> Footprint {
         let plans: Vec<Plan> = parts.iter().map(|p| Plan::new(&p.graph, &self.cpu)).collect();
@@ -251,7 +268,7 @@ impl Painter {
             fixed.activations += given.max(outputs(&part.graph));
         }
         // What a ControlNet says of prompts alone stands with zeros for the negative one.
-        if self.control.as_ref().is_some_and(|c| c.global_pool_conditions) {
+        if matches!(&self.control, Some(Controller::Unet(c)) if c.global_pool_conditions) {
             let control = parts.iter().find(|p| p.role == Role::ControlNet);
             fixed.activations += control.map_or(0, |p| 2 * outputs(&p.graph));
         }
@@ -313,20 +330,36 @@ impl Painter {
             let steps = self.vae.groups(side).concat();
             part(Role::Vae, self.vae.part(side, &steps, [1, h, w], Norms::Own), Some(side))
         };
-        if shape.begins {
+        // What holds the picture is read first.
+        let own = Some((width, height));
+        let first = own.filter(|_| shape.held && self.holds_by_latents());
+        let second = shape.seen.or(own).filter(|_| shape.begins && shape.seen.or(own) != first);
+        for (width, height) in first.into_iter().chain(second) {
             phases.push(vec![autoencoder(Side::Encoder, height, width)?]);
         }
         let pooled = self.pooled()?;
-        let mut size = self.unet_sizes(if guided { 2 } else { 1 }, h, w, tokens, pooled);
+        let mut size = self.unet_sizes(if guided { self.sides() } else { 1 }, h, w, tokens, pooled);
         let held = self.control.as_ref().filter(|_| shape.held);
-        let of = |c: &Config| {
-            c.graph(unet::Size { batch: if c.global_pool_conditions { 1 } else { size.batch }, ..size })
+        let mut tokens =
+            flux::Size { batch: 1, text: tokens, height: h / 2, width: w / 2, ..flux::Size::default() };
+        let control = match held {
+            Some(Controller::Unet(c)) => {
+                let batch = if c.global_pool_conditions { 1 } else { size.batch };
+                Some(part(Role::ControlNet, c.graph(unet::Size { batch, ..size }), None)?)
+            }
+            Some(Controller::Flux(c)) => {
+                tokens.added = c.added();
+                Some(part(Role::ControlNet, c.graph(tokens), None)?)
+            }
+            None => None,
         };
-        let control = held.map(|c| part(Role::ControlNet, of(c), None)).transpose()?;
         size.residuals = control.is_some();
+        if let Some((width, height)) = shape.seen.filter(|_| shape.begins) {
+            tokens.beside = [self.latent(height) / 2, self.latent(width) / 2];
+        }
         let graph = match &self.denoiser {
             Denoiser::Unet(c) => c.graph(size),
-            Denoiser::Flux(c) => c.graph(flux::Size { batch: 1, text: tokens, height: h / 2, width: w / 2 }),
+            Denoiser::Flux(c) => c.graph(tokens),
         };
         phases.push([part(Role::Denoiser, graph, None)?].into_iter().chain(control).collect());
         phases.push(vec![autoencoder(Side::Decoder, h, w)?]);

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use hob_engine::diffuse::{Event, Sampler, Schedule, Shape};
+use hob_engine::diffuse::{Event, MODES, Sampler, Schedule, Shape};
 use hob_engine::memory;
 use hob_io::Picture;
 use hob_io::onnx::adm::is_onnx;
 use hob_io::picture::{Init, Recipe};
-use hob_io::pipeline::Role;
+use hob_io::pipeline::{Purpose, Role};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -28,6 +28,10 @@ const EXAMPLES: &str = "Examples:
   hob image sdxl.safetensors \"a (red:1.3) fox\" --negative blurry --steps 20 --sampler dpmpp_2m --schedule karras
   hob image sd15/ \"the same in winter\" --init dawn.png --strength 0.6
   hob image sd15/ \"a door\" --init wall.png --mask hole.png       white is painted anew
+  hob image pix2pix/ \"make it winter\" --init photo.png --image-cfg 1.5
+  hob image flux1-kontext-dev-Q4_K.gguf \"make it winter\" --init photo.png
+  hob image flux1-fill-dev.gguf \"a door\" --init wall.png --mask hole.png
+  hob image flux1-depth-dev.gguf \"a hall\" --control-image depths.png
   hob image sd15/ --like dawn.png -o again.png                    the same picture again
   hob image flux1-dev-Q4_K.gguf \"a cat\" --lora style.safetensors:0.8
   hob image sd15/ \"a hall\" --control canny.safetensors --control-image edges.png --preview
@@ -38,6 +42,9 @@ with its text encoders and VAE beside it. In prompts (word:1.2) and [word] weigh
 
 /// What A1111's text calls the first ControlNet.
 const HELD: &str = "ControlNet 0";
+
+/// What says of a picture that its model was told to edit.
+const EDITED: &str = "Edits as";
 
 /// Arguments of `hob image`.
 #[derive(Args)]
@@ -59,9 +66,12 @@ pub struct ImageArgs {
     /// How much the prompt counts against the negative one; 1 for not at all [default: as the model wants]
     #[arg(long, value_name = "X", value_parser = number)]
     cfg: Option<f32>,
-    /// What Flux.1 dev is told of guidance [default: 3.5]
+    /// What Flux.1 dev and its like are told of guidance [default: 3.5; Fill 30, Depth and Canny 10, Kontext 2.5]
     #[arg(long, value_name = "X", value_parser = number)]
     guidance: Option<f32>,
+    /// How much the picture of --init counts, of models that edit by guidance as InstructPix2Pix [default: 1.5]
+    #[arg(long, value_name = "X", value_parser = number)]
+    image_cfg: Option<f32>,
     /// How to walk from noise to picture [default: the model's own]
     #[arg(long, value_name = "NAME", value_parser = Sampler::parse)]
     sampler: Option<Sampler>,
@@ -71,18 +81,18 @@ pub struct ImageArgs {
     /// Where the noise begins; the same gives the same picture [default: by chance]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Width and height in pixels, such as 512x768 [default: as the model was trained]
+    /// Width and height in pixels, such as 512x768 [default: as the model was trained, or of the shape of what it edits]
     #[arg(long, value_name = "WxH", value_parser = size)]
     size: Option<(usize, usize)>,
     /// Pictures, with seeds one after another
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     count: Option<u32>,
-    /// A picture to begin with
+    /// A picture to begin with, or, for a model that edits, the one to edit
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// How much of it is made anew, from 0 to 1
-    #[arg(long, value_name = "X", requires = "init", default_value = "0.75", value_parser = number)]
-    strength: f32,
+    /// How much of it is made anew, from 0 to 1 [default: 0.75, or 1 by a model that edits or fills in]
+    #[arg(long, value_name = "X", requires = "init", value_parser = number)]
+    strength: Option<f32>,
     /// Where it is painted anew: white; elsewhere it stays
     #[arg(long, value_name = "FILE", requires = "init")]
     mask: Option<PathBuf>,
@@ -101,12 +111,18 @@ pub struct ImageArgs {
     /// A ControlNet that holds the picture to that of --control-image
     #[arg(long, value_name = "FILE", requires = "control_image")]
     control: Option<PathBuf>,
-    /// What the ControlNet looks at: edges, depths, a pose, as it was trained
-    #[arg(long, value_name = "FILE", requires = "control")]
+    /// What the ControlNet, or a model that paints after one, looks at: edges, depths, a pose, as it was trained
+    #[arg(long, value_name = "FILE")]
     control_image: Option<PathBuf>,
     /// How much the ControlNet counts
     #[arg(long, value_name = "X", requires = "control", default_value = "1", value_parser = number)]
     control_strength: f32,
+    /// What the picture is of, for a ControlNet for several kinds: canny, tile, depth, blur, pose, gray, lq, or a number
+    #[arg(long, value_name = "KIND", requires = "control", value_parser = mode)]
+    control_mode: Option<usize>,
+    /// The model edits the picture of --init, though its file does not say so: Flux.1 Kontext looks like Flux.1 dev
+    #[arg(long)]
+    edit: bool,
     /// Show the picture in the terminal as it comes into being
     #[arg(long)]
     preview: bool,
@@ -157,12 +173,12 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
             ))
         })?),
     };
-    let begin = match &args.init {
+    let mut begin = match &args.init {
         None => None,
         Some(init) => Some(Begin {
             init: Picture::open(init)?,
             mask: args.mask.as_deref().map(Picture::open).transpose()?,
-            strength: args.strength,
+            strength: 0.0, // said below
             hashes: [
                 Some(crate::file::sha256(init)?),
                 args.mask.as_deref().map(crate::file::sha256).transpose()?,
@@ -180,7 +196,11 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     let threads = args.threads.or(std::thread::available_parallelism().ok()).map_or(1, |n| n.get());
     let held = match &args.control_image {
         None => None,
-        Some(image) => Some(Held { image: Picture::open(image)?, strength: args.control_strength }),
+        Some(image) => Some(Held {
+            image: Picture::open(image)?,
+            strength: args.control_strength,
+            mode: args.control_mode,
+        }),
     };
     if let Some(out) = &args.out {
         writable(out)?;
@@ -190,9 +210,25 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
         vae: args.vae.clone(),
         embeddings: args.embedding.clone(),
         control: args.control.clone(),
+        edit: args.edit || like.as_ref().is_some_and(|l| l.more.contains_key(EDITED)),
     };
     let mut studio = Studio::open(&path, &extras, threads)?;
+    let purpose = studio.painter().pipeline().purpose;
+    if args.control_image.is_some() && args.control.is_none() && purpose != Purpose::Control {
+        return Err(Error::new(
+            "--control-image is for a ControlNet, or a model that paints after edges or depths: give a ControlNet with --control",
+        ));
+    }
     studio.hold(held);
+    if args.image_cfg.is_some() && studio.defaults().image_cfg.is_none() {
+        return Err(Error::new(
+            "--image-cfg means nothing to this model; it is of those that edit by guidance, as InstructPix2Pix",
+        ));
+    }
+    if let Some(begin) = &mut begin {
+        let before = like.as_ref().and_then(|l| l.init.as_ref()).map(|i| i.strength);
+        begin.strength = args.strength.or(before).unwrap_or_else(|| studio.strength());
+    }
     let catch = interrupt::Catch::new();
     let hashing = || {
         let (wait, catch) = (terminal::delayed("reading the model for its hash, once"), &catch);
@@ -219,17 +255,17 @@ pub fn run(args: ImageArgs, _: &Global) -> Result<()> {
     }
     let recipe = args.recipe(&studio, like, begin.as_ref());
     let shown = args.preview || args.preview_file.is_some();
-    let how = Shape { begins: begin.is_some(), shown, again: recipe.count > 1, ..Shape::default() };
-    let mut room = studio.room(&recipe, how, u64::MAX)?;
+    let how = Shape { shown, again: recipe.count > 1, ..Shape::default() };
+    let mut room = studio.room(&recipe, begin.as_ref(), how, u64::MAX)?;
     // What planning takes of the process's own memory stays with it.
     let process = memory::process();
     let bytes = args.memory.unwrap_or_else(|| crate::room::free(process));
     let beside = bytes.saturating_sub(process as u64);
     if room.total() as u64 > beside {
-        room = studio.room(&recipe, how, beside)?;
+        room = studio.room(&recipe, begin.as_ref(), how, beside)?;
         // The denoiser is not made slower to show what colours show as well.
         if room.shape.shown && room.presses(Role::Denoiser) {
-            room = studio.room(&recipe, Shape { shown: false, ..how }, beside)?;
+            room = studio.room(&recipe, begin.as_ref(), Shape { shown: false, ..how }, beside)?;
         }
     }
     if let Some((role, least)) = room.short() {
@@ -347,14 +383,21 @@ impl ImageArgs {
                 ..like
             },
         };
-        let (width, height) = self.size.unwrap_or((base.width, base.height));
+        // What is edited keeps its shape.
+        let as_given = begin.filter(|_| self.like.is_none() && studio.painter().pipeline().purpose.edits());
+        let own = as_given.map_or((base.width, base.height), |begin| studio.size_after(begin));
+        let (width, height) = self.size.unwrap_or(own);
         let mut more = base.more;
         if let Some(control) = &self.control {
             let name = crate::picture::stem(control);
+            let mode = self.control_mode.map_or(String::new(), |mode| format!(", Mode: {mode}"));
             more.insert(
                 HELD.into(),
-                format!("Module: none, Model: {name}, Weight: {}", self.control_strength),
+                format!("Module: none, Model: {name}, Weight: {}{mode}", self.control_strength),
             );
+        }
+        if self.edit {
+            more.insert(EDITED.into(), "Kontext".into());
         }
         Recipe {
             prompt: self.prompt.clone().unwrap_or(base.prompt),
@@ -362,6 +405,7 @@ impl ImageArgs {
             steps: self.steps.unwrap_or(base.steps),
             cfg: self.cfg.unwrap_or(base.cfg),
             guidance: self.guidance.or(base.guidance),
+            image_cfg: self.image_cfg.or(base.image_cfg),
             sampler: self.sampler.map_or(base.sampler, |s| s.name().into()),
             schedule: self.schedule.map_or(base.schedule, |s| s.name().into()),
             seed: self.seed.unwrap_or(if self.like.is_some() { base.seed } else { by_chance() }),
@@ -446,6 +490,14 @@ pub fn size(text: &str) -> std::result::Result<(usize, usize), String> {
         side(width).ok_or("its width is no number from 1 to 16384")?,
         side(height).ok_or("its height is no number from 1 to 16384")?,
     ))
+}
+
+/// Reads the kind of picture that a ControlNet for several is given.
+fn mode(text: &str) -> std::result::Result<usize, String> {
+    let named = MODES.iter().position(|name| name.eq_ignore_ascii_case(text));
+    named
+        .or_else(|| text.parse().ok().filter(|n| *n < 1 << 16))
+        .ok_or_else(|| format!("it must be one of {}, or a number", MODES.join(", ")))
 }
 
 fn lora(text: &str) -> std::result::Result<(PathBuf, f32), String> {

@@ -100,7 +100,7 @@ pub fn purpose(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::Create => "from words",
         Purpose::Inpaint => "by filling in parts of one",
-        Purpose::Edit => "by editing one",
+        Purpose::Edit | Purpose::Reference => "by editing one",
         Purpose::Control => "after one of depths or edges",
     }
 }

@@ -24,7 +24,7 @@ pub fn run(
     let studio = Studio::open(path, &Extras::default(), 1)?;
     let mut recipe = studio.defaults();
     (recipe.width, recipe.height) = size.unwrap_or((recipe.width, recipe.height));
-    let plan = |bytes| studio.room(&recipe, Shape::default(), bytes);
+    let plan = |bytes| studio.room(&recipe, None, Shape::default(), bytes);
     let (whole, fit) = (plan(u64::MAX)?, plan(bytes.saturating_sub(process as u64))?);
     let total = |room: &Room| (process + room.total()) as u64;
     let (said, short) = (room::said(&fit), fit.short());

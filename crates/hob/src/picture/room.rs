@@ -6,30 +6,34 @@ use hob_io::pipeline::Role;
 use hob_io::prompt::TOKENS;
 use serde_json::{Value, json};
 
-use super::Studio;
 use super::words::chunks;
+use super::{Begin, Studio};
 use crate::error::{Error, Result};
 use crate::terminal;
 
 impl Studio {
-    /// How a picture is made in so many bytes beside the process. What no recipe says is that of `how`: whether the picture
-    /// begins with another one, is shown, and is followed by others.
+    /// How a picture is made in so many bytes beside the process. `begin`: with which picture. What no recipe says is that of
+    /// `how`: whether the picture is shown, and is followed by others.
     ///
     /// # Errors
     /// A part's weights do not fit its configuration, or the prompt is too long.
-    pub fn room(&self, recipe: &Recipe, how: Shape, bytes: u64) -> Result<Room> {
+    pub fn room(&self, recipe: &Recipe, begin: Option<&Begin>, how: Shape, bytes: u64) -> Result<Room> {
         let pipeline = self.painter.pipeline();
         let evaluations = Sampler::parse(&recipe.sampler).map_err(Error::new)?.evaluations();
         let (script, texts) = self.texts(&Studio::asked(recipe, evaluations))?;
         let text = pipeline.text(Role::TextEncoder2).filter(|_| pipeline.family.is_flux());
         let tokens = text.map_or_else(|| chunks(&texts).max(1) * TOKENS, |text| text.max_tokens);
+        let held = self.held.is_some() || self.is_held_by(begin);
+        let begin = begin.filter(|_| !self.is_held_by(begin));
         let shape = Shape {
             width: recipe.width,
             height: recipe.height,
             guided: !script.negative.is_empty(),
             tokens,
             texts: texts.len(),
-            held: self.held.is_some(),
+            begins: begin.is_some(),
+            seen: begin.and_then(|begin| self.seen(begin, (recipe.width, recipe.height))),
+            held,
             shown: how.shown && pipeline.part(Role::Preview).is_some(),
             ..how
         };

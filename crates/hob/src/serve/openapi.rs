@@ -74,10 +74,11 @@ const PICTURE: [Field; 12] = [
     ("seed", "integer", false, "the same seed gives the same picture (Hob's own)"),
 ];
 
-const EDIT: [Field; 3] = [
+const EDIT: [Field; 4] = [
     ("image", "string", true, "the picture: a file of the form, or base64"),
     ("mask", "string", false, "it is painted anew where this is transparent, or white where nothing is"),
     ("strength", "number", false, "how much is made anew, from 0 to 1 (Hob's own)"),
+    ("image_cfg", "number", false, "how much the picture counts, of InstructPix2Pix (Hob's own)"),
 ];
 
 const A1111: [Field; 11] = [
@@ -94,11 +95,12 @@ const A1111: [Field; 11] = [
     ("override_settings", "object", false, "sd_model_checkpoint, CLIP_stop_at_last_layers"),
 ];
 
-const A1111_FROM: [Field; 4] = [
+const A1111_FROM: [Field; 5] = [
     ("init_images", "array", true, "one picture in base64"),
     ("mask", "string", false, "it is painted anew where this is white"),
     ("inpainting_mask_invert", "integer", false, "1: where it is black"),
     ("denoising_strength", "number", false, "how much is made anew, from 0 to 1"),
+    ("image_cfg_scale", "number", false, "how much the picture counts, of InstructPix2Pix"),
 ];
 
 fn fields(path: &str) -> Vec<Field> {

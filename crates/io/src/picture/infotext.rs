@@ -97,6 +97,7 @@ pub(super) fn write(r: &Recipe) -> String {
         ("Schedule type", Some(theirs(&SCHEDULES, &r.schedule).to_owned())),
         ("CFG scale", Some(r.cfg.to_string())),
         ("Distilled CFG Scale", r.guidance.map(|g| g.to_string())),
+        ("Image CFG scale", r.image_cfg.map(|g| g.to_string())),
         ("Seed", Some(r.seed.to_string())),
         ("Size", Some(format!("{}x{}", r.width, r.height))),
         ("Model hash", digits(&r.model_hash, 10)),
@@ -198,6 +199,7 @@ fn set(r: &mut Recipe, key: &str, value: &str, schedule: &mut Option<()>) -> Opt
         "Schedule type" => (*schedule, r.schedule) = (Some(()), ours(&SCHEDULES, value).to_owned()),
         "CFG scale" => r.cfg = number(value)?,
         "Distilled CFG Scale" => r.guidance = Some(number(value)?),
+        "Image CFG scale" => r.image_cfg = Some(number(value)?),
         "Seed" => r.seed = value.parse().ok()?,
         "Size" => {
             let (width, height) = value.split_once('x')?;

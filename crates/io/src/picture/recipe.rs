@@ -32,6 +32,9 @@ pub struct Recipe {
     pub cfg: f32,
     /// What a network that is told its guidance was told (Flux.1 dev).
     pub guidance: Option<f32>,
+    /// How much the picture to be edited counted against none (InstructPix2Pix).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_cfg: Option<f32>,
     /// ComfyUI's name, such as `dpmpp_2m`.
     pub sampler: String,
     /// ComfyUI's name, such as `karras`; empty for the model's own.

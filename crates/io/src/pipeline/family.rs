@@ -46,6 +46,15 @@ pub enum Purpose {
     Edit,
     /// The latents of a picture of depths or edges (Flux Depth and Canny).
     Control,
+    /// The latents of a picture of its own size, as further tokens (Flux Kontext).
+    Reference,
+}
+
+impl Purpose {
+    /// Whether it sees a whole picture that is to be changed.
+    pub fn edits(self) -> bool {
+        matches!(self, Purpose::Edit | Purpose::Reference)
+    }
 }
 
 /// What becomes of a text encoder's output.
@@ -234,7 +243,11 @@ impl Family {
                 (2 * latents, Purpose::Edit),
             ],
         };
-        let way = ways.iter().find(|(n, _)| *n == channels).map(|(_, purpose)| *purpose);
+        let way = match ways.iter().find(|(n, _)| *n == channels).map(|(_, purpose)| *purpose) {
+            // Its tensors are those of dev.
+            Some(Purpose::Create) if denoiser.config["kontext"] == true => Some(Purpose::Reference),
+            way => way,
+        };
         way.ok_or_else(|| {
             format!("its denoiser takes {channels} channels, where {latents} are made, which no {self} known here does")
         })

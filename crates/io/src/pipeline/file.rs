@@ -67,6 +67,9 @@ impl Opened {
                 merge(&mut part.config, &json!({ "scaling_factor": scale, "shift_factor": shift }));
             }
         }
+        if found.kind == Kind::Flux && self.is_kontext() {
+            merge(&mut part.config, &json!({ "kontext": true }));
+        }
         if let Some(says) = self.says()? {
             let section = if found.kind == Kind::Flux { "transformer" } else { role.name() };
             merge(&mut part.config, &says[section]);
@@ -85,11 +88,27 @@ impl Opened {
             Kind::Vae => class == "AutoencoderKL",
             Kind::TinyVae => class == "AutoencoderTiny",
             Kind::ControlNet => class == "ControlNetModel",
+            Kind::FluxControlNet => class == "FluxControlNetModel",
             Kind::Clip => model.starts_with("clip"),
             Kind::T5 => model == "t5",
         };
         // What lies beside a file of several networks is of one of them at most.
         Ok(Some(config).filter(|_| fits && self.networks.len() == 1))
+    }
+
+    /// Whether a Flux edits the picture that it sees: by what its metadata call it, or by its name. Nothing else in its file
+    /// differs from dev's, and other programs leave it to the person to say.
+    fn is_kontext(&self) -> bool {
+        let named = |text: &str| text.to_lowercase().contains("kontext");
+        let metadata = match &*self.weights {
+            Weights::Safetensors(weights) => {
+                weights.metadata().iter().any(|(key, value)| key.starts_with("modelspec.") && named(value))
+            }
+            Weights::Gguf(gguf) => ["general.name", "general.basename", "general.finetune"]
+                .iter()
+                .any(|key| gguf.get(key).and_then(|v| v.str()).is_some_and(named)),
+        };
+        metadata || self.path.file_name().and_then(|n| n.to_str()).is_some_and(named)
     }
 
     /// What a person wrote beside a file of several networks: `NAME.config.json`, by the names of diffusers' folders.
@@ -133,6 +152,7 @@ pub(super) fn kind_name(kind: Kind) -> &'static str {
         Kind::Clip => "CLIP text encoder",
         Kind::T5 => "T5 encoder",
         Kind::ControlNet => "ControlNet",
+        Kind::FluxControlNet => "Flux ControlNet",
     }
 }
 

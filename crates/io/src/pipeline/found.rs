@@ -18,6 +18,7 @@ pub(super) enum Kind {
     Clip,
     T5,
     ControlNet,
+    FluxControlNet,
 }
 
 /// By whose names its tensors are stored.
@@ -140,6 +141,16 @@ fn kind_of(t: &BTreeMap<String, Tensor>) -> Option<(Kind, Naming)> {
             && any("time_embedding.") =>
         {
             (Unet, Diffusers)
+        }
+        // XLabs' have the names of Black Forest Labs, InstantX's and others those of diffusers.
+        _ if any("controlnet_blocks.") && any("double_blocks.") && has("img_in.weight") => {
+            (FluxControlNet, Original)
+        }
+        _ if any("controlnet_blocks.")
+            && has("controlnet_x_embedder.weight")
+            && any("time_text_embed.text_embedder.") =>
+        {
+            (FluxControlNet, Diffusers)
         }
         _ if any("double_blocks.") && has("img_in.weight") && flux1 => (Flux, Original),
         _ if any("single_transformer_blocks.")

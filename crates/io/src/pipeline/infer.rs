@@ -3,6 +3,7 @@
 //! What shapes do not tell (heads, groups of norms, activations) follows the rules of the published families; a
 //! configuration beside the file overrides it.
 
+use super::file::merge;
 use super::found::{Found, Kind, Naming};
 use crate::Tensor;
 use serde_json::{Map, Value, json};
@@ -36,6 +37,7 @@ pub(super) fn config(found: &Found, tensors: &BTreeMap<String, Tensor>) -> Optio
         Kind::Unet => unet(&t),
         Kind::ControlNet => control_net(&t),
         Kind::Flux => flux(&t),
+        Kind::FluxControlNet => flux_control(&t),
         Kind::Vae => vae(&t),
         Kind::TinyVae => tiny_vae(&t),
         Kind::Clip => clip(&t, found),
@@ -157,6 +159,35 @@ fn control_net(t: &Shapes) -> Option<Value> {
 }
 
 fn flux(t: &Shapes) -> Option<Value> {
+    let mut config = flux_blocks(t)?;
+    merge(
+        &mut config,
+        &json!({
+            "_class_name": "FluxTransformer2DModel",
+            "patch_size": 1,
+            "out_channels": t.dim("proj_out.weight", 0)?,
+        }),
+    );
+    Some(config)
+}
+
+fn flux_control(t: &Shapes) -> Option<Value> {
+    let mut config = flux_blocks(t)?;
+    let pixels = t.dim("input_hint_block.conv_out.weight", 0);
+    merge(
+        &mut config,
+        &json!({
+            "_class_name": "FluxControlNetModel",
+            "patch_size": if pixels.is_some() { 2 } else { 1 },
+            "num_mode": t.dim("controlnet_mode_embedder.weight", 0),
+            "conditioning_embedding_channels": pixels,
+        }),
+    );
+    Some(config)
+}
+
+/// What a Flux and its ControlNets have in common.
+fn flux_blocks(t: &Shapes) -> Option<Value> {
     let width = t.dim("x_embedder.weight", 0)?;
     let (doubles, singles) = (t.count("transformer_blocks."), t.count("single_transformer_blocks."));
     let norm = ["single_transformer_blocks.0.attn.norm_q.weight", "transformer_blocks.0.attn.norm_q.weight"];
@@ -166,10 +197,7 @@ fn flux(t: &Shapes) -> Option<Value> {
     let first = head / 16 * 2;
     let rest = head.saturating_sub(first) / 2;
     Some(json!({
-        "_class_name": "FluxTransformer2DModel",
-        "patch_size": 1,
         "in_channels": in_channels,
-        "out_channels": t.dim("proj_out.weight", 0)?,
         "num_layers": doubles,
         "num_single_layers": singles,
         "attention_head_dim": head,

@@ -3,7 +3,8 @@
 //!
 //! All forms give the same parts: configurations with the fields of diffusers' and transformers' `config.json`, and tensors
 //! under the names of `UNet2DConditionModel`, `FluxTransformer2DModel`, `AutoencoderKL`, `CLIPTextModel` (with its prefix
-//! `text_model.`) and `T5EncoderModel`. What a file is, its header tells, never its name.
+//! `text_model.`) and `T5EncoderModel`. What a file is, its header tells, never its name; but for Flux.1 Kontext, whose header
+//! may be that of dev.
 
 mod family;
 mod file;
@@ -45,7 +46,7 @@ pub enum Role {
     TextEncoder2,
     /// Between latents and pictures, quickly: `AutoencoderTiny`, for previews.
     Preview,
-    /// What holds a denoiser to a picture: `ControlNetModel`.
+    /// What holds a denoiser to a picture: `ControlNetModel` or `FluxControlNetModel`.
     ControlNet,
 }
 
@@ -165,7 +166,10 @@ impl Pipeline {
         let Some(found) = file.denoiser() else {
             return Err(Error::unsupported(&file.path, "there is no denoiser in it that Hob knows"));
         };
-        let denoiser = file.part(found, Role::Denoiser, None)?;
+        let mut denoiser = file.part(found, Role::Denoiser, None)?;
+        if index["_class_name"].as_str().is_some_and(|class| class.starts_with("FluxKontext")) {
+            merge(&mut denoiser.config, &serde_json::json!({ "kontext": true }));
+        }
         let family = Family::of(&denoiser, index["requires_aesthetics_score"] == true);
         let stated = path.join("scheduler").join("scheduler_config.json");
         let scheduler = match read_small(&stated, MAX_CONFIG)? {
@@ -204,7 +208,7 @@ impl Pipeline {
             Kind::Unet | Kind::Flux => Role::Denoiser,
             Kind::Vae => Role::Vae,
             Kind::TinyVae => return Some(Role::Preview),
-            Kind::ControlNet => return None,
+            Kind::ControlNet | Kind::FluxControlNet => return None,
             Kind::T5 => self.family.is_flux().then_some(Role::TextEncoder2)?,
             Kind::Clip if self.family == Family::SdxlRefiner => Role::TextEncoder2,
             Kind::Clip if self.family == Family::Sdxl => {
@@ -325,12 +329,32 @@ impl Pipeline {
                 return Err(Error::unsupported(path, what));
             }
             self.family = family;
-            self.purpose = family.purpose(&part).map_err(|what| Error::unsupported(path, what))?;
+            let purpose = family.purpose(&part).map_err(|what| Error::unsupported(path, what))?;
+            // A folder for edits is one whichever file its denoiser comes from.
+            if (self.purpose, purpose) != (Purpose::Reference, Purpose::Create) {
+                self.purpose = purpose;
+            }
         }
         self.fits(&part).map_err(|what| Error::unsupported(path, what))?;
         self.missing.remove(&role);
         self.parts.insert(role, part);
         self.settle();
+        Ok(self)
+    }
+
+    /// The same as a model that edits the picture it is given, where its file does not say so: Flux.1 Kontext.
+    ///
+    /// # Errors
+    /// It is no Flux, or one that does something else.
+    pub fn editing(mut self) -> Result<Pipeline> {
+        match self.purpose {
+            Purpose::Create if self.family.is_flux() => self.purpose = Purpose::Reference,
+            Purpose::Reference => {}
+            _ => {
+                let what = "it is none that could be Flux.1 Kontext, whose files look like Flux.1 dev's";
+                return Err(Error::unsupported(&self.path, what));
+            }
+        }
         Ok(self)
     }
 
@@ -345,6 +369,7 @@ impl Pipeline {
             Role::TextEncoder2 if self.family.is_flux() => Kind::T5,
             Role::TextEncoder | Role::TextEncoder2 => Kind::Clip,
             Role::Preview => Kind::TinyVae,
+            Role::ControlNet if self.family.is_flux() => Kind::FluxControlNet,
             Role::ControlNet => Kind::ControlNet,
         };
         let those: Vec<&Found> = opened.networks.iter().filter(|n| n.kind == kind).collect();
@@ -426,6 +451,9 @@ impl Pipeline {
             Role::Vae | Role::Preview => {
                 same("latent channels:", part.size("latent_channels"), self.family.latents(denoiser))?;
                 self.family.same_scale(part)
+            }
+            Role::ControlNet if self.family.is_flux() => {
+                same("text of width", part.size("joint_attention_dim"), denoiser.size("joint_attention_dim"))
             }
             Role::ControlNet => same("text of width", part.size("cross_attention_dim"), context),
             Role::TextEncoder if self.family.is_flux() => {

@@ -21,7 +21,7 @@ pub(super) fn canonical<'a>(found: &Found, files: usize, path: &'a Path) -> Resu
         (Kind::Vae, Naming::Original) => vae(found, &mut named)?,
         (Kind::TinyVae, Naming::Original) => tiny_vae(found, &mut named)?,
         (Kind::Clip, Naming::Original) => open_clip(found, &mut named)?,
-        (Kind::Flux, Naming::Original) => flux(found, &mut named, path)?,
+        (Kind::Flux | Kind::FluxControlNet, Naming::Original) => flux(found, &mut named, path)?,
         (Kind::Clip, _) => clip(found, &mut named)?,
         (Kind::T5, _) => t5(found, &mut named)?,
         _ => {
@@ -380,6 +380,8 @@ fn flux(found: &Found, named: &mut Named, path: &Path) -> Result<()> {
         ("norm.key_norm.scale", "attn.norm_k.weight"),
         ("linear2.", "proj_out."),
     ];
+    // Between the convolutions stand activations, which have no weights but count.
+    let last = numbers(&found.tensors, "input_hint_block.").last().copied().unwrap_or(0);
     for (name, tensor) in &found.tensors {
         let Some((first, rest)) = name.split_once('.') else { continue };
         match first {
@@ -416,6 +418,18 @@ fn flux(found: &Found, named: &mut Named, path: &Path) -> Result<()> {
                 }
                 named.rows(format!("{at}.proj_mlp.{kind}"), tensor, 3 * width..rows)?;
             }
+            // Of XLabs' ControlNets.
+            "pos_embed_input" => named.whole(format!("controlnet_x_embedder.{rest}"), tensor)?,
+            "controlnet_blocks" | "controlnet_single_blocks" => named.whole(name, tensor)?,
+            "input_hint_block" => match number(rest) {
+                Some((0, rest)) => named.whole(format!("input_hint_block.conv_in.{rest}"), tensor)?,
+                Some((n, rest)) if n == last => {
+                    named.whole(format!("input_hint_block.conv_out.{rest}"), tensor)?
+                }
+                Some((n, rest)) => named
+                    .whole(format!("input_hint_block.blocks.{}.{rest}", (n / 2).saturating_sub(1)), tensor)?,
+                None => continue,
+            },
             "final_layer" => {
                 if let Some(kind) = rest.strip_prefix("linear.") {
                     named.whole(format!("proj_out.{kind}"), tensor)?;

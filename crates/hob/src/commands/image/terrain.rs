@@ -38,7 +38,8 @@ pub fn run(args: &ImageArgs, path: &Path) -> Result<()> {
         return Err(Error::new("that terrain began with another one: give it again with --init"));
     }
     let from = args.init.as_deref().map(heights).transpose()?;
-    if args.strength > 1.0 {
+    let strength = args.strength.unwrap_or(0.75);
+    if strength > 1.0 {
         return Err(Error::new(
             "--strength is more than 1: give how much of the map is made anew, from 0 to 1",
         ));
@@ -74,7 +75,7 @@ pub fn run(args: &ImageArgs, path: &Path) -> Result<()> {
             height,
             difficulty: args.difficulty.or(known),
             seed,
-            from: from.as_ref().map(|f| (f, args.strength)),
+            from: from.as_ref().map(|f| (f, strength)),
         };
         let start = Instant::now();
         let bar = bar(1, "raising the land", args.json);
@@ -102,7 +103,7 @@ pub fn run(args: &ImageArgs, path: &Path) -> Result<()> {
             noise: "numpy".into(),
             version: format!("hob {}", env!("CARGO_PKG_VERSION")),
             model: stem(path),
-            init: from.as_ref().map(|_| Init { strength: args.strength, ..Init::default() }),
+            init: from.as_ref().map(|_| Init { strength, ..Init::default() }),
             more: more.map(|(key, text)| (key.to_string(), text)).into(),
             ..Recipe::default()
         };
@@ -141,6 +142,7 @@ fn refuse(args: &ImageArgs) -> Result<()> {
         (args.negative.is_some(), "--negative"),
         (args.cfg.is_some(), "--cfg"),
         (args.guidance.is_some(), "--guidance"),
+        (args.image_cfg.is_some(), "--image-cfg"),
         (args.sampler.is_some(), "--sampler"),
         (args.schedule.is_some(), "--schedule"),
         (args.mask.is_some(), "--mask"),
@@ -149,6 +151,8 @@ fn refuse(args: &ImageArgs) -> Result<()> {
         (args.clip_skip.is_some(), "--clip-skip"),
         (args.vae.is_some(), "--vae"),
         (args.control.is_some(), "--control"),
+        (args.control_image.is_some(), "--control-image"),
+        (args.edit, "--edit"),
         (args.preview || args.preview_file.is_some(), "--preview"),
         (args.noise.is_some(), "--noise"),
     ];

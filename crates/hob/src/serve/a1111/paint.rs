@@ -101,6 +101,7 @@ fn wish(f: &Fields) -> Result<Wish> {
         steps: f.count("steps", 1..=1000)?.map(|n| n as u32),
         cfg: f.number("cfg_scale", 0.0..=100.0)?,
         guidance: f.number("distilled_cfg_scale", 0.0..=100.0)?,
+        image_cfg: f.number("image_cfg_scale", 0.0..=100.0)?,
         sampler: walk.map(|(sampler, _)| sampler),
         schedule: walk.map(|(_, schedule)| schedule),
         seed,

@@ -36,7 +36,7 @@ pub struct Start {
     pub mask: Option<Vec<u8>>,
     /// how the mask says it
     pub marked: Marked,
-    /// how much is made anew; 0.75 where it is not said
+    /// how much is made anew; as the model wants where it is not said
     pub strength: Option<f32>,
 }
 
@@ -51,7 +51,7 @@ pub struct Wish {
     pub width: Option<usize>,
     /// likewise
     pub height: Option<usize>,
-    /// sides that are no multiples become smaller, instead of a refusal
+    /// sides that are no multiples become smaller, and what means nothing to a model is disregarded, instead of a refusal
     pub round: bool,
     /// how many
     pub steps: Option<u32>,
@@ -59,6 +59,8 @@ pub struct Wish {
     pub cfg: Option<f32>,
     /// what Flux.1 dev is told of guidance
     pub guidance: Option<f32>,
+    /// how much the picture to be edited counts, of models that edit by guidance
+    pub image_cfg: Option<f32>,
     /// how to walk
     pub sampler: Option<Sampler>,
     /// through which levels
@@ -86,7 +88,7 @@ impl Wish {
     ///
     /// # Errors
     /// Picture or mask are none.
-    pub fn begin(&self) -> Result<Option<Begin>> {
+    pub fn begin(&self, studio: &Studio) -> Result<Option<Begin>> {
         let Some(start) = &self.start else { return Ok(None) };
         let read = |field: &str, bytes: &[u8]| {
             Picture::read(bytes, Path::new(field)).map_err(|e| Refusal::field(field, e.to_string()))
@@ -104,7 +106,12 @@ impl Wish {
         let over = if start.marked == Marked::Clear { image.opaque() } else { image.over([255; 3]) };
         let hash = |bytes: &Vec<u8>| crate::file::hex(&Sha256::digest(bytes));
         let hashes = [Some(hash(&start.image)), start.mask.as_ref().map(hash)];
-        Ok(Some(Begin { init: over, mask, strength: start.strength.unwrap_or(0.75), hashes }))
+        Ok(Some(Begin {
+            init: over,
+            mask,
+            strength: start.strength.unwrap_or_else(|| studio.strength()),
+            hashes,
+        }))
     }
 
     /// The recipe of the first picture.
@@ -114,11 +121,12 @@ impl Wish {
     pub fn recipe(&self, studio: &Studio, name: &str, begin: Option<&Begin>) -> Result<Recipe> {
         let (own, multiple) = (studio.defaults(), studio.painter().multiple());
         let (width, height) = match (self.width, self.height, begin) {
-            (None, None, Some(begin)) => {
-                fitting((begin.init.width, begin.init.height), own.width * own.height, multiple)
-            }
+            (None, None, Some(begin)) => studio.size_after(begin),
             (width, height, _) => (width.unwrap_or(own.width), height.unwrap_or(own.height)),
         };
+        if self.image_cfg.is_some() && own.image_cfg.is_none() && !self.round {
+            return Err(Refusal::field("image_cfg", "`image_cfg` means nothing to this model; leave it out"));
+        }
         let side = |n: usize| if self.round { (n / multiple).max(1) * multiple } else { n };
         let (width, height) = (side(width), side(height));
         if !width.is_multiple_of(multiple) || !height.is_multiple_of(multiple) {
@@ -134,6 +142,7 @@ impl Wish {
             steps: self.steps.unwrap_or(own.steps),
             cfg: self.cfg.unwrap_or(own.cfg),
             guidance: own.guidance.map(|g| self.guidance.unwrap_or(g)),
+            image_cfg: own.image_cfg.map(|g| self.image_cfg.unwrap_or(g)),
             sampler: self.sampler.map_or(own.sampler, |s| s.name().into()),
             schedule: self.schedule.map_or(own.schedule, |s| s.name().into()),
             // Whole numbers that JavaScript can hold too.
@@ -146,13 +155,6 @@ impl Wish {
             ..own
         })
     }
-}
-
-/// The size of a picture made from another: its shape, no larger than it, with about so many pixels at most.
-fn fitting((width, height): (usize, usize), most: usize, multiple: usize) -> (usize, usize) {
-    let scale = (most as f64 / (width * height) as f64).sqrt().min(1.0);
-    let side = |n: usize| ((n as f64 * scale / multiple as f64).round().max(1.0) as usize) * multiple;
-    (side(width), side(height))
 }
 
 /// A mask whose white is painted anew, of the picture's size.
@@ -174,14 +176,6 @@ fn marked(mask: Picture, marked: Marked, (width, height): (usize, usize)) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_of_pictures_made_from_others_keep_their_shape() {
-        assert_eq!(fitting((512, 512), 512 * 512, 8), (512, 512));
-        assert_eq!(fitting((3000, 1500), 512 * 512, 8), (728, 360));
-        assert_eq!(fitting((100, 37), 512 * 512, 8), (104, 40));
-        assert_eq!(fitting((1, 1), 512 * 512, 8), (8, 8));
-    }
 
     #[test]
     fn masks_are_marked_in_three_ways() {

@@ -70,7 +70,7 @@ impl Worker {
         };
         let studio = &mut place.insert(open).studio;
         held.note(Some(model), held.bytes());
-        let begin = wish.begin()?;
+        let begin = wish.begin(studio)?;
         let recipe = wish.recipe(studio, &model.name, begin.as_ref())?;
         let rests = self.settle(studio, &recipe, wish, begin.as_ref())?;
         let made = paint(studio, wish, &recipe, begin.as_ref(), live, gone);
@@ -91,8 +91,8 @@ impl Worker {
         let made = wish.count as usize * 3 * recipe.width * recipe.height;
         let beside = stays + (wish.bytes() + begin.map_or(0, Begin::bytes) + made) as u64;
         let plan = |studio: &Studio, again: bool, bytes: u64| {
-            let how = Shape { begins: begin.is_some(), again, ..Shape::default() };
-            let room = studio.room(recipe, how, bytes.saturating_sub(beside));
+            let how = Shape { again, ..Shape::default() };
+            let room = studio.room(recipe, begin, how, bytes.saturating_sub(beside));
             room.map_err(|e| Refusal::new(Kind::Invalid, e.to_string()))
         };
         let takes = |room: &Room| room.total() as u64 + beside;

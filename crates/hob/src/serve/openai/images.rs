@@ -1,7 +1,7 @@
 //! `POST /v1/images/generations` and `/v1/images/edits` (<https://platform.openai.com/docs/api-reference/images>).
 //!
-//! `seed`, `negative_prompt`, `steps`, `cfg`, `guidance`, `sampler`, `schedule`, `clip_skip`, `noise` and `strength` are
-//! Hob's own; `quality`, `style`, `background` and the like change nothing.
+//! `seed`, `negative_prompt`, `steps`, `cfg`, `guidance`, `image_cfg`, `sampler`, `schedule`, `clip_skip`, `noise` and
+//! `strength` are Hob's own; `quality`, `style`, `background` and the like change nothing.
 
 use std::sync::Arc;
 
@@ -119,7 +119,8 @@ pub fn images_base64(field: &str, text: &str) -> Result<Vec<u8>> {
 fn value(name: &str, bytes: &[u8]) -> Result<Value> {
     let text =
         std::str::from_utf8(bytes).map_err(|_| Refusal::field(name, format!("`{name}` is no UTF-8")))?;
-    let number = matches!(name, "n" | "seed" | "steps" | "cfg" | "guidance" | "clip_skip" | "strength");
+    let number =
+        matches!(name, "n" | "seed" | "steps" | "cfg" | "guidance" | "image_cfg" | "clip_skip" | "strength");
     let switch = name == "stream";
     Ok(match serde_json::from_str(text.trim()) {
         Ok(value @ Value::Number(_)) if number => value,
@@ -158,6 +159,7 @@ fn wish(f: &Fields) -> Result<Wish> {
         steps: f.count("steps", 1..=1000)?.map(|n| n as u32),
         cfg: f.number("cfg", 0.0..=100.0)?,
         guidance: f.number("guidance", 0.0..=100.0)?,
+        image_cfg: f.number("image_cfg", 0.0..=100.0)?,
         sampler: named("sampler")?.map(Sampler::parse).transpose().map_err(wrong("sampler"))?,
         schedule: named("schedule")?.map(Schedule::parse).transpose().map_err(wrong("schedule"))?,
         seed: f.count("seed", 0..=u64::MAX)?,
