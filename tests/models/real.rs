@@ -214,6 +214,40 @@ fn perplexity_is_near(model: (&str, &str)) {
     assert!((ours / theirs - 1.0).abs() < 0.005, "{name}: perplexity {ours}, in float32 {theirs}");
 }
 
+/// How far what is predicted with fast kernels is from what exact ones predict, on average over a text: the divergence of
+/// Kullback and Leibler, in nats. Perplexity moves by luck; this does not.
+fn divergence_is_small((name, file): (&str, &str), bound: f64) {
+    let facts = facts(&format!("perplexity/{name}"));
+    let ids = &ids(&facts["ids"])[..1024];
+    let models = [Precision::Exact, Precision::Fast].map(|precision| open(file, precision));
+    let v = models[0].vocab_size();
+    let mut sessions = models.each_ref().map(|model| Session::new(model, ids.len()).unwrap());
+    let mut sum = 0.0;
+    for chunk in ids.chunks(128) {
+        let [exact, fast] = sessions.each_mut().map(|s| s.feed_all(chunk).unwrap().to_vec());
+        for (p, q) in exact.chunks_exact(v).zip(fast.chunks_exact(v)) {
+            let by = [p, q].map(log_sum_exp);
+            sum += p.iter().zip(q).fold(0.0, |sum, (p, q)| {
+                let [p, q] = [*p as f64 - by[0], *q as f64 - by[1]];
+                sum + p.exp() * (p - q)
+            });
+        }
+    }
+    let mean = sum / ids.len() as f64;
+    println!("{name}: divergence {mean:.5}");
+    assert!(mean < bound, "{name}: divergence {mean}");
+}
+
+#[test]
+fn real_smollm2_divergence() {
+    divergence_is_small(SMOLLM2, 0.01);
+}
+
+#[test]
+fn real_gemma3_divergence() {
+    divergence_is_small(GEMMA3, 0.01);
+}
+
 /// Keys and values in fewer bits cost little over 2,048 tokens: 0.5% in 8 bits, 3% in 4.
 #[test]
 fn real_smollm2_perplexity_with_a_smaller_cache() {
