@@ -127,6 +127,7 @@ for_each_isa! {
 struct Operands {
     w: [u8; 4096],
     x: [i32; 512],
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     tiles: [u8; 8192],
 }
 

@@ -8,7 +8,9 @@
 use super::panel::{LANES, Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
-use crate::exec::{Call, Cpu, Precision};
+#[cfg(target_arch = "x86_64")]
+use crate::exec::Precision;
+use crate::exec::{Call, Cpu};
 use crate::isa::for_each_width;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};

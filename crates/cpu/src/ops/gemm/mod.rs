@@ -83,6 +83,7 @@ impl<'a> Left<'a> {
 
 /// What multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub enum Way {
     /// vectors of f32, [`HEIGHT`] rows at a time
     Plain,

@@ -7,7 +7,7 @@ use super::{Carver, Linear, Shared, Size, carved};
 use crate::exec::Precision;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
-use crate::ops::gemm::{self, DEPTH, Gemm, Left, Panel, WIDTH, Way};
+use crate::ops::gemm::{DEPTH, Gemm, Left, Panel, WIDTH, Way};
 use crate::threads::Pool;
 use hob_graph::DType;
 use std::ops::Range;
@@ -142,7 +142,7 @@ fn many_tokens(
             #[cfg(target_arch = "x86_64")]
             Panel::Parts(parts, panel) => {
                 let row = |i: usize| l.w.get((rows.start + i) * row_bytes..)?.get(..row_bytes);
-                return gemm::parts::pack_columns(l.dtype, deep, parts, panel, row);
+                return crate::ops::gemm::parts::pack_columns(l.dtype, deep, parts, panel, row);
             }
             #[cfg(not(target_arch = "x86_64"))]
             Panel::Parts(..) => unreachable!("for a processor of another kind"),
@@ -185,6 +185,7 @@ const LANES: usize = 16;
 /// Columns of rows become parts of a strip's rows, from `at` on.
 fn turn(rows: &[[f32; DEPTH]; LANES], strip: &mut [f32], at: usize, deep: usize) {
     let strip = &mut strip.as_chunks_mut::<WIDTH>().0[..deep];
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if crate::isa::isa() >= Isa::Avx2 {
