@@ -165,6 +165,7 @@ impl Way {
 }
 
 /// Where a part of b is to be written.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub enum Panel<'a> {
     /// `(columns / WIDTH, rows, WIDTH)`
     Plain(&'a mut [f32]),
