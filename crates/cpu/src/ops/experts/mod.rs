@@ -15,7 +15,7 @@ use crate::quant;
 use hob_graph::{Act, DType, Graph, Node, Op};
 
 /// Tokens that each expert has on average where they are many.
-const DENSE: usize = 64;
+const DENSE: usize = 128;
 
 /// Sizes of a node.
 #[derive(Clone, Copy)]

@@ -118,7 +118,7 @@ impl Way {
     const fn sums(self) -> usize {
         match self {
             Way::Plain => 65 << 10,
-            _ => 160 << 10,
+            _ => 128 << 10,
         }
     }
 
@@ -278,14 +278,7 @@ impl Gemm {
             let memory = unsafe { panels.slice(thread * self.per_thread(), self.per_thread()) };
             let (panel, sums) = memory.split_at_mut(self.way.deep(depth.min(self.way.depth())) * task);
             let sums = &mut sums.as_chunks_mut::<WIDTH>().0[..strips * mine.len()];
-            let store = |row: usize, strip: usize, sums: &[f32; WIDTH]| {
-                let column = first + strip * WIDTH;
-                let wide = WIDTH.min(columns - column);
-                // SAFETY: tasks write different rows and columns of the result.
-                let y = unsafe { out.slice((batch * rows + row) * columns + column, wide) };
-                y.copy_from_slice(&sums[..wide]);
-                finish(row, column, y);
-            };
+            let store = self.storing(&out, batch, first, &finish);
             let a = a(batch);
             let mut room = Room::default();
             for deep in self.way.blocks(depth) {
@@ -376,14 +369,7 @@ impl Gemm {
                 // SAFETY: each thread has memory of its own.
                 let sums = unsafe { sums.slice(thread * each, strips * mine.len() * WIDTH) };
                 let sums = sums.as_chunks_mut::<WIDTH>().0;
-                let store = |row: usize, strip: usize, sums: &[f32; WIDTH]| {
-                    let column = first + strip * WIDTH;
-                    let wide = WIDTH.min(columns - column);
-                    // SAFETY: tasks write different rows and columns of the result.
-                    let y = unsafe { out.slice(row * columns + column, wide) };
-                    y.copy_from_slice(&sums[..wide]);
-                    finish(row, column, y);
-                };
+                let store = self.storing(&out, 0, first, &finish);
                 let mut room = Room::default();
                 for deep in self.way.blocks(depth) {
                     let high = self.way.deep(deep.len());
@@ -392,6 +378,24 @@ impl Gemm {
                     self.multiply(a, mine.clone(), deep, panel, sums, &mut room, &store);
                 }
             });
+        }
+    }
+
+    /// What writes the sums of a row and a strip of a task whose columns begin with `first`.
+    fn storing<'s>(
+        &'s self,
+        out: &'s Shared<f32>,
+        batch: usize,
+        first: usize,
+        finish: &'s impl Fn(usize, usize, &mut [f32]),
+    ) -> impl Fn(usize, usize, &[f32; WIDTH]) + 's {
+        move |row, strip, sums| {
+            let column = first + strip * WIDTH;
+            let wide = WIDTH.min(self.columns - column);
+            // SAFETY: tasks write different rows and columns of the result.
+            let y = unsafe { out.slice((batch * self.rows + row) * self.columns + column, wide) };
+            y.copy_from_slice(&sums[..wide]);
+            finish(row, column, y);
         }
     }
 

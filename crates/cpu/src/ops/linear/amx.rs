@@ -15,8 +15,9 @@ use crate::threads::Pool;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Tokens from which on decoding weights is paid back.
-pub(super) const LEAST: usize = 16;
+/// Tokens of a step from which on weights are decoded. It pays from some 16 on; but what is generated, and short prompts,
+/// shall come out the same however many sequences share a step, and 8-bit activations are not rounded as these are.
+pub(super) const LEAST: usize = 128;
 /// Tokens of a task at most, as their sums are to stay in the second level of cache.
 const TOKENS: usize = 512;
 /// Rows of a task at most. The more, the more often a token's numbers are used once they are in the second level.

@@ -158,14 +158,14 @@ fn blocks_of_bf16_agree_with_f64() {
         return;
     }
     let sizes: [(usize, usize, usize); 8] = [
-        (16, 2, 33),
-        (33, 1, 1),
-        (49, 3, 48),
-        (64, 9, 16),
-        (80, 4, 17),
+        (144, 2, 33),
+        (129, 1, 1),
+        (177, 3, 48),
+        (128, 9, 16),
+        (208, 4, 17),
         (500, 2, 100),
         (530, 5, 80),
-        (40, 18, 7),
+        (168, 18, 7),
     ];
     for (dtype, _) in FORMATS {
         for (i, (tokens, blocks, n)) in sizes.into_iter().enumerate() {
