@@ -93,7 +93,8 @@ pub fn run(c: &mut Call, act: Act) {
     if s.tokens * s.channels * s.inner == 0 {
         return;
     }
-    match goes_fast(c.cpu, c.graph, c.node) && !(s.may_be_dense() && s.dense(c.x(1).f32s())) {
+    let dense = linear::isa_of_step(c.batch) == Isa::Amx && s.may_be_dense() && s.dense(c.x(1).f32s());
+    match goes_fast(c.cpu, c.graph, c.node) && !dense {
         true => fast::run(c, &s, act),
         false => one_by_one(c, &s, act),
     }

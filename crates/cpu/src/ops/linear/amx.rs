@@ -15,8 +15,7 @@ use crate::threads::Pool;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Tokens of a step from which on weights are decoded. It pays from some 16 on; but what is generated, and short prompts,
-/// shall come out the same however many sequences share a step, and 8-bit activations are not rounded as these are.
+/// Tokens of a prompt from which on weights are decoded. It pays from some 16 on: but see [`super::isa_of_step`].
 pub(super) const LEAST: usize = 128;
 /// Tokens of a task at most, as their sums are to stay in the second level of cache.
 const TOKENS: usize = 512;

@@ -30,7 +30,7 @@ use crate::exec::{Call, Cpu, Precision};
 use crate::isa::{Isa, isa};
 use crate::quant;
 use crate::threads::Pool;
-use hob_graph::{DType, Graph, NodeId, Op};
+use hob_graph::{Batch, DType, Graph, NodeId, Op};
 
 /// A linear layer's operands and how to compute it.
 pub struct Linear<'a> {
@@ -78,7 +78,7 @@ pub fn run(c: &mut Call) {
         pool: &cpu.pool,
         precision: cpu.precision,
         finer: makes_keys_or_values(c.graph, c.id),
-        isa: isa(),
+        isa: isa_of_step(c.batch),
         x: x.f32s(),
         k: x.shape.last(),
         dtype: w.dtype,
@@ -87,6 +87,17 @@ pub fn run(c: &mut Call) {
         bias,
     }
     .run(c.out, c.scratch);
+}
+
+/// Instructions for a step's products. Tiles round otherwise than vectors do, and what is generated, and short prompts, shall
+/// come out the same whatever shares a step: so tiles are for steps that read a long part of a prompt.
+pub(crate) fn isa_of_step(batch: &Batch) -> Isa {
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Amx && !batch.seqs.is_empty() && batch.seqs.iter().all(|seq| seq.len < amx::LEAST) {
+        return Isa::Avx512;
+    }
+    let _ = batch;
+    isa()
 }
 
 /// How far behind a product its use as keys or values is looked for: the rest of a layer's attention.
@@ -132,9 +143,8 @@ pub fn scratch_bytes(pool: &Pool, precision: Precision, isa: Isa, dtype: DType, 
     match (precision, quant::kernels(dtype, isa)) {
         #[cfg(target_arch = "x86_64")]
         (Precision::Fast, Some(kernels)) if amx::pays(isa, size) => {
-            // Experts plan for all tokens, and multiply those that came to each.
-            let fewer = Size { tokens: size.tokens.min(amx::LEAST - 1), ..size };
-            amx::scratch(pool, size).max(fast::scratch(pool, &kernels, fewer))
+            // So many tokens may be of sequences that have few each.
+            amx::scratch(pool, size).max(fast::scratch(pool, &kernels, size))
         }
         (Precision::Fast, Some(kernels)) => fast::scratch(pool, &kernels, size),
         _ => exact::scratch(pool, precision, dtype, size),
