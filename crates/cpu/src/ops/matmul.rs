@@ -1,6 +1,7 @@
 //! `(B…, M, K) × (B…, K, N) → (B…, M, N)`; the right operand may be a stored weight, decoded as it is needed.
 
 use crate::exec::{Call, Cpu};
+use crate::isa::isa;
 use crate::ops::gemm::{Gemm, Left, Panel, WIDTH, Way};
 use hob_graph::{DType, Graph, Node, Shape};
 
@@ -10,8 +11,11 @@ const TASK: usize = 256;
 fn gemm(cpu: &Cpu, y: Shape, depth: usize, stored: bool) -> Gemm {
     let [rows, columns] = [y[y.len() - 2], y.last()];
     // Where b is plain numbers smaller tasks will do, which keep more threads busy. Else strips are no whole blocks.
-    let (task, way) =
-        if stored { (TASK, Way::Plain) } else { (2 * WIDTH, Way::of(cpu.precision, DType::F32, rows)) };
+    let (task, way) = if stored {
+        (TASK, Way::Plain)
+    } else {
+        (2 * WIDTH, Way::of(isa(), cpu.precision, DType::F32, rows))
+    };
     Gemm { rows, depth, columns, task: task.min(columns.next_multiple_of(WIDTH)), way }
 }
 

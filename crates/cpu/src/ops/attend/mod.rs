@@ -29,6 +29,8 @@ const ROWS: usize = 64;
 const SPLITS: usize = 64;
 /// Tasks a thread should have, so that none waits long for the last.
 const TASKS: usize = 8;
+/// Tokens of a sequence in a run from which on tiles are used: short prompts come out the same whatever shares a step.
+const LONG: usize = 128;
 /// Up to this many tokens in a run, parts are planned for.
 const SPLIT_TOKENS: usize = 4;
 
@@ -49,8 +51,9 @@ impl Shape {
         let (q, k) = (node.shape, graph.node(node.inputs[1]).shape);
         let (heads, kv_heads, dim) = (q[1], k[1], q[2]);
         let by = |rows: usize| (rows / (heads / kv_heads)).max(1);
-        let fast =
-            cpu.precision == Precision::Fast && matches!(node.op, Op::Attend(Attend { cache: Some(_), .. }));
+        let fast = crate::isa::tiles()
+            && cpu.precision == Precision::Fast
+            && matches!(node.op, Op::Attend(Attend { cache: Some(_), .. }));
         let s = Shape { heads, kv_heads, dim, tile: by(ROWS), fast };
         #[cfg(target_arch = "x86_64")]
         if s.by_tiles(s.tile * s.group()) && q[0] * heads >= TASKS / 2 * cpu.pool.threads() * amx::ROWS {
@@ -173,7 +176,7 @@ fn paged(c: &mut Call, s: Shape, how: Attend, state: StateId) {
         let pages = t.pages();
         let (n, from) = (pages.len(), pages.start);
         let part = from + n * split / splits..from + n * (split + 1) / splits;
-        match s.by_tiles(t.rows) && !tiled.is_empty() {
+        match seq.len >= LONG && s.by_tiles(t.rows) && !tiled.is_empty() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor has AMX.
             true => unsafe { t.attend_by_tiles(kv, state, head, part, page, tiled) },

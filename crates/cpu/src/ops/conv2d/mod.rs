@@ -6,6 +6,7 @@ mod tiles;
 mod winograd;
 
 use crate::exec::{Call, Cpu};
+use crate::isa::isa;
 use crate::ops::gemm::{Gemm, Left, Panel, WIDTH, Way};
 use hob_graph::{DType, Graph, Node, Shape, Window};
 use std::ops::Range;
@@ -16,7 +17,7 @@ const TASK: usize = Way::Plain.wide();
 
 fn gemm(cpu: &Cpu, y: Shape, kernel: Shape, dtype: DType) -> Gemm {
     let [rows, depth, columns] = [y[1], kernel[1] * kernel[2] * kernel[3], y[2] * y[3]];
-    let way = Way::of(cpu.precision, dtype, rows);
+    let way = Way::of(isa(), cpu.precision, dtype, rows);
     Gemm { rows, depth, columns, task: way.wide().min(columns.next_multiple_of(WIDTH)), way }
 }
 

@@ -7,7 +7,7 @@
 
 use super::Left;
 use crate::exec::Cpu;
-use crate::isa::for_each_width;
+use crate::isa::{for_each_width, isa};
 use crate::ops::gemm::{HEIGHT, Rows, WIDTH, Way, tile};
 use crate::ops::rows::Shared;
 use crate::threads::Pool;
@@ -49,7 +49,7 @@ impl Winograd {
     /// The split where minimal filtering pays: enough tiles to fill a strip, and channels enough for the turning.
     pub fn of(cpu: &Cpu, x: Shape, y: Shape, window: Window) -> Option<Winograd> {
         let (channels, outputs) = (x[1], y[1]);
-        if Way::of(cpu.precision, DType::F32, outputs) != Way::Plain {
+        if Way::of(isa(), cpu.precision, DType::F32, outputs) != Way::Plain {
             return None; // direct products by tiles are faster, and closer
         }
         let fits = window.kernel == 3 && window.stride == 1 && channels >= 32 && outputs >= 32;

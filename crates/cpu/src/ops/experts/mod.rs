@@ -41,8 +41,8 @@ impl Sizes {
     }
 
     /// Whether experts may have as many tokens as AMX wants: three linear layers each are faster then.
-    fn may_be_dense(&self) -> bool {
-        isa() == Isa::Amx && self.tokens >= DENSE
+    fn may_be_dense(&self, graph: &Graph) -> bool {
+        linear::isa_of(graph) == Isa::Amx && self.tokens >= DENSE
     }
 
     /// Whether they have, by the shares `(T, E)` of the run.
@@ -93,7 +93,7 @@ pub fn run(c: &mut Call, act: Act) {
     if s.tokens * s.channels * s.inner == 0 {
         return;
     }
-    let dense = linear::isa_of_step(c.batch) == Isa::Amx && s.may_be_dense() && s.dense(c.x(1).f32s());
+    let dense = linear::isa_of_step(c.batch) == Isa::Amx && s.may_be_dense(c.graph) && s.dense(c.x(1).f32s());
     match goes_fast(c.cpu, c.graph, c.node) && !dense {
         true => fast::run(c, &s, act),
         false => one_by_one(c, &s, act),
@@ -104,14 +104,14 @@ pub fn run(c: &mut Call, act: Act) {
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
     let s = Sizes::of(graph, node);
     let fast = goes_fast(cpu, graph, node).then(|| fast::scratch(cpu, &s));
-    if let Some(fast) = fast.filter(|_| !s.may_be_dense()) {
+    if let Some(fast) = fast.filter(|_| !s.may_be_dense(graph)) {
         return fast;
     }
     let rows = 2 * carved::<f32>(s.tokens * s.channels) + 3 * carved::<f32>(s.tokens * s.inner);
     let products = (2..node.inputs.len()).map(|k| {
         let (n, k) = (s.matrix((k - 2) % 3), dtype(graph, node, k));
         let size = Size { tokens: s.tokens, k: n.1, n: n.0, finer: false };
-        linear::scratch_bytes(&cpu.pool, cpu.precision, isa(), k, size)
+        linear::scratch_bytes(&cpu.pool, cpu.precision, linear::isa_of(graph), k, size)
     });
     (64 + carved::<u32>(s.tokens) + rows + products.max().unwrap_or(0)).max(fast.unwrap_or(0))
 }

@@ -12,6 +12,7 @@ pub mod parts;
 mod tile;
 
 use crate::exec::Precision;
+use crate::isa::Isa;
 use crate::ops::linear::decode;
 use crate::ops::rows::Shared;
 use crate::threads::Pool;
@@ -96,13 +97,12 @@ pub enum Way {
 impl Way {
     /// The best for so many rows, one of the operands being stored in `dtype`: numbers that are stored in 32 bits are
     /// multiplied as such.
-    pub fn of(precision: Precision, dtype: DType, rows: usize) -> Way {
+    pub fn of(isa: Isa, precision: Precision, dtype: DType, rows: usize) -> Way {
         #[cfg(target_arch = "x86_64")]
-        if crate::isa::isa() >= crate::isa::Isa::Amx && rows >= parts::LEAST {
-            let short = precision == Precision::Fast && dtype != DType::F32;
-            return if short { Way::Two } else { Way::Three };
+        if precision == Precision::Fast && isa >= Isa::Amx && rows >= parts::LEAST {
+            return if dtype == DType::F32 { Way::Three } else { Way::Two };
         }
-        let _ = (precision, dtype, rows);
+        let _ = (isa, precision, dtype, rows);
         Way::Plain
     }
 

@@ -5,7 +5,6 @@
 use super::float::{self, BF16, F16, F32, Rows, Stored};
 use super::{Carver, Linear, Shared, Size, carved};
 use crate::exec::Precision;
-#[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
 use crate::ops::gemm::{DEPTH, Gemm, Left, Panel, WIDTH, Way};
 use crate::threads::Pool;
@@ -35,8 +34,8 @@ const ONCE: usize = 768;
 const FEWEST: usize = 256;
 /// The product with turned weights, where that pays, and whether they are turned once: where there are many tokens, or
 /// too few columns for threads to turn some each.
-fn turned(pool: &Pool, precision: Precision, dtype: DType, size: Size) -> Option<(Gemm, bool)> {
-    let way = Way::of(precision, dtype, size.tokens);
+fn turned(pool: &Pool, isa: Isa, precision: Precision, dtype: DType, size: Size) -> Option<(Gemm, bool)> {
+    let way = Way::of(isa, precision, dtype, size.tokens);
     let narrow = 2 * WIDTH * 2 * pool.threads() > size.n;
     let once = size.tokens >= ONCE || size.tokens >= FEWEST && narrow;
     let wide = match size.tokens {
@@ -66,11 +65,11 @@ fn decoded(size: Size) -> usize {
 }
 
 /// Bytes of working memory: decoded weights of each thread, and activations with gaps.
-pub(super) fn scratch(pool: &Pool, precision: Precision, dtype: DType, size: Size) -> usize {
-    if let Some((g, once)) = turned(pool, precision, dtype, size) {
+pub(super) fn scratch(pool: &Pool, isa: Isa, precision: Precision, dtype: DType, size: Size) -> usize {
+    if let Some((g, once)) = turned(pool, isa, precision, dtype, size) {
         // Experts plan for all tokens, and multiply those that came to each.
         let most = if once { if size.tokens >= ONCE { ONCE } else { FEWEST } } else { TURNED };
-        let fewer = scratch(pool, precision, dtype, Size { tokens: most - 1, ..size });
+        let fewer = scratch(pool, isa, precision, dtype, Size { tokens: most - 1, ..size });
         return fewer.max(64 + if once { g.scratch_once(pool) } else { g.scratch(pool) });
     }
     let weights = if in_place(dtype, size) { 0 } else { carved::<f32>(pool.threads() * decoded(size)) };
@@ -79,7 +78,7 @@ pub(super) fn scratch(pool: &Pool, precision: Precision, dtype: DType, size: Siz
 }
 
 pub(super) fn run(l: &Linear, size: Size, row_bytes: usize, out: Shared<f32>, scratch: &mut [u8]) {
-    if let Some(how) = turned(l.pool, l.precision, l.dtype, size) {
+    if let Some(how) = turned(l.pool, l.isa, l.precision, l.dtype, size) {
         return many_tokens(l, size, how, row_bytes, out, scratch);
     }
     let mut memory = Carver::new(scratch);

@@ -27,7 +27,7 @@ mod tests;
 pub(crate) use exact::decode;
 
 use crate::exec::{Call, Cpu, Precision};
-use crate::isa::{Isa, isa};
+use crate::isa::{Isa, isa, tiles};
 use crate::quant;
 use crate::threads::Pool;
 use hob_graph::{Batch, DType, Graph, NodeId, Op};
@@ -89,15 +89,27 @@ pub fn run(c: &mut Call) {
     .run(c.out, c.scratch);
 }
 
-/// Instructions for a step's products. Tiles round otherwise than vectors do, and what is generated, and short prompts, shall
-/// come out the same whatever shares a step: so tiles are for steps that read a long part of a prompt.
+/// Instructions for a step's products. Tiles round otherwise than vectors do, and an answer shall come out the same whatever
+/// shares its steps, and in whatever parts its prompt is read: so over sequences they are for who asks for them
+/// ([`crate::isa::tiles`]), and then for steps that read a long part of a prompt.
 pub(crate) fn isa_of_step(batch: &Batch) -> Isa {
     #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Amx && !batch.seqs.is_empty() && batch.seqs.iter().all(|seq| seq.len < amx::LEAST) {
+    if isa() == Isa::Amx
+        && !batch.seqs.is_empty()
+        && !(tiles() && batch.seqs.iter().any(|seq| seq.len >= amx::LEAST))
+    {
         return Isa::Avx512;
     }
     let _ = batch;
     isa()
+}
+
+/// The best instructions for products that steps of a graph may have.
+pub(crate) fn isa_of(graph: &Graph) -> Isa {
+    match isa() {
+        Isa::Amx if !graph.states.is_empty() && !tiles() => Isa::Avx512,
+        isa => isa,
+    }
 }
 
 /// How far behind a product its use as keys or values is looked for: the rest of a layer's attention.
@@ -135,7 +147,7 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
         Op::Weight(id) => graph.weights[id.0 as usize].dtype,
         _ => DType::F32,
     };
-    scratch_bytes(&cpu.pool, cpu.precision, isa(), stored, size)
+    scratch_bytes(&cpu.pool, cpu.precision, isa_of(graph), stored, size)
 }
 
 /// Bytes of working memory of a product.
@@ -147,7 +159,7 @@ pub fn scratch_bytes(pool: &Pool, precision: Precision, isa: Isa, dtype: DType, 
             amx::scratch(pool, size).max(fast::scratch(pool, &kernels, size))
         }
         (Precision::Fast, Some(kernels)) => fast::scratch(pool, &kernels, size),
-        _ => exact::scratch(pool, precision, dtype, size),
+        _ => exact::scratch(pool, isa, precision, dtype, size),
     }
 }
 
