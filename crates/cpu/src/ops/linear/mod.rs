@@ -1,8 +1,8 @@
 //! `x (T, K), w (N, K) [, b (N)] → (T, N)`: x · wᵀ + b, with the weights as they are stored.
 //!
 //! [`exact`] decodes weights to f32. [`fast`] quantizes the activations to 8 bits in groups of 32 and multiplies whole
-//! numbers, for the formats that [`crate::quant`] knows; others go the exact way. Where the processor has AMX, weights that meet
-//! many tokens are decoded to bf16 instead, in one part or, for keys and values, in two (`amx.rs`).
+//! numbers, for the formats that [`crate::quant`] knows; others go the exact way. With AMX, weights that meet
+//! many tokens may be decoded to bf16 instead, in one part or, for keys and values, in two (`amx.rs`, [`isa_of_step`]).
 //!
 //! Keys and values are computed in finer steps. What the cache keeps is read by every later token, so the rounding of the
 //! activations it is made from counts more than any other; and these products are the smallest of a layer. Their
