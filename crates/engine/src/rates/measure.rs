@@ -153,7 +153,9 @@ fn linear_rate(cpu: &Cpu, filler: &Arc<Filler>, dtype: DType) -> Result<LinearRa
         let mut time = |times, tokens: usize, count| {
             let program = cpu.program(built(layers(tokens, count, N, K, dtype))?, weights)?;
             let inputs = [("x", Data::F32(&x[..tokens * K]))];
-            let batch = Batch { inputs: &inputs, seqs: &[] };
+            // As language models run them: of a sequence.
+            let seqs = &[Seq { start: 0, len: tokens, pos: 0, pages: &[] }];
+            let batch = Batch { inputs: &inputs, seqs };
             typical(times, || cpu.run(&program, &mut memory, None, &batch))
         };
         let products = |tokens: usize, count: usize| 2.0 * (count * tokens * N * K) as f64;
