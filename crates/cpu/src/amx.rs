@@ -86,9 +86,49 @@ impl Drop for Tiles {
     }
 }
 
-/// The sums come to tiles 0 to 3 (of half a block to 0 and 1), `$steps` are made, and the sums go back.
+/// Steps of a product, for whole blocks or the upper half of a's: parts of a, of b or of both are loaded, and multiplied as
+/// soon as a tile is there.
+macro_rules! made {
+    (load $tile:literal $of:literal $at:literal) => {
+        concat!("tileloadd tmm", $tile, ", [{", $of, "} + {line} + ", $at, "]\n")
+    };
+    (times $sum:literal $a:literal $b:literal) => { concat!("tdpbf16ps tmm", $sum, ", tmm", $a, ", tmm", $b, "\n") };
+    (rest half) => { "" };
+    (rest whole) => { concat!(made!(times 2 5 6), made!(times 3 5 7)) };
+    (lower half $at:literal) => { "" };
+    (lower whole $at:literal) => { concat!("tileloadd tmm5, [{a} + {line} + ", $at, " + 1024]\n") };
+    (column $at:literal) => { concat!("tileloadd tmm7, [{b} + {line} + ", $at, " + 1024]\n") };
+    ($rows:ident both $a:literal $b:literal) => {
+        concat!(
+            made!(load 6 "b" $b), made!(load 4 "a" $a), made!(times 0 4 6), made!(column $b), made!(times 1 4 7),
+            made!(lower $rows $a), made!(rest $rows)
+        )
+    };
+    ($rows:ident a $at:literal) => {
+        concat!(
+            made!(load 4 "a" $at), made!(times 0 4 6), made!(times 1 4 7), made!(lower $rows $at), made!(rest $rows)
+        )
+    };
+    ($rows:ident b $at:literal) => {
+        concat!(made!(load 6 "b" $at), made!(times 0 4 6), made!(column $at), made!(times 1 4 7), made!(rest $rows))
+    };
+    (next $bytes:literal) => { concat!("add {a}, ", $bytes, "\nadd {b}, ", $bytes, "\n") };
+    // By parts, a's by b's: 1·1; 2·1, 1·1, 1·2; 3·1, 2·1, 2·2, 1·2, 1·3, 1·1, where the smallest come first.
+    ($rows:ident 1) => { concat!(made!($rows both 0 0), made!(next 2048)) };
+    ($rows:ident 2) => {
+        concat!(made!($rows both 2048 0), made!($rows a 0), made!($rows b 2048), made!(next 4096))
+    };
+    ($rows:ident 3) => {
+        concat!(
+            made!($rows both 4096 0), made!($rows a 2048), made!($rows b 2048), made!($rows a 0),
+            made!($rows b 4096), made!($rows b 0), made!(next 6144)
+        )
+    };
+}
+
+/// The sums come to tiles 0 to 3 (of half a block to 0 and 1), `$step` is made for each block, and the sums go back.
 macro_rules! sums {
-    ($a:ident, $b:ident, $count:ident, $c:ident, $stride:ident, $fresh:ident, [$($sum:literal $at:literal)*], $($step:literal)*) => {
+    ($a:ident, $b:ident, $count:ident, $c:ident, $stride:ident, $fresh:ident, [$($sum:literal $at:literal)*], $step:expr) => {
         asm!(
             "test {fresh:e}, {fresh:e}",
             "jz 2f",
@@ -97,7 +137,7 @@ macro_rules! sums {
             "2:",
             $(concat!("tileloadd tmm", $sum, ", [", $at, " + {stride}]"),)*
             "3:",
-            $($step,)*
+            $step,
             "dec {count}",
             "jnz 3b",
             $(concat!("tilestored [", $at, " + {stride}], tmm", $sum),)*
@@ -131,153 +171,21 @@ pub unsafe fn product<const PARTS: usize>(
     [half, fresh]: [bool; 2],
 ) {
     debug_assert!(steps > 0);
+    macro_rules! run {
+        (whole $parts:tt) => {
+            sums!(a, b, steps, c, stride, fresh, ["0" "{c}" "1" "{c} + 64" "2" "{low}" "3" "{low} + 64"], made!(whole $parts))
+        };
+        (half $parts:tt) => {
+            sums!(a, b, steps, c, stride, fresh, ["0" "{c}" "1" "{c} + 64"], concat!(made!(half $parts), "/* {low} */"))
+        };
+    }
     match (PARTS, half) {
-        (1, false) => sums!(a, b, steps, c, stride, fresh,
-            ["0" "{c}" "1" "{c} + 64" "2" "{low}" "3" "{low} + 64"],
-            "tileloadd tmm6, [{b} + {line}]"
-            "tileloadd tmm4, [{a} + {line}]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 1024]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm5, [{a} + {line} + 1024]"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            "add {a}, 2048"
-            "add {b}, 2048"
-        ),
-        (1, true) => sums!(a, b, steps, c, stride, fresh,
-            ["0" "{c}" "1" "{c} + 64"],
-            "tileloadd tmm4, [{a} + {line}]"
-            "tileloadd tmm6, [{b} + {line}]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 1024]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "add {a}, 2048"
-            "add {b}, 2048"
-            "/* {low} */"
-        ),
-        (2, false) => sums!(a, b, steps, c, stride, fresh,
-            ["0" "{c}" "1" "{c} + 64" "2" "{low}" "3" "{low} + 64"],
-            // lower parts of a by upper ones of b
-            "tileloadd tmm6, [{b} + {line}]"
-            "tileloadd tmm4, [{a} + {line} + 2048]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 1024]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm5, [{a} + {line} + 3072]"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            // upper by upper
-            "tileloadd tmm4, [{a} + {line}]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm5, [{a} + {line} + 1024]"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            // upper by lower
-            "tileloadd tmm6, [{b} + {line} + 2048]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 3072]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            "add {a}, 4096"
-            "add {b}, 4096"
-        ),
-        (2, true) => sums!(a, b, steps, c, stride, fresh,
-            ["0" "{c}" "1" "{c} + 64"],
-            "tileloadd tmm4, [{a} + {line}]"
-            "tileloadd tmm6, [{b} + {line}]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 1024]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm5, [{a} + {line} + 2048]"
-            "tdpbf16ps tmm0, tmm5, tmm6"
-            "tdpbf16ps tmm1, tmm5, tmm7"
-            "tileloadd tmm6, [{b} + {line} + 2048]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 3072]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "add {a}, 4096"
-            "add {b}, 4096"
-            "/* {low} */"
-        ),
-        (3, false) => sums!(a, b, steps, c, stride, fresh,
-            ["0" "{c}" "1" "{c} + 64" "2" "{low}" "3" "{low} + 64"],
-            // the third part of a by the first of b, and so on: the small products first
-            "tileloadd tmm6, [{b} + {line}]"
-            "tileloadd tmm4, [{a} + {line} + 4096]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 1024]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm5, [{a} + {line} + 5120]"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            // 2 by 1
-            "tileloadd tmm4, [{a} + {line} + 2048]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm5, [{a} + {line} + 3072]"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            // 2 by 2
-            "tileloadd tmm6, [{b} + {line} + 2048]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 3072]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            // 1 by 2
-            "tileloadd tmm4, [{a} + {line}]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm5, [{a} + {line} + 1024]"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            // 1 by 3
-            "tileloadd tmm6, [{b} + {line} + 4096]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 5120]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            // 1 by 1
-            "tileloadd tmm6, [{b} + {line}]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 1024]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tdpbf16ps tmm2, tmm5, tmm6"
-            "tdpbf16ps tmm3, tmm5, tmm7"
-            "add {a}, 6144"
-            "add {b}, 6144"
-        ),
-        (3, true) => sums!(a, b, steps, c, stride, fresh,
-            ["0" "{c}" "1" "{c} + 64"],
-            "tileloadd tmm4, [{a} + {line}]"
-            "tileloadd tmm5, [{a} + {line} + 2048]"
-            "tileloadd tmm6, [{b} + {line} + 4096]"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 5120]"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm6, [{b} + {line} + 2048]"
-            "tdpbf16ps tmm0, tmm5, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 3072]"
-            "tdpbf16ps tmm1, tmm5, tmm7"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "tileloadd tmm3, [{a} + {line} + 4096]"
-            "tileloadd tmm6, [{b} + {line}]"
-            "tdpbf16ps tmm0, tmm3, tmm6"
-            "tileloadd tmm7, [{b} + {line} + 1024]"
-            "tdpbf16ps tmm1, tmm3, tmm7"
-            "tdpbf16ps tmm0, tmm5, tmm6"
-            "tdpbf16ps tmm1, tmm5, tmm7"
-            "tdpbf16ps tmm0, tmm4, tmm6"
-            "tdpbf16ps tmm1, tmm4, tmm7"
-            "add {a}, 6144"
-            "add {b}, 6144"
-            "/* {low} */"
-        ),
+        (1, false) => run!(whole 1),
+        (1, true) => run!(half 1),
+        (2, false) => run!(whole 2),
+        (2, true) => run!(half 2),
+        (3, false) => run!(whole 3),
+        (3, true) => run!(half 3),
         _ => unreachable!("a number has up to three parts"),
     }
 }

@@ -194,15 +194,8 @@ impl Part<'_> {
             let keys = Rows { at: &keys[(block.start + j) * s.dim..], stride: HEIGHT, count };
             tile_turned(keys, self.queries, &mut scores[j..], true);
         }
-        for (j, scores) in block.clone().zip(scores.iter_mut()).filter(|_| bias.is_some() || causal) {
-            if let Some(bias) = bias {
-                let of = |i: usize| j + s.queries - 1 - (self.first + i);
-                (0..self.count).for_each(|i| scores[i] += bias[of(i)] * LOG2_E);
-            }
-            if causal {
-                scores[..j.saturating_sub(self.first).min(WIDTH)].fill(f32::NEG_INFINITY);
-            }
-        }
+        let queries = self.first..self.first + self.count;
+        by_distance(s, block.clone(), queries, scores, bias, causal);
         let [largest, weight, keep] = self.known;
         weigh(scores, largest, weight, keep);
         if block.start > 0 && keep.iter().any(|k| *k != 1.0) {
@@ -219,6 +212,27 @@ impl Part<'_> {
     fn finish(&self, i: usize, y: &mut [f32]) {
         let norm = 1.0 / self.known[1][i];
         y.iter_mut().zip(&*self.sums).for_each(|(y, sums)| *y = sums[i] * norm);
+    }
+}
+
+/// What the distance of a block's keys from a strip's queries does to their scores `(keys, queries)`: the bias is added, and
+/// keys that come later are not seen where `causal`.
+pub(super) fn by_distance(
+    s: &Size,
+    block: Range<usize>,
+    queries: Range<usize>,
+    scores: &mut [Strip],
+    bias: Option<&[f32]>,
+    causal: bool,
+) {
+    for (j, scores) in block.zip(scores).filter(|_| bias.is_some() || causal) {
+        if let Some(bias) = bias {
+            let of = |query: usize| j + s.queries - 1 - query;
+            queries.clone().zip(&mut *scores).for_each(|(query, score)| *score += bias[of(query)] * LOG2_E);
+        }
+        if causal {
+            scores[..j.saturating_sub(queries.start).min(WIDTH)].fill(f32::NEG_INFINITY);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! another: `[q, q', q]` by `[k, k, k']`, a prime being the lower part.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::cross::{Size, Strip, rescale};
+use super::cross::{Size, Strip, by_distance, rescale};
 use super::panel::Lanes;
 use super::x86::One;
 use crate::Pool;
@@ -222,15 +222,8 @@ impl<'a> Part<'a> {
             }
         }
         let scores = &mut all_scores[..block.len()];
-        for (j, scores) in block.clone().zip(scores.iter_mut()).filter(|_| bias.is_some() || causal) {
-            if let Some(bias) = bias {
-                let of = |i: usize| j + s.queries - 1 - (self.first + i);
-                (0..self.count).for_each(|i| scores[i] += bias[of(i)] * LOG2_E);
-            }
-            if causal {
-                scores[..j.saturating_sub(self.first).min(WIDTH)].fill(f32::NEG_INFINITY);
-            }
-        }
+        let queries = self.first..self.first + self.count;
+        by_distance(s, block.clone(), queries, scores, bias, causal);
         // SAFETY: the processor has AVX-512; weights have room for a block.
         unsafe { weigh(scores, self.known, weights.as_mut_ptr()) };
         if block.start > 0 && self.known[2].iter().any(|k| *k != 1.0) {
