@@ -207,13 +207,13 @@ fn attend(cpu: &Cpu, filter: Option<&String>, tokens: usize, depth: usize, types
         let mut kv = Kv::new(&graph.states, types, |_| depth / PAGE).expect("memory");
         let x: Vec<f32> = (0..depth * heads * d).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
         let pages: Vec<u32> = (0..(depth / PAGE) as u32).collect();
-        let whole = [Seq { start: 0, len: depth, pos: 0, pages: &[&pages] }];
+        let whole = [Seq { start: 0, len: depth, pos: 0, read: true, pages: &[&pages] }];
         let mut working = vec![0.0; cpu.pool.threads() * Kv::working(d)];
         for layer in 0..layers {
             let both = [&x[..depth * kv_heads * d]; 2];
             kv.append(&cpu.pool, StateId(layer as u32), &whole, both, &mut working);
         }
-        let seqs = [Seq { start: 0, len: tokens, pos: depth - tokens, pages: &[&pages] }];
+        let seqs = [Seq { start: 0, len: tokens, pos: depth - tokens, read: tokens > 1, pages: &[&pages] }];
         let x = &x[..tokens * heads * d];
         let few = &x[..tokens * kv_heads * d];
         let inputs = [("q", Data::F32(x)), ("k", Data::F32(few)), ("v", Data::F32(few))];
@@ -253,7 +253,7 @@ fn measure(cpu: &Cpu, name: &str, graph: Graph) {
     let flops = 2.0 * (node.shape.count() * inner) as f64;
     let bytes =
         4.0 * (node.shape.count() + graph.weights.iter().map(|w| w.shape.count()).sum::<usize>()) as f64;
-    let seqs = [Seq { start: 0, len: 512, pos: 0, pages: &[] }];
+    let seqs = [Seq { start: 0, len: 512, pos: 0, read: true, pages: &[] }];
     let program = cpu.program(graph, &weights).expect("weights are given");
     let mut memory = Memory::new();
     let (mut best, mut limit) = (Duration::MAX, 0.0f64);

@@ -99,7 +99,13 @@ fn a_run_allocates_nothing() {
             let program = model.program(tokens, 1).unwrap();
             let (ids, rows) = (vec![3; tokens], [tokens as i32 - 1]);
             let inputs = [("ids", Data::I32(&ids)), ("rows", Data::I32(&rows))];
-            let seqs = [Seq { start: 0, len: tokens, pos: 0, pages: &[&[0u32][..]; 2][..windows] }];
+            let seqs = [Seq {
+                start: 0,
+                len: tokens,
+                pos: 0,
+                read: tokens > 1,
+                pages: &[&[0u32][..]; 2][..windows],
+            }];
             let batch = Batch { inputs: &inputs, seqs: &seqs };
             let mut run = || model.cpu().run(&program, &mut memory, Some(&mut kv), &batch).unwrap();
             run(); // the first run takes the arena

@@ -218,11 +218,18 @@ fn a_batch_is_its_sequences() {
             let given: Vec<i32> = parts.concat().iter().map(|&id| id as i32).collect();
             let program = model.program(given.len(), given.len()).unwrap();
             let seqs = [
-                Seq { start: 0, len: parts[0].len(), pos: pos[0], pages: &[&[1u32][..]; 2][..windows] },
+                Seq {
+                    start: 0,
+                    len: parts[0].len(),
+                    pos: pos[0],
+                    read: true,
+                    pages: &[&[1u32][..]; 2][..windows],
+                },
                 Seq {
                     start: parts[0].len(),
                     len: parts[1].len(),
                     pos: pos[1],
+                    read: false,
                     pages: &[&[0u32][..]; 2][..windows],
                 },
             ];
@@ -260,7 +267,8 @@ fn windows_give_pages_back() {
         let mut at = 0;
         for n in [512, 512, 1, 1, 130, 1, 140, 1, 2] {
             let program = model.program(n, n).unwrap();
-            let seqs = [Seq { start: 0, len: n, pos: at, pages: &tables[..windows(states).len()] }];
+            let seqs =
+                [Seq { start: 0, len: n, pos: at, read: true, pages: &tables[..windows(states).len()] }];
             let batch = Batch { inputs: &[("ids", Data::I32(&given[at..at + n]))], seqs: &seqs };
             model.cpu().run(&program, &mut memory, Some(&mut cache), &batch).unwrap();
             let right = program.output(&memory, "logits").unwrap();
@@ -313,7 +321,8 @@ fn quantized_weights_are_what_they_decode_to() {
             let mut kv = Kv::new(&graph.states, DType::F32, |_| 1).unwrap();
             let program = cpu.program(graph, weights).unwrap();
             let mut memory = Memory::new();
-            let seqs = [Seq { start: 0, len: ids.len(), pos: 0, pages: &[&[0u32][..]; 2][..windows] }];
+            let seqs =
+                [Seq { start: 0, len: ids.len(), pos: 0, read: true, pages: &[&[0u32][..]; 2][..windows] }];
             let batch = Batch { inputs: &[("ids", Data::I32(&ids))], seqs: &seqs };
             cpu.run(&program, &mut memory, Some(&mut kv), &batch).unwrap();
             program.output(&memory, "logits").unwrap().to_vec()

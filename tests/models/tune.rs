@@ -21,7 +21,7 @@ impl Packed {
         let mut packed = Packed { ids: vec![], targets: vec![], seqs: vec![] };
         for sequence in facts("lora")["sequences"].as_array().unwrap() {
             let ids: Vec<i32> = ids(sequence).iter().map(|&id| id as i32).collect();
-            packed.seqs.push(Seq { start: packed.ids.len(), len: ids.len(), pos: 0, pages: &[] });
+            packed.seqs.push(Seq { start: packed.ids.len(), len: ids.len(), pos: 0, read: true, pages: &[] });
             packed.targets.extend_from_slice(&ids[1..]);
             packed.targets.push(-1); // nothing follows the last token
             packed.ids.extend(ids);

@@ -76,7 +76,13 @@ fn step(cpu: &Cpu, s: Shape, kv: &mut Kv, streams: &mut [Stream], parts: &[(usiz
         q.extend(rows(&stream.q, s.heads * s.dim));
         k.extend(rows(&stream.k, s.kv * s.dim));
         v.extend(rows(&stream.v, s.kv * s.dim));
-        seqs.push(Seq { start, len: n, pos: stream.done, pages: &tables[i][..s.windows()] });
+        seqs.push(Seq {
+            start,
+            len: n,
+            pos: stream.done,
+            read: n > 1 || i == 1,
+            pages: &tables[i][..s.windows()],
+        });
         start += n;
     }
     let program = cpu.program(graph(Builder::new(start, start), s), &Weights::default()).unwrap();
@@ -96,7 +102,7 @@ fn step(cpu: &Cpu, s: Shape, kv: &mut Kv, streams: &mut [Stream], parts: &[(usiz
 fn whole(s: Shape, stream: &Stream) -> Vec<f32> {
     let tokens = stream.q.len() / (s.heads * s.dim);
     let inputs = [("q", Data::F32(&stream.q)), ("k", Data::F32(&stream.k)), ("v", Data::F32(&stream.v))];
-    let seqs = [Seq { start: 0, len: tokens, pos: 0, pages: &[] }];
+    let seqs = [Seq { start: 0, len: tokens, pos: 0, read: true, pages: &[] }];
     let graph = graph(Builder::stateless(tokens), s);
     run(&reference(), &graph, &Weights::default(), &Batch { inputs: &inputs, seqs: &seqs }).unwrap().remove(0)
 }

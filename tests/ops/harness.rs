@@ -97,7 +97,7 @@ impl Row {
         let mut start = 0;
         let mut seqs = Vec::new();
         for &(pos, len) in &self.seqs {
-            seqs.push(Seq { start, len, pos, pages: &[] });
+            seqs.push(Seq { start, len, pos, read: len > 1, pages: &[] });
             start += len;
         }
         run(cpu, graph, &held, &Batch { inputs: &inputs, seqs: &seqs })

@@ -1,5 +1,6 @@
 //! The executor: walks a plan over its arena. Nothing is allocated while it runs.
 
+use crate::isa::{Isa, isa};
 use crate::kv::{Kv, PAGE};
 use crate::threads::Pool;
 use crate::weights::{Buffer, Tensor, Weights};
@@ -205,6 +206,11 @@ impl Cpu {
     /// The processor with `threads` threads.
     pub fn new(threads: usize, precision: Precision) -> Cpu {
         Cpu { pool: Pool::new(threads), precision, check: false, reference: false }
+    }
+
+    /// Tokens of prompts that kernels take together: fewer take about as long.
+    pub fn together(&self) -> usize {
+        if isa() == Isa::Amx && self.precision == Precision::Fast { 32 } else { 16 }
     }
 
     /// Plans `graph` and finds its weights.

@@ -63,11 +63,9 @@ pub fn isa() -> Isa {
     })
 }
 
-/// Whether tiles are asked for by name where language models are concerned: they read prompts twice as fast, but round what is
-/// read in long parts otherwise than what is read in short ones.
-pub fn tiles() -> bool {
-    static ASKED: OnceLock<bool> = OnceLock::new();
-    *ASKED.get_or_init(|| isa() == Isa::Amx && limit() == Ok(Some(Isa::Amx)))
+/// The same, but for tiles.
+pub fn vectors() -> Isa {
+    if isa() == Isa::Amx { Isa::Avx512 } else { isa() }
 }
 
 /// The instruction set that [`LIMIT`] names, `None` where it is not set. The error is a name that is no set's.

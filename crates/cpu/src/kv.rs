@@ -344,7 +344,7 @@ mod tests {
                 let (mut x, pool) = ([0.0; 37], Pool::new(1));
                 let write = |kv: &mut Kv, state, at, k: &[f32], v: &[f32]| {
                     let tables: [&[u32]; 2] = [&[0, 1, 2], &[0, 1, 2]];
-                    let seqs = [Seq { start: 0, len: 1, pos: at, pages: &tables }];
+                    let seqs = [Seq { start: 0, len: 1, pos: at, read: false, pages: &tables }];
                     kv.append(&pool, StateId(state), &seqs, [k, v], &mut vec![0.0; Kv::working(37)]);
                 };
                 for slot in [63, 0, 17, 16, 63] {

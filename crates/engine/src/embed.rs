@@ -255,7 +255,7 @@ impl Runner {
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for text in texts {
             let (start, len) = (ids.len(), text.ids.len());
-            seqs.push(Seq { start, len, pos: 0, pages: &[] });
+            seqs.push(Seq { start, len, pos: 0, read: true, pages: &[] });
             ids.extend(text.ids.iter().map(|&id| id as i32));
             positions.extend((first..first + len).map(|p| p as i32));
             let of = |i: usize| text.types.get(i).map_or(0, |&t| (t as usize).min(kinds.saturating_sub(1)));

@@ -42,30 +42,30 @@ impl Group {
         self.logits.iter_mut().for_each(Vec::clear);
     }
 
-    /// Appends `ids` to sequence `i`, a chunk at a time.
+    /// Reads `ids` into sequence `i`, a chunk at a time.
     pub fn feed(&mut self, i: usize, ids: &[u32]) -> Result<()> {
         for chunk in ids.chunks(CHUNK) {
-            self.advance(&[(i, chunk)])?;
+            self.advance(&[(i, chunk)], true)?;
         }
         Ok(())
     }
 
-    /// Appends one token to every sequence.
+    /// Appends one token to every sequence, as it is said.
     ///
     /// # Panics
     /// When there are more or fewer ids than sequences, or more than a chunk.
     pub fn step(&mut self, ids: &[u32]) -> Result<()> {
         assert_eq!(ids.len(), self.lines.len(), "an id for every sequence");
         let parts: Vec<_> = ids.chunks(1).enumerate().collect();
-        self.advance(&parts)
+        self.advance(&parts, false)
     }
 
-    fn advance(&mut self, parts: &[(usize, &[u32])]) -> Result<()> {
+    fn advance(&mut self, parts: &[(usize, &[u32])], read: bool) -> Result<()> {
         let full = |&&(i, ids): &&(usize, &[u32])| self.ids(i).len() + ids.len() > self.context;
         if let Some(&(i, ids)) = parts.iter().find(full) {
             return Err(Error::Context { tokens: self.ids(i).len() + ids.len(), context: self.context });
         }
-        let run: Vec<Part> = parts.iter().map(|&(i, ids)| Part { line: self.lines[i], ids }).collect();
+        let run: Vec<Part> = parts.iter().map(|&(i, ids)| Part { line: self.lines[i], ids, read }).collect();
         let rows = last_rows(&run);
         let program = self.cache.run(&self.model, &run, &rows, None)?;
         let all = self.cache.logits(&program);

@@ -94,18 +94,24 @@ impl Session {
         }
     }
 
-    /// Appends `ids`, at most a [`CHUNK`], and computes the logits after the last of them.
+    /// Reads `ids`, at most a [`CHUNK`], and computes the logits after the last of them.
     ///
     /// # Panics
     /// When there are more.
     pub fn feed(&mut self, ids: &[u32]) -> Result<()> {
-        self.feed_watched(ids, None)
+        self.feed_watched(ids, true, None)
     }
 
-    /// The same, telling `watch` how long each node of the graph took.
-    pub fn feed_watched(&mut self, ids: &[u32], watch: Option<Watch>) -> Result<()> {
+    /// Appends a token of an answer, and computes the logits after it. What is said is computed otherwise than what is read
+    /// (see [`hob_graph::Seq::read`]).
+    pub fn say(&mut self, id: u32) -> Result<()> {
+        self.feed_watched(&[id], false, None)
+    }
+
+    /// Either, telling `watch` how long each node of the graph took.
+    pub fn feed_watched(&mut self, ids: &[u32], read: bool, watch: Option<Watch>) -> Result<()> {
         let mut logits = std::mem::take(&mut self.logits);
-        let out = self.forward(ids, 1, watch);
+        let out = self.forward(ids, 1, read, watch);
         if let Ok(out) = &out {
             logits.clear();
             logits.extend_from_slice(out);
@@ -115,19 +121,19 @@ impl Session {
         out
     }
 
-    /// Appends `ids`, at most a [`CHUNK`], and returns the logits after each of them, `(T, V)`.
+    /// Reads `ids`, at most a [`CHUNK`], and returns the logits after each of them, `(T, V)`.
     ///
     /// # Panics
     /// When there are more.
     pub fn feed_all(&mut self, ids: &[u32]) -> Result<&[f32]> {
-        self.forward(ids, ids.len(), None)
+        self.forward(ids, ids.len(), true, None)
     }
 
-    fn forward(&mut self, ids: &[u32], rows: usize, watch: Option<Watch>) -> Result<&[f32]> {
+    fn forward(&mut self, ids: &[u32], rows: usize, read: bool, watch: Option<Watch>) -> Result<&[f32]> {
         self.check(ids, self.ids().len() + ids.len())?;
         // The graph of all rows has no input for them.
         let last: Vec<i32> = (ids.len() as i32 - rows as i32..ids.len() as i32).collect();
-        let program = self.cache.run(&self.model, &[Part { line: self.line, ids }], &last, watch)?;
+        let program = self.cache.run(&self.model, &[Part { line: self.line, ids, read }], &last, watch)?;
         Ok(self.cache.logits(&program))
     }
 
@@ -179,7 +185,7 @@ impl Generate<'_> {
                 self.stop = Some(Stop::Context);
                 return Ok(None);
             }
-            self.session.feed(&[id])?;
+            self.session.say(id)?;
             self.fed += 1;
             if self.fed > LONG {
                 self.session.model.settle(SHARES)?;

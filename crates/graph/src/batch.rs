@@ -9,6 +9,9 @@ pub struct Seq<'a> {
     pub len: usize,
     /// position of the first of them in the sequence: how many tokens are already in the cache
     pub pos: usize,
+    /// whether these tokens are read, as those of a prompt are, rather than said one by one: a backend may then compute
+    /// them otherwise, if only it always does, whatever shares the run and however many they are
+    pub read: bool,
     /// its cache pages in order, a table for each of [`crate::graph::windows`], with pages for `pos + len` tokens; those
     /// no token of the run looks back to may be [`GONE`]. Empty in stateless graphs.
     pub pages: &'a [&'a [u32]],

@@ -153,9 +153,7 @@ fn linear_rate(cpu: &Cpu, filler: &Arc<Filler>, dtype: DType) -> Result<LinearRa
         let mut time = |times, tokens: usize, count| {
             let program = cpu.program(built(layers(tokens, count, N, K, dtype))?, weights)?;
             let inputs = [("x", Data::F32(&x[..tokens * K]))];
-            // As language models run them: of a sequence.
-            let seqs = &[Seq { start: 0, len: tokens, pos: 0, pages: &[] }];
-            let batch = Batch { inputs: &inputs, seqs };
+            let batch = Batch { inputs: &inputs, seqs: &[] };
             typical(times, || cpu.run(&program, &mut memory, None, &batch))
         };
         let products = |tokens: usize, count: usize| 2.0 * (count * tokens * N * K) as f64;
@@ -223,7 +221,7 @@ fn attend_rate(cpu: &Cpu, types: KvTypes) -> Result<AttendRate> {
         let q = program.graph.inputs[0].shape;
         let tokens = q[0];
         let inputs = [("q", Data::F32(&x[..q.count()])), ("k", Data::F32(&x[..tokens * kv_heads * dim]))];
-        let seqs = [Seq { start: 0, len: tokens, pos, pages: &[&table] }];
+        let seqs = [Seq { start: 0, len: tokens, pos, read: tokens > 1, pages: &[&table] }];
         cpu.run(program, &mut memory, Some(kv), &Batch { inputs: &inputs, seqs: &seqs })
     };
     let program = |tokens, heads, layers| {

@@ -8,6 +8,7 @@
 //! and no more of it in a step than there are rows for.
 //!
 //! Where pages run out, the answer that came last gives up its own and is read again later: the oldest always goes on.
+//! What it had said is computed again as it was the first time, and not as what is read: it goes on as if nothing had been.
 
 mod draft;
 mod pace;
@@ -91,13 +92,15 @@ struct Turn {
     rows: usize,
     /// whether a token comes of it
     speaks: bool,
+    /// whether the tokens are of the prompt
+    reads: bool,
 }
 
 impl Scheduler {
     /// Makes answers by `model` over `cache`, which may hold what earlier ones left.
     pub fn new(model: &Arc<Model>, cache: Cache, limits: Limits) -> Scheduler {
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        let (pace, tally) = (Pace::default(), Tally::default());
+        let (pace, tally) = (Pace::new(model.cpu().together()), Tally::default());
         Scheduler { model: model.clone(), cache, limits, waiting, running, pace, arrived: 0, tally }
     }
 
@@ -214,10 +217,10 @@ impl Scheduler {
                 i += 1;
                 continue;
             };
-            let unread = s.ids.len() - self.cache.ids(line).len();
-            let tokens = unread.min(left);
+            let read = self.cache.ids(line).len();
+            let tokens = s.next(read).min(left);
             let room = (s.request.most - s.said() - 1).min(s.context - s.ids.len());
-            let alone = !reading && self.limits.guess != Guess::Never && tokens == unread;
+            let alone = !reading && self.limits.guess != Guess::Never && read + tokens == s.ids.len();
             let most = if alone { room.min(guesses).min(left - tokens) } else { 0 };
             let drafted = s.draft.guess(&s.ids, worth, most);
             if self.room_for(i, line, tokens + drafted.len()) {
@@ -230,7 +233,8 @@ impl Scheduler {
         let scores = self.running.iter().any(Stream::scores);
         let budget = self.pace.reading(!turns.is_empty(), scores).min(left);
         self.read(budget, &mut turns);
-        turns.sort_unstable_by_key(|t| t.stream);
+        // What is read lies together.
+        turns.sort_unstable_by_key(|t| (t.reads, t.stream));
         turns
     }
 
@@ -239,7 +243,8 @@ impl Scheduler {
         let (stream, read) = (&self.running[i], self.cache.ids(line).len());
         let end = read + tokens;
         let rows = end.saturating_sub(stream.first_row().max(read)) + drafted.len();
-        Turn { stream: i, tokens, drafted, rows, speaks: end == stream.ids.len() }
+        let reads = read < stream.request.ids.len();
+        Turn { stream: i, tokens, drafted, rows, speaks: end == stream.ids.len(), reads }
     }
 
     /// Pages for `tokens` more of the `i`th stream, if need be those of streams that came later. Returns whether it has
@@ -297,7 +302,7 @@ impl Scheduler {
             let stream = &s.running[i];
             let read = stream.line.map_or(0, |line| s.cache.ids(line).len());
             let silent = if stream.scores() { stream.first_row().saturating_sub(read) } else { usize::MAX };
-            (stream.ids.len() - read, silent)
+            (stream.next(read), silent)
         };
         let others = readers.iter().filter(|&&i| !self.running[i].scores()).count();
         let taken = others + turns.iter().map(|t| t.rows).sum::<usize>();
@@ -366,7 +371,8 @@ impl Scheduler {
             let (read, prompt) = (cache.ids(line(t)).len(), running[t.stream].request.ids.len());
             tally.read += ((read + t.tokens).min(prompt) - read.min(prompt)) as u64;
         }
-        let parts: Vec<Part> = turns.iter().zip(&ids).map(|(t, ids)| Part { line: line(t), ids }).collect();
+        let part = |(t, ids)| Part { line: line(t), ids, read: t.reads };
+        let parts: Vec<Part> = turns.iter().zip(ids.iter().map(Vec::as_slice)).map(part).collect();
         let (mut rows, mut end) = (Vec::new(), 0);
         for (t, ids) in turns.iter().zip(&ids) {
             end += ids.len();
@@ -388,10 +394,9 @@ impl Scheduler {
         let vocab = model.vocab_size();
         let mut logits = if silent { &mut [][..] } else { cache.logits_mut(&program) };
         let mut hearing = Vec::new();
-        let mut streams = running.iter_mut().enumerate();
+        let mut streams: Vec<_> = running.iter_mut().map(Some).collect();
         for t in turns {
-            let (_, stream) =
-                streams.by_ref().find(|s| s.0 == t.stream).expect("turns are in the order of streams");
+            let stream = streams[t.stream].take().expect("a stream has one turn");
             let (mine, others) = logits.split_at_mut(t.rows * vocab);
             logits = others;
             stream.score(mine, vocab, &model.cpu().pool);

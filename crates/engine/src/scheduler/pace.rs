@@ -9,9 +9,6 @@ const SHORT: f64 = 0.05;
 /// One that nobody waits for: a client that leaves is noticed between steps.
 const LONG: f64 = 0.08;
 
-/// The least that is read in a step: fewer tokens make bad use of the kernels.
-const LEAST: usize = 16;
-
 /// How much older steps count less with each new one.
 const FADE: f64 = 0.98;
 
@@ -19,8 +16,9 @@ const FADE: f64 = 0.98;
 const MORE: f64 = 0.1;
 
 /// Sums over steps without reading, of (tokens, seconds), for a line through them; and the speeds of reading.
-#[derive(Default)]
 pub struct Pace {
+    /// tokens of prompts that are read at the price of one: parts of prompts are as many of them
+    tile: usize,
     n: f64,
     x: f64,
     xx: f64,
@@ -31,10 +29,15 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Before anything was measured; `tile` is how many tokens of prompts the kernels take together.
+    pub fn new(tile: usize) -> Pace {
+        Pace { tile, n: 0.0, x: 0.0, xx: 0.0, y: 0.0, xy: 0.0, reading: [None; 2] }
+    }
+
     /// Hears that a step of `tokens` took so long, `read` of them read from prompts, and whether some were scored.
     pub fn ran(&mut self, tokens: usize, read: usize, scored: bool, took: Duration) {
         let (x, y) = (tokens as f64, took.as_secs_f64());
-        if read >= LEAST {
+        if read >= self.tile {
             let speed = (y - self.base()).max(y / 4.0) / x;
             let reading = &mut self.reading[usize::from(scored)];
             let old = reading.unwrap_or(speed);
@@ -81,9 +84,9 @@ impl Pace {
         let Some(each) = self.reading[usize::from(scored)] else { return CHUNK / 4 };
         let time = if others_wait { (SHORT - self.base()).max(SHORT / 4.0) } else { LONG };
         let tokens = (time / each.max(1e-9)) as usize;
-        let least = if others_wait { LEAST } else { CHUNK / 8 };
+        let least = if others_wait { self.tile } else { CHUNK / 8 };
         // Whole tiles, and few different graphs.
-        (tokens / 16 * 16).clamp(least, CHUNK)
+        (tokens / self.tile * self.tile).clamp(least, CHUNK)
     }
 }
 
@@ -93,7 +96,7 @@ mod tests {
 
     #[test]
     fn guesses_pay_where_weights_are_what_takes_time() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(16);
         for i in 0..50 {
             let n = 1 + i % 4;
             pace.ran(n, 0, false, Duration::from_secs_f64(0.020 + 0.001 * n as f64));
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn steps_stay_short_while_others_wait() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(16);
         let both = |pace: &Pace| (pace.reading(true, false), pace.reading(false, false));
         assert_eq!(both(&pace), (128, 128));
         for _ in 0..30 {

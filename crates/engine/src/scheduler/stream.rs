@@ -118,6 +118,12 @@ impl Stream {
         self.ids.len() - self.request.ids.len()
     }
 
+    /// Tokens that may be run together next where `done` are: the rest of the prompt, or all that was said.
+    pub fn next(&self, done: usize) -> usize {
+        let prompt = self.request.ids.len();
+        if done < prompt { prompt - done } else { self.ids.len() - done }
+    }
+
     /// Whether log-probabilities of its prompt are still to be told.
     pub fn scores(&self) -> bool {
         self.scored != usize::MAX

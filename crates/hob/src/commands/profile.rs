@@ -96,6 +96,7 @@ pub fn run(path: &Path, tests: &[Test], threads: Option<NonZeroUsize>, as_json: 
 }
 
 fn watch(test: Test, model: &Model, session: &mut Session, ids: &[u32]) -> Result<Profile> {
+    let reads = matches!(test, Test::Prompt(_));
     let (before, runs): (usize, Vec<usize>) = match test {
         Test::Prompt(n) => (0, ids[..n].chunks(CHUNK).map(<[u32]>::len).collect()),
         Test::Generate { tokens, depth, .. } => (depth, vec![1; tokens]),
@@ -115,7 +116,7 @@ fn watch(test: Test, model: &Model, session: &mut Session, ids: &[u32]) -> Resul
                 let Cost { kind, bytes, int8, float } = cost(g, id, at + n, &model.options());
                 *sums.entry(kind).or_default() += Sum { calls: 1, time, bytes, int8, float };
             };
-            session.feed_watched(&ids[at..at + n], watched.then_some(&mut watch))?;
+            session.feed_watched(&ids[at..at + n], reads, watched.then_some(&mut watch))?;
         }
         whole = start.elapsed();
     }

@@ -12,15 +12,13 @@ use std::ops::Range;
 
 /// Query rows of a task.
 pub(super) const ROWS: usize = 128;
-/// Rows from which on converting a page is paid back.
-const LEAST: usize = 16;
 /// Parts of each number.
 const PARTS: usize = 2;
 const BLOCK: usize = block::<PARTS>();
 
-/// Whether a task with so many rows goes this way.
-pub(super) fn pays(dim: usize, rows: usize) -> bool {
-    isa() == Isa::Amx && dim.is_multiple_of(SIDE) && rows >= LEAST
+/// Whether heads of `dim` numbers can go this way.
+pub(super) fn can(dim: usize) -> bool {
+    isa() == Isa::Amx && dim.is_multiple_of(SIDE)
 }
 
 /// Floats a thread needs beside a decoded page and its rows: queries, weights, keys and values as blocks.

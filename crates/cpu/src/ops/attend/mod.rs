@@ -29,8 +29,6 @@ const ROWS: usize = 64;
 const SPLITS: usize = 64;
 /// Tasks a thread should have, so that none waits long for the last.
 const TASKS: usize = 8;
-/// Tokens of a sequence in a run from which on tiles are used: short prompts come out the same whatever shares a step.
-const LONG: usize = 128;
 /// Up to this many tokens in a run, parts are planned for.
 const SPLIT_TOKENS: usize = 4;
 
@@ -42,7 +40,7 @@ struct Shape {
     dim: usize,
     /// tokens of a task
     tile: usize,
-    /// whether AMX may be used: its products are nearly those of f32, but not quite
+    /// whether AMX may be used, for what is read: its products are nearly those of f32, but not quite
     fast: bool,
 }
 
@@ -51,23 +49,22 @@ impl Shape {
         let (q, k) = (node.shape, graph.node(node.inputs[1]).shape);
         let (heads, kv_heads, dim) = (q[1], k[1], q[2]);
         let by = |rows: usize| (rows / (heads / kv_heads)).max(1);
-        let fast = crate::isa::tiles()
-            && cpu.precision == Precision::Fast
-            && matches!(node.op, Op::Attend(Attend { cache: Some(_), .. }));
+        let fast =
+            cpu.precision == Precision::Fast && matches!(node.op, Op::Attend(Attend { cache: Some(_), .. }));
         let s = Shape { heads, kv_heads, dim, tile: by(ROWS), fast };
         #[cfg(target_arch = "x86_64")]
-        if s.by_tiles(s.tile * s.group()) && q[0] * heads >= TASKS / 2 * cpu.pool.threads() * amx::ROWS {
+        if s.by_tiles() && q[0] * heads >= TASKS / 2 * cpu.pool.threads() * amx::ROWS {
             return Shape { tile: by(amx::ROWS), ..s };
         }
         s
     }
 
-    /// Whether a task with so many rows goes by AMX.
-    fn by_tiles(&self, rows: usize) -> bool {
+    /// Whether tasks of what is read go by AMX.
+    fn by_tiles(&self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self.fast && amx::pays(self.dim, rows);
+        return self.fast && amx::can(self.dim);
         #[cfg(not(target_arch = "x86_64"))]
-        return self.fast && rows == usize::MAX;
+        false
     }
 
     fn group(&self) -> usize {
@@ -76,7 +73,7 @@ impl Shape {
 
     fn rows(&self) -> usize {
         let rows = self.tile * self.group();
-        if self.by_tiles(rows) { rows.next_multiple_of(32) } else { rows }
+        if self.by_tiles() { rows.next_multiple_of(32) } else { rows }
     }
 
     /// D filled up to whole groups and vectors.
@@ -102,7 +99,7 @@ impl Shape {
     /// Floats of it that AMX takes.
     fn tiled(&self) -> usize {
         #[cfg(target_arch = "x86_64")]
-        if self.by_tiles(self.rows()) {
+        if self.by_tiles() {
             return amx::floats(*self);
         }
         0
@@ -176,7 +173,7 @@ fn paged(c: &mut Call, s: Shape, how: Attend, state: StateId) {
         let pages = t.pages();
         let (n, from) = (pages.len(), pages.start);
         let part = from + n * split / splits..from + n * (split + 1) / splits;
-        match seq.len >= LONG && s.by_tiles(t.rows) && !tiled.is_empty() {
+        match seq.read && s.by_tiles() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor has AMX.
             true => unsafe { t.attend_by_tiles(kv, state, head, part, page, tiled) },

@@ -2,20 +2,17 @@
 //! token, added up by the shares. Only the weights of those experts are read.
 //!
 //! [`fast`] takes formats that [`crate::quant`] knows, with [`Precision::Fast`]; many experts then share a job of the
-//! threads. Otherwise, and where AMX meets many tokens of each, an expert is three linear layers over its tokens.
+//! threads. Otherwise an expert is three linear layers over its tokens.
 
 mod fast;
 
 use crate::exec::{Call, Cpu, Precision};
-use crate::isa::{Isa, isa};
+use crate::isa::{isa, vectors};
 use crate::ops::glu;
 use crate::ops::linear::fast::Matrix;
 use crate::ops::linear::{self, Carver, Linear, Size, carved};
 use crate::quant;
 use hob_graph::{Act, DType, Graph, Node, Op};
-
-/// Tokens that each expert has on average where they are many.
-const DENSE: usize = 128;
 
 /// Sizes of a node.
 #[derive(Clone, Copy)]
@@ -38,16 +35,6 @@ impl Sizes {
         let (x, experts, gate) = (shape(0), shape(1)[1], shape(2));
         let stacked = gate.len() == 3;
         Sizes { tokens: x[0], channels: x[1], inner: gate[gate.len() - 2], experts, stacked }
-    }
-
-    /// Whether experts may have as many tokens as AMX wants: three linear layers each are faster then.
-    fn may_be_dense(&self, graph: &Graph) -> bool {
-        linear::isa_of(graph) == Isa::Amx && self.tokens >= DENSE
-    }
-
-    /// Whether they have, by the shares `(T, E)` of the run.
-    fn dense(&self, shares: &[f32]) -> bool {
-        shares.iter().filter(|share| **share != 0.0).count() >= DENSE * self.experts
     }
 
     /// Rows and columns of the gates (0), the ups (1) and the downs (2).
@@ -93,8 +80,7 @@ pub fn run(c: &mut Call, act: Act) {
     if s.tokens * s.channels * s.inner == 0 {
         return;
     }
-    let dense = linear::isa_of_step(c.batch) == Isa::Amx && s.may_be_dense(c.graph) && s.dense(c.x(1).f32s());
-    match goes_fast(c.cpu, c.graph, c.node) && !dense {
+    match goes_fast(c.cpu, c.graph, c.node) {
         true => fast::run(c, &s, act),
         false => one_by_one(c, &s, act),
     }
@@ -103,17 +89,18 @@ pub fn run(c: &mut Call, act: Act) {
 /// Bytes of working memory of a node.
 pub fn scratch(cpu: &Cpu, graph: &Graph, node: &Node) -> usize {
     let s = Sizes::of(graph, node);
-    let fast = goes_fast(cpu, graph, node).then(|| fast::scratch(cpu, &s));
-    if let Some(fast) = fast.filter(|_| !s.may_be_dense(graph)) {
-        return fast;
+    if goes_fast(cpu, graph, node) {
+        return fast::scratch(cpu, &s);
     }
     let rows = 2 * carved::<f32>(s.tokens * s.channels) + 3 * carved::<f32>(s.tokens * s.inner);
     let products = (2..node.inputs.len()).map(|k| {
         let (n, k) = (s.matrix((k - 2) % 3), dtype(graph, node, k));
         let size = Size { tokens: s.tokens, k: n.1, n: n.0, finer: false };
-        linear::scratch_bytes(&cpu.pool, cpu.precision, linear::isa_of(graph), k, size)
+        let bytes =
+            [isa(), vectors()].map(|isa| linear::scratch_bytes(&cpu.pool, cpu.precision, isa, k, size));
+        bytes[0].max(bytes[1])
     });
-    (64 + carved::<u32>(s.tokens) + rows + products.max().unwrap_or(0)).max(fast.unwrap_or(0))
+    64 + carved::<u32>(s.tokens) + rows + products.max().unwrap_or(0)
 }
 
 /// The format operand `k` is read in.
@@ -139,6 +126,8 @@ fn one_by_one(c: &mut Call, s: &Sizes, act: Act) {
     let Sizes { tokens, channels, inner, experts, .. } = *s;
     let (x, shares) = (c.x(0).f32s(), c.x(1).f32s());
     let mut memory = Carver::new(std::mem::take(&mut c.scratch));
+    // What is said comes out the same whatever shares a step (see `linear::way`).
+    let isa = if c.graph.states.is_empty() { isa() } else { vectors() };
     let (mine, rows) = (memory.take::<u32>(tokens), memory.take::<f32>(tokens * channels));
     let y = memory.take::<f32>(tokens * channels);
     let [gate, up, h] = [0; 3].map(|_| memory.take::<f32>(tokens * inner));
@@ -154,7 +143,7 @@ fn one_by_one(c: &mut Call, s: &Sizes, act: Act) {
         let (cpu, weights) = (c.cpu, [0, 1, 2].map(|which| Weight::of(c, s, expert, which)));
         let mut linear = |which: usize, x: &[f32], out: &mut [f32]| {
             let Weight { dtype, w, packed, k, .. } = weights[which];
-            let (pool, precision, isa) = (&cpu.pool, cpu.precision, isa());
+            let (pool, precision) = (&cpu.pool, cpu.precision);
             Linear { pool, precision, finer: false, isa, x, k, dtype, w, packed, bias: None }
                 .run(out, memory.0);
         };

@@ -7,7 +7,6 @@
 use super::fast::Matrix;
 use super::{Carver, Linear, Shared, Size, carved};
 use crate::amx::{self, SIDE, Tiles, block};
-use crate::isa::Isa;
 use crate::quant::acts::GROUP;
 use crate::quant::x86_blocks::of_panel;
 use crate::quant::{Kernels, Out, Panel};
@@ -15,8 +14,6 @@ use crate::threads::Pool;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Tokens of a prompt from which on weights are decoded. It pays from some 16 on: but see [`super::isa_of_step`].
-pub(super) const LEAST: usize = 128;
 /// Tokens of a task at most, as their sums are to stay in the second level of cache.
 const TOKENS: usize = 512;
 /// Rows of a task at most. The more, the more often a token's numbers are used once they are in the second level.
@@ -30,11 +27,6 @@ const FAR: usize = 256 << 10;
 const PACK: usize = 16 << 10;
 /// Numbers of a block's sums.
 const SUMS: usize = SIDE * SIDE;
-
-/// Whether AMX is there and faster.
-pub(super) fn pays(isa: Isa, size: Size) -> bool {
-    isa == Isa::Amx && size.tokens >= LEAST
-}
 
 /// How a product is cut.
 #[derive(Clone, Copy)]
@@ -224,24 +216,27 @@ pub(crate) unsafe fn meet<const PARTS: usize>(
     assert!(own.blocks.len() >= deep * block::<PARTS>());
     assert!(own.sums.len() >= if deep < all { rows.len().div_ceil(SIDE) * count * SUMS } else { SUMS });
     let w = own.blocks.as_mut_ptr();
-    for first in (0..all).step_by(deep) {
-        let steps = deep.min(all - first);
+    let mut step = |i: usize, first: usize| {
+        let (from, steps) = (rows.start + i * SIDE, deep.min(all - first));
         let [fresh, last] = [first == 0, first + steps == all];
-        for (i, from) in rows.clone().step_by(SIDE).enumerate() {
-            decode::<PARTS>(matrix, from, first, steps, &mut own.panel, w);
-            for t in 0..count {
-                let (left, x) =
-                    (tokens.len() - t * SIDE, x.add(of.at::<PARTS>(tokens.start / SIDE + t, first)));
-                let number = if deep < all { i * count + t } else { 0 };
-                let sums = own.sums.as_mut_ptr().add(number * SUMS);
-                amx::product::<PARTS>(x, w, steps, sums, 4 * SIDE, [left <= SIDE / 2, fresh]);
-                if last {
-                    let wanted = [left.min(SIDE), SIDE.min(rows.end - from)];
-                    let at = out.at.add(t * SIDE * out.stride + i * SIDE);
-                    finish(sums, wanted, bias.map(|b| &b[from..]), Out { at, ..out }, far);
-                }
+        decode::<PARTS>(matrix, from, first, steps, &mut own.panel, w);
+        for t in 0..count {
+            let (left, x) = (tokens.len() - t * SIDE, x.add(of.at::<PARTS>(tokens.start / SIDE + t, first)));
+            let number = if deep < all { i * count + t } else { 0 };
+            let sums = own.sums.as_mut_ptr().add(number * SUMS);
+            amx::product::<PARTS>(x, w, steps, sums, 4 * SIDE, [left <= SIDE / 2, fresh]);
+            if last {
+                let wanted = [left.min(SIDE), SIDE.min(rows.end - from)];
+                let at = out.at.add(t * SIDE * out.stride + i * SIDE);
+                finish(sums, wanted, bias.map(|b| &b[from..]), Out { at, ..out }, far);
             }
         }
+    };
+    let blocks = 0..rows.len().div_ceil(SIDE);
+    match count {
+        // There is little but weights to read, in order.
+        1 => blocks.for_each(|i| (0..all).step_by(deep).for_each(|first| step(i, first))),
+        _ => (0..all).step_by(deep).for_each(|first| blocks.clone().for_each(|i| step(i, first))),
     }
     _mm_sfence(); // what was written past the caches is there before others are told
 }

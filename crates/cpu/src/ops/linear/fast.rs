@@ -25,26 +25,38 @@ pub(crate) fn panel(kernels: &Kernels, k: usize) -> (usize, usize) {
 
 /// Whether panels meet tiles, rather than that weights are streamed.
 fn by_tiles(kernels: &Kernels, tokens: usize, packed: bool) -> bool {
+    tokens > streamed(kernels, packed)
+}
+
+/// Tokens for which weights are streamed, at most.
+fn streamed(kernels: &Kernels, packed: bool) -> usize {
     match kernels.direct {
-        Some(direct) if packed => tokens > direct.most,
-        _ => tokens >= kernels.many,
+        Some(direct) if packed => direct.most,
+        _ => kernels.many - 1,
     }
 }
 
-/// Bytes of working memory, whether or not the weights are laid out anew.
+/// Bytes of working memory, whether or not the weights are laid out anew, for so many tokens and for fewer.
 pub(super) fn scratch(pool: &Pool, kernels: &Kernels, size: Size) -> usize {
     let needed = |packed| match by_tiles(kernels, size.tokens, packed) {
         false if size.finer => twice_scratch(pool, kernels, size),
-        tiles => {
-            let (q, d) = panel(kernels, size.k);
-            let panels = if tiles { pool.threads() * (carved::<u8>(q) + 2 * carved::<f32>(d)) } else { 0 };
-            let padded = if size.tokens == 1 { 1 } else { size.tokens.next_multiple_of(kernels.tile_tokens) };
-            let rows = if size.finer { 2 * padded } else { padded };
-            let scales = rows * (size.k / GROUP);
-            64 + carved::<i8>(rows * size.k) + 2 * carved::<f32>(scales) + carved::<f32>(2 * scales) + panels
+        true if size.finer => {
+            // Fewer that are streamed lie there twice.
+            let fewer = Size { tokens: streamed(kernels, packed), ..size };
+            once_scratch(pool, kernels, size, true).max(twice_scratch(pool, kernels, fewer))
         }
+        tiles => once_scratch(pool, kernels, size, tiles),
     };
     needed(false).max(needed(true))
+}
+
+fn once_scratch(pool: &Pool, kernels: &Kernels, size: Size, tiles: bool) -> usize {
+    let (q, d) = panel(kernels, size.k);
+    let panels = if tiles { pool.threads() * (carved::<u8>(q) + 2 * carved::<f32>(d)) } else { 0 };
+    let padded = if size.tokens == 1 { 1 } else { size.tokens.next_multiple_of(kernels.tile_tokens) };
+    let rows = if size.finer { 2 * padded } else { padded };
+    let scales = rows * (size.k / GROUP);
+    64 + carved::<i8>(rows * size.k) + 2 * carved::<f32>(scales) + carved::<f32>(2 * scales) + panels
 }
 
 pub(super) fn run(

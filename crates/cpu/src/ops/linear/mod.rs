@@ -2,7 +2,7 @@
 //!
 //! [`exact`] decodes weights to f32. [`fast`] quantizes the activations to 8 bits in groups of 32 and multiplies whole
 //! numbers, for the formats that [`crate::quant`] knows; others go the exact way. With AMX, weights that meet
-//! many tokens may be decoded to bf16 instead, in one part or, for keys and values, in two (`amx.rs`, [`isa_of_step`]).
+//! many tokens are decoded to bf16 instead, in one part or, for keys and values, in two (`amx.rs`, [`way`]).
 //!
 //! Keys and values are computed in finer steps. What the cache keeps is read by every later token, so the rounding of the
 //! activations it is made from counts more than any other; and these products are the smallest of a layer. Their
@@ -27,10 +27,10 @@ mod tests;
 pub(crate) use exact::decode;
 
 use crate::exec::{Call, Cpu, Precision};
-use crate::isa::{Isa, isa, tiles};
+use crate::isa::{Isa, isa, vectors};
 use crate::quant;
 use crate::threads::Pool;
-use hob_graph::{Batch, DType, Graph, NodeId, Op};
+use hob_graph::{DType, Graph, NodeId, Op, Seq};
 
 /// A linear layer's operands and how to compute it.
 pub struct Linear<'a> {
@@ -73,42 +73,55 @@ pub struct Size {
 pub fn run(c: &mut Call) {
     let (x, w) = (c.x(0), c.x(1));
     let bias = (c.arity() > 2).then(|| c.x(2).f32s());
-    let cpu = c.cpu;
-    Linear {
+    let (cpu, k, n) = (c.cpu, x.shape.last(), c.node.shape.last());
+    let all = Linear {
         pool: &cpu.pool,
         precision: cpu.precision,
         finer: makes_keys_or_values(c.graph, c.id),
-        isa: isa_of_step(c.batch),
+        isa: isa(),
         x: x.f32s(),
-        k: x.shape.last(),
+        k,
         dtype: w.dtype,
         w: w.bytes,
         packed: w.packed,
         bias,
+    };
+    let tokens = x.shape.rows();
+    let mut from = 0;
+    while from < tokens {
+        let (end, isa) = way(c, w.dtype, tokens, from);
+        let x = &all.x[from * k..end * k];
+        Linear { isa, x, ..all }.run(&mut c.out[from * n..end * n], c.scratch);
+        from = end;
     }
-    .run(c.out, c.scratch);
 }
 
-/// Instructions for a step's products. Tiles round otherwise than vectors do, and an answer shall come out the same whatever
-/// shares its steps, and in whatever parts its prompt is read: so over sequences they are for who asks for them
-/// ([`crate::isa::tiles`]), and then for steps that read a long part of a prompt.
-pub(crate) fn isa_of_step(batch: &Batch) -> Isa {
-    #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Amx
-        && !batch.seqs.is_empty()
-        && !(tiles() && batch.seqs.iter().any(|seq| seq.len >= amx::LEAST))
-    {
-        return Isa::Avx512;
-    }
-    let _ = batch;
-    isa()
-}
+/// Tokens from which on decoding weights for tiles is paid back.
+const LEAST: usize = 16;
 
-/// The best instructions for products that steps of a graph may have.
-pub(crate) fn isa_of(graph: &Graph) -> Isa {
-    match isa() {
-        Isa::Amx if !graph.states.is_empty() && !tiles() => Isa::Avx512,
-        isa => isa,
+/// Instructions for the rows of a product from `from` on, and where these rows end. Tiles round otherwise than vectors do,
+/// and an answer shall come out the same whatever shares its steps, and in whatever parts its prompt is read. So over a
+/// cache what is read goes by tiles, be it a token, and what is said by vectors; and so do the few rows of the last layer,
+/// which wait for memory. Elsewhere the number of rows decides.
+fn way(c: &Call, dtype: DType, tokens: usize, from: usize) -> (usize, Isa) {
+    let by = |tiles: bool| if tiles { isa() } else { vectors() };
+    if isa() != Isa::Amx {
+        return (tokens, isa());
+    }
+    let seqs = c.batch.seqs;
+    if c.graph.states.is_empty() {
+        let whole = quant::kernels(dtype, isa()).is_some();
+        return (tokens, by(!whole || !seqs.is_empty() || tokens >= LEAST));
+    }
+    let is_last = c.graph.nodes[c.id.index() + 1..].iter().all(|node| node.op != Op::Linear);
+    let mut rest = seqs.iter().filter(|seq| seq.len > 0 && seq.start >= from);
+    match rest.next() {
+        Some(first) if !is_last => {
+            let end = |seq: &Seq| seq.start + seq.len;
+            let alike = rest.take_while(|seq| seq.read == first.read);
+            (alike.last().map_or(end(first), end), by(first.read))
+        }
+        _ => (tokens, by(false)),
     }
 }
 
@@ -147,17 +160,16 @@ pub fn scratch(cpu: &Cpu, graph: &Graph, id: NodeId) -> usize {
         Op::Weight(id) => graph.weights[id.0 as usize].dtype,
         _ => DType::F32,
     };
-    scratch_bytes(&cpu.pool, cpu.precision, isa_of(graph), stored, size)
+    // Of a step some rows may go by tiles and some by vectors.
+    let bytes = [isa(), vectors()].map(|isa| scratch_bytes(&cpu.pool, cpu.precision, isa, stored, size));
+    bytes[0].max(bytes[1])
 }
 
-/// Bytes of working memory of a product.
+/// Bytes of working memory of a product, be it of fewer tokens.
 pub fn scratch_bytes(pool: &Pool, precision: Precision, isa: Isa, dtype: DType, size: Size) -> usize {
     match (precision, quant::kernels(dtype, isa)) {
         #[cfg(target_arch = "x86_64")]
-        (Precision::Fast, Some(kernels)) if amx::pays(isa, size) => {
-            // So many tokens may be of sequences that have few each.
-            amx::scratch(pool, size).max(fast::scratch(pool, &kernels, size))
-        }
+        (Precision::Fast, Some(_)) if isa == Isa::Amx => amx::scratch(pool, size),
         (Precision::Fast, Some(kernels)) => fast::scratch(pool, &kernels, size),
         _ => exact::scratch(pool, isa, precision, dtype, size),
     }
@@ -194,7 +206,7 @@ impl Linear<'_> {
         let out = Shared(out.as_mut_ptr());
         match (self.precision, quant::kernels(self.dtype, self.isa)) {
             #[cfg(target_arch = "x86_64")]
-            (Precision::Fast, Some(kernels)) if amx::pays(self.isa, size) => {
+            (Precision::Fast, Some(kernels)) if self.isa == Isa::Amx => {
                 amx::run(self, &kernels, size, row_bytes, out, scratch)
             }
             (Precision::Fast, Some(kernels)) => fast::run(self, &kernels, size, row_bytes, out, scratch),

@@ -15,15 +15,6 @@ struct Case {
     packed: bool,
 }
 
-#[cfg(target_arch = "x86_64")]
-fn by_amx(isa: Isa, size: Size) -> bool {
-    amx::pays(isa, size)
-}
-#[cfg(not(target_arch = "x86_64"))]
-fn by_amx(_: Isa, _: Size) -> bool {
-    false
-}
-
 /// What activations become when they are quantized.
 fn rounded(x: &[f32], k: usize) -> Vec<f32> {
     let (mut q, mut d) = (vec![0; k], vec![0.0; k / 32]);
@@ -67,7 +58,7 @@ impl Case {
         let mut exact = vec![0f32; n * k];
         self.dtype.decode(w, &mut exact);
         let whole = self.precision == Precision::Fast && quant::kernels(self.dtype, self.isa).is_some();
-        let tiles = whole && by_amx(self.isa, self.size);
+        let tiles = whole && self.isa == Isa::Amx;
         let x = if whole && !tiles { rounded(x, k) } else { x.to_vec() };
         for t in 0..tokens {
             for r in 0..n {
