@@ -76,7 +76,9 @@ def test_several_answers(gpt):
     answer = chat(gpt, n=3, temperature=1.2, seed=3)
     assert [c.index for c in answer.choices] == [0, 1, 2]
     assert len({c.message.content for c in answer.choices}) > 1
-    assert answer.usage.completion_tokens == 48
+    whole = sum(c.finish_reason == "length" for c in answer.choices)  # another may end sooner
+    assert 16 * whole <= answer.usage.completion_tokens <= 48
+    assert (answer.usage.completion_tokens == 48) == (whole == 3)
     texts = ["", "", ""]
     for chunk in chat(gpt, n=3, temperature=1.2, seed=3, stream=True):
         for c in chunk.choices:

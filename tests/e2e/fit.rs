@@ -106,7 +106,9 @@ fn the_verdict_follows_the_memory() {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
     let told = world.run(&["fit", "llama-3.1-8b:Q8_0", "--memory=600M"]);
-    assert!(told.ok().contains("Does not run: it holds 8.9 GB, 1.2 GB at least"), "{told:?}");
+    // What kernels work in is a little more with tiles.
+    let least = |gb: &str| told.ok().contains(&format!("Does not run: it holds 8.9 GB, {gb} GB at least"));
+    assert!(least("1.2") || least("1.3"), "{told:?}");
     // More context than fits is refused with the one that does, and that one does.
     let long = fit(&world, &["llama-3.2-1b", "--memory=2G", "--ctx=131072"]);
     assert_eq!(long["verdict"], "no", "{long}");
