@@ -294,29 +294,38 @@ pub unsafe fn right_columns<const PARTS: usize>(x: &[[f32; SIDE]], to: *mut u8) 
 pub unsafe fn turn<const PARTS: usize>(blocks: *mut u8, steps: usize) {
     for tile in 0..2 * PARTS * steps {
         let at = blocks.add(tile * TILE);
-        let load = |i: usize| _mm512_loadu_ps(at.add(i * LINE).cast());
-        // Pairs of lines, then fours of them, then quarters of lines change places.
-        let mut v = [_mm512_setzero_ps(); 16];
-        for i in (0..16).step_by(4) {
-            let [a, b, c, d] = [load(i), load(i + 1), load(i + 2), load(i + 3)];
-            let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
-            let (ef, gh) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
-            v[i] = _mm512_shuffle_ps::<0x44>(ab, cd);
-            v[i + 1] = _mm512_shuffle_ps::<0xee>(ab, cd);
-            v[i + 2] = _mm512_shuffle_ps::<0x44>(ef, gh);
-            v[i + 3] = _mm512_shuffle_ps::<0xee>(ef, gh);
-        }
-        for i in 0..4 {
-            let [a, b, c, d] = [v[i], v[i + 4], v[i + 8], v[i + 12]];
-            let (ab, cd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
-            let (ef, gh) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
-            let store = |line: usize, x| _mm512_storeu_ps(at.add(line * LINE).cast(), x);
-            store(i, _mm512_shuffle_f32x4::<0x88>(ab, cd));
-            store(i + 8, _mm512_shuffle_f32x4::<0xdd>(ab, cd));
-            store(i + 4, _mm512_shuffle_f32x4::<0x88>(ef, gh));
-            store(i + 12, _mm512_shuffle_f32x4::<0xdd>(ef, gh));
+        let lines = std::array::from_fn(|i| _mm512_loadu_ps(at.add(i * LINE).cast()));
+        for (i, line) in turned(lines).into_iter().enumerate() {
+            _mm512_storeu_ps(at.add(i * LINE).cast(), line);
         }
     }
+}
+
+/// Sixteen vectors, of which the first has the first numbers of all, and so on.
+#[inline(always)]
+pub unsafe fn turned(x: [__m512; 16]) -> [__m512; 16] {
+    // Pairs of lines, then fours of them, then quarters of lines change places.
+    let mut v = [_mm512_setzero_ps(); 16];
+    for i in (0..16).step_by(4) {
+        let [a, b, c, d] = [x[i], x[i + 1], x[i + 2], x[i + 3]];
+        let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+        let (ef, gh) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+        v[i] = _mm512_shuffle_ps::<0x44>(ab, cd);
+        v[i + 1] = _mm512_shuffle_ps::<0xee>(ab, cd);
+        v[i + 2] = _mm512_shuffle_ps::<0x44>(ef, gh);
+        v[i + 3] = _mm512_shuffle_ps::<0xee>(ef, gh);
+    }
+    let mut y = v;
+    for i in 0..4 {
+        let [a, b, c, d] = [v[i], v[i + 4], v[i + 8], v[i + 12]];
+        let (ab, cd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+        let (ef, gh) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
+        y[i] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+        y[i + 8] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
+        y[i + 4] = _mm512_shuffle_f32x4::<0x88>(ef, gh);
+        y[i + 12] = _mm512_shuffle_f32x4::<0xdd>(ef, gh);
+    }
+    y
 }
 
 /// Writes a line of a tile, and of its lower part's: number `i` of one vector beside number `i` of the other. Of a left

@@ -31,6 +31,9 @@ struct Line {
     from: Vec<usize>,
 }
 
+/// Tokens of a prompt from which on it is read as such. A shorter one comes sooner as if it were said.
+pub const READ: usize = 16;
+
 /// Tokens to run next in a sequence.
 #[derive(Clone, Copy)]
 pub struct Part<'a> {

@@ -1,6 +1,6 @@
 //! Several sequences that advance together: each step reads the weights once for all of them.
 
-use crate::cache::{Cache, Part};
+use crate::cache::{Cache, Part, READ};
 use crate::{CHUNK, Error, Model, Result};
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl Group {
     /// Reads `ids` into sequence `i`, a chunk at a time.
     pub fn feed(&mut self, i: usize, ids: &[u32]) -> Result<()> {
         for chunk in ids.chunks(CHUNK) {
-            self.advance(&[(i, chunk)], true)?;
+            self.advance(&[(i, chunk)], ids.len() >= READ)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A conversation with a model: its tokens so far, their keys and values, and what comes next.
 
-use crate::cache::{self, Cache, Part};
+use crate::cache::{self, Cache, Part, READ};
 use crate::{CHUNK, Error, Model, Result, Sampler};
 use hob_cpu::exec::Watch;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ impl Session {
         };
         let fresh = ids.len() - same;
         for chunk in ids[same..].chunks(CHUNK) {
-            self.feed(chunk)?;
+            self.feed_watched(chunk, ids.len() >= READ, None)?;
             if !on_chunk(self.ids().len() - same, fresh) {
                 break;
             }

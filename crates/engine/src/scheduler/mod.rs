@@ -14,7 +14,7 @@ mod draft;
 mod pace;
 mod stream;
 
-use crate::cache::{Cache, Part};
+use crate::cache::{Cache, Part, READ};
 use crate::tree::common;
 use crate::{CHUNK, Error, Model, Result, Stop};
 use hob_cpu::kv::PAGE;
@@ -92,7 +92,7 @@ struct Turn {
     rows: usize,
     /// whether a token comes of it
     speaks: bool,
-    /// whether the tokens are of the prompt
+    /// whether the tokens are of a prompt, and read as such
     reads: bool,
 }
 
@@ -243,7 +243,8 @@ impl Scheduler {
         let (stream, read) = (&self.running[i], self.cache.ids(line).len());
         let end = read + tokens;
         let rows = end.saturating_sub(stream.first_row().max(read)) + drafted.len();
-        let reads = read < stream.request.ids.len();
+        let prompt = stream.request.ids.len();
+        let reads = read < prompt && prompt >= READ;
         Turn { stream: i, tokens, drafted, rows, speaks: end == stream.ids.len(), reads }
     }
 

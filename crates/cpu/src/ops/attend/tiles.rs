@@ -10,7 +10,7 @@ use super::cross::{Size, Strip, by_distance, rescale};
 use super::panel::Lanes;
 use super::x86::One;
 use crate::Pool;
-use crate::amx::{SIDE, Tiles, block, left_row, product, right_columns, store_pairs};
+use crate::amx::{SIDE, Tiles, block, left_row, product, store_pairs, turn, turned};
 use crate::ops::gemm::WIDTH;
 use crate::ops::rows::Shared;
 use std::arch::x86_64::*;
@@ -62,9 +62,9 @@ impl Laid {
         self.key + (s.dim.next_multiple_of(SIDE) + 3) * size_of::<Strip>()
     }
 
-    /// What a thread works in: weights, scores (before them queries as plain numbers), and strips.
+    /// What a thread works in: weights, scores, and strips.
     fn working(&self, s: &Size, pool: &Pool) -> usize {
-        BLOCK / SIDE * STEP + BLOCK.max(3 * s.dim) * size_of::<Strip>() + strips(s, pool) * self.strip(s)
+        BLOCK / SIDE * STEP + BLOCK * size_of::<Strip>() + strips(s, pool) * self.strip(s)
     }
 }
 
@@ -114,7 +114,7 @@ pub fn run(
         // SAFETY: each thread has its own part of the working memory.
         let memory = unsafe { working.slice(thread * per_thread, per_thread) };
         let (weights, rest) = memory.split_at_mut(BLOCK / SIDE * STEP);
-        let (scores, rest) = rest.split_at_mut(BLOCK.max(3 * s.dim) * size_of::<Strip>());
+        let (scores, rest) = rest.split_at_mut(BLOCK * size_of::<Strip>());
         let scores = strips_of(scores);
         let _tiles = Tiles::new();
         let mut strips = [const { None }; STRIPS];
@@ -122,7 +122,8 @@ pub fn run(
         for ((strip, first), mine) in strips.iter_mut().zip(firsts).zip(rest.chunks_exact_mut(laid.strip(s)))
         {
             let part = Part::of(s, &laid, first, mine);
-            part.load(s, &laid, &mut scores[..3 * s.dim], scale * LOG2_E, |i| &x.q[row(i)..]);
+            // SAFETY: the processor has AMX and so AVX-512; queries have room for whole blocks.
+            unsafe { part.load(s, &laid, scale * LOG2_E, |i| &x.q[row(i)..][..s.dim]) };
             *strip = Some(part);
         }
         let kv = part * s.kv_heads + head / (s.heads / s.kv_heads);
@@ -136,12 +137,8 @@ pub fn run(
             }
         }
         for strip in strips.iter().flatten() {
-            for i in 0..strip.count {
-                // SAFETY: rows and heads of different tasks are different.
-                let y = unsafe { out.slice(row(strip.first + i), s.dim) };
-                let norm = 1.0 / strip.known[1][i];
-                y.iter_mut().zip(&*strip.sums).for_each(|(y, sums)| *y = sums[i] * norm);
-            }
+            // SAFETY: the processor has AVX-512; rows and heads of different tasks are different.
+            unsafe { strip.finish(s.dim, |i| out.slice(row(strip.first + i), s.dim)) };
         }
     });
 }
@@ -167,31 +164,58 @@ impl<'a> Part<'a> {
         Part { first, count, queries: queries.as_mut_ptr(), sums, known }
     }
 
-    fn load<'q>(
-        &self,
-        s: &Size,
-        laid: &Laid,
-        plain: &mut [Strip],
-        scale: f32,
-        row: impl Fn(usize) -> &'q [f32],
-    ) {
-        plain.fill([0.0; WIDTH]);
-        for i in 0..self.count {
-            for (d, q) in row(self.first + i)[..s.dim].iter().enumerate() {
-                plain[d][i] = q * scale;
+    /// Takes the queries that `row` gives, scaled, as columns of a right operand.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW and VL; queries have room for whole blocks.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load<'q>(&self, s: &Size, laid: &Laid, scale: f32, row: impl Fn(usize) -> &'q [f32]) {
+        let mut numbers = [0.0; 3 * JOINT];
+        for i in 0..SIDE {
+            let q = if i < self.count { row(self.first + i) } else { &[] };
+            if q.is_empty() {
+                numbers.fill(0.0);
+            }
+            if laid.joint {
+                let (upper, rest) = numbers[..3 * s.dim].split_at_mut(s.dim);
+                let (lower, again) = rest.split_at_mut(s.dim);
+                for (((q, upper), lower), again) in q.iter().zip(upper).zip(lower).zip(again) {
+                    let x = q * scale;
+                    (*upper, *lower, *again) = (x, less_upper(x), x);
+                }
+                left_row::<1, _>(numbers.as_ptr(), 3 * s.dim, i, self.queries);
+                continue;
+            }
+            for first in (0..s.dim).step_by(numbers.len()) {
+                let count = numbers.len().min(s.dim - first);
+                if let Some(q) = q.get(first..first + count) {
+                    numbers.iter_mut().zip(q).for_each(|(to, q)| *to = q * scale);
+                }
+                left_row::<2, _>(numbers.as_ptr(), count, i, self.queries.add(first / SIDE * STEP));
             }
         }
-        // SAFETY: the processor has AMX and so AVX-512; queries have room for whole blocks.
-        unsafe {
-            if laid.joint {
-                let (upper, rest) = plain.split_at_mut(s.dim);
-                let (lower, again) = rest.split_at_mut(s.dim);
-                again.copy_from_slice(upper);
-                let all = lower.as_flattened_mut().iter_mut().zip(upper.as_flattened());
-                all.for_each(|(to, x)| *to = less_upper(*x));
-                right_columns::<1>(plain, self.queries);
-            } else {
-                right_columns::<2>(&plain[..s.dim], self.queries);
+        match laid.joint {
+            true => turn::<1>(self.queries, laid.steps),
+            false => turn::<2>(self.queries, laid.steps),
+        }
+    }
+
+    /// Writes the results `(D)` of all queries, each to where `row` says.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn finish<'y>(&self, dim: usize, row: impl Fn(usize) -> &'y mut [f32]) {
+        for first in (0..self.count).step_by(16) {
+            let of = |x: &Strip| _mm512_loadu_ps(x.as_ptr().add(first));
+            let norm = _mm512_div_ps(_mm512_set1_ps(1.0), of(&self.known[1]));
+            for d in (0..dim).step_by(16) {
+                let some = if dim - d < 16 { (1u16 << (dim - d)) - 1 } else { u16::MAX };
+                let sums = &self.sums[d..d + 16];
+                let y = turned(std::array::from_fn(|i| _mm512_mul_ps(of(&sums[i]), norm)));
+                for (i, y) in y.into_iter().enumerate().take(self.count - first) {
+                    _mm512_mask_storeu_ps(row(first + i)[..dim].as_mut_ptr().add(d), some, y);
+                }
             }
         }
     }
