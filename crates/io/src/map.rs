@@ -21,6 +21,9 @@ pub(crate) fn map(path: &Path) -> Result<Mmap> {
 
 /// Gives back the memory of whole pages within `bytes`, which must be part of a mapped file.
 pub(crate) fn forget(bytes: &[u8]) {
+    // Where the file lies in huge pages, a neighbour that is read later would bring back all that shares one with it.
+    #[cfg(target_os = "linux")]
+    advise(bytes, libc::MADV_NOHUGEPAGE);
     #[cfg(unix)]
     advise(bytes, libc::MADV_DONTNEED);
     #[cfg(not(unix))]
