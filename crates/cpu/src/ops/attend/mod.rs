@@ -40,8 +40,8 @@ struct Shape {
     dim: usize,
     /// tokens of a task
     tile: usize,
-    /// whether AMX may be used, for what is read: its products are nearly those of f32, but not quite
-    fast: bool,
+    /// whether what is read goes by AMX: its products are nearly those of f32, but not quite
+    tiles: bool,
 }
 
 impl Shape {
@@ -49,22 +49,14 @@ impl Shape {
         let (q, k) = (node.shape, graph.node(node.inputs[1]).shape);
         let (heads, kv_heads, dim) = (q[1], k[1], q[2]);
         let by = |rows: usize| (rows / (heads / kv_heads)).max(1);
-        let fast =
-            cpu.precision == Precision::Fast && matches!(node.op, Op::Attend(Attend { cache: Some(_), .. }));
-        let s = Shape { heads, kv_heads, dim, tile: by(ROWS), fast };
+        let cached = matches!(node.op, Op::Attend(Attend { cache: Some(_), .. }));
+        let tiles = cached && cpu.precision == Precision::Fast && by_amx(dim);
+        let s = Shape { heads, kv_heads, dim, tile: by(ROWS), tiles };
         #[cfg(target_arch = "x86_64")]
-        if s.by_tiles() && q[0] * heads >= TASKS / 2 * cpu.pool.threads() * amx::ROWS {
+        if s.tiles && q[0] * heads >= TASKS / 2 * cpu.pool.threads() * amx::ROWS {
             return Shape { tile: by(amx::ROWS), ..s };
         }
         s
-    }
-
-    /// Whether tasks of what is read go by AMX.
-    fn by_tiles(&self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self.fast && amx::can(self.dim);
-        #[cfg(not(target_arch = "x86_64"))]
-        false
     }
 
     fn group(&self) -> usize {
@@ -73,7 +65,7 @@ impl Shape {
 
     fn rows(&self) -> usize {
         let rows = self.tile * self.group();
-        if self.by_tiles() { rows.next_multiple_of(32) } else { rows }
+        if self.tiles { rows.next_multiple_of(32) } else { rows }
     }
 
     /// D filled up to whole groups and vectors.
@@ -99,7 +91,7 @@ impl Shape {
     /// Floats of it that AMX takes.
     fn tiled(&self) -> usize {
         #[cfg(target_arch = "x86_64")]
-        if self.by_tiles() {
+        if self.tiles {
             return amx::floats(*self);
         }
         0
@@ -114,6 +106,14 @@ impl Shape {
     fn part(&self) -> usize {
         self.dim + 2
     }
+}
+
+/// Whether AMX is there, and takes heads of `dim` numbers.
+fn by_amx(dim: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return amx::can(dim);
+    #[cfg(not(target_arch = "x86_64"))]
+    return dim == usize::MAX;
 }
 
 /// Bytes of working memory.
@@ -167,13 +167,14 @@ fn paged(c: &mut Call, s: Shape, how: Attend, state: StateId) {
         // SAFETY: each thread has its own part of the working memory.
         let memory = unsafe { working.slice(thread * s.per_thread(), s.per_thread()) };
         let (page, memory) = memory.split_at_mut(s.page());
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
         let (tiled, memory) = memory.split_at_mut(s.tiled());
         let mut t = Task::new(s, how, *seq, first, memory);
         t.load(q, head, kv.types().k);
         let pages = t.pages();
         let (n, from) = (pages.len(), pages.start);
         let part = from + n * split / splits..from + n * (split + 1) / splits;
-        match seq.read && s.by_tiles() {
+        match seq.read && s.tiles {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor has AMX.
             true => unsafe { t.attend_by_tiles(kv, state, head, part, page, tiled) },
