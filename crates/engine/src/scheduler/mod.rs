@@ -8,7 +8,7 @@
 //! and no more of it in a step than there are rows for.
 //!
 //! Where pages run out, the answer that came last gives up its own and is read again later: the oldest always goes on.
-//! What it had said is computed again as it was the first time, and not as what is read: it goes on as if nothing had been.
+//! What it had said is computed again by the kernels that said it, and not as what is read.
 
 mod draft;
 mod pace;

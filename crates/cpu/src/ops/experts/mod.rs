@@ -126,7 +126,7 @@ fn one_by_one(c: &mut Call, s: &Sizes, act: Act) {
     let Sizes { tokens, channels, inner, experts, .. } = *s;
     let (x, shares) = (c.x(0).f32s(), c.x(1).f32s());
     let mut memory = Carver::new(std::mem::take(&mut c.scratch));
-    // What is said comes out the same whatever shares a step (see `linear::way`).
+    // The same whatever shares a step (see `linear::way`).
     let isa = if c.graph.states.is_empty() { isa() } else { vectors() };
     let (mine, rows) = (memory.take::<u32>(tokens), memory.take::<f32>(tokens * channels));
     let y = memory.take::<f32>(tokens * channels);

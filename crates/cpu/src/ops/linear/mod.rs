@@ -100,7 +100,7 @@ pub fn run(c: &mut Call) {
 const LEAST: usize = 16;
 
 /// Instructions for the rows of a product from `from` on, and where these rows end. Tiles round otherwise than vectors do,
-/// and an answer shall come out the same whatever shares its steps, and in whatever parts its prompt is read. So over a
+/// and which of them it is shall depend neither on what shares a step nor on the part of a prompt that is read. So over a
 /// cache what is read goes by tiles, be it a token, and what is said by vectors; and so do the few rows of the last layer,
 /// which wait for memory. Elsewhere the number of rows decides.
 fn way(c: &Call, dtype: DType, tokens: usize, from: usize) -> (usize, Isa) {
