@@ -1,6 +1,7 @@
 //! Picture models of full size with random weights, whole: `cargo bench -p hob-engine --bench pictures [-- FILTER] [--threads N]`.
 //!
-//! For each: bytes planned, the time of a run (the best of a few), operations per second, and where the time goes by op.
+//! For each: bytes planned, the time of a run (the best of a few), operations per second, and where the time goes by op,
+//! with the rate of those that multiply and its share of the registers'.
 
 use hob_cpu::exec::Memory;
 use hob_cpu::{Buffer, Ceilings, Cpu, Precision, Tensor, Weights};
@@ -89,10 +90,10 @@ fn measure(name: &str, mut graph: Graph, threads: usize) {
     let inputs: Vec<(&str, Data)> = given.iter().map(|(n, d)| (n.as_str(), Data::F32(d))).collect();
     let batch = Batch { inputs: &inputs, seqs: &[] };
     let mut memory = Memory::new();
-    let (mut best, mut times) = (Duration::MAX, BTreeMap::<String, Duration>::new());
+    let (mut best, mut times) = (Duration::MAX, BTreeMap::<String, (Duration, f64)>::new());
     let limit = Ceilings::measure(&cpu.pool, hob_cpu::isa::isa()).expect("memory").f32_gflops;
-    for round in 0..3 {
-        let start = Instant::now();
+    for _ in 0..3 {
+        let (start, mut round) = (Instant::now(), BTreeMap::<String, (Duration, f64)>::new());
         let mut watch = |g: &Graph, id: hob_graph::NodeId, took: Duration| {
             let node = g.node(id);
             let what = match node.op {
@@ -103,12 +104,15 @@ fn measure(name: &str, mut graph: Graph, threads: usize) {
                 Op::CrossAttend(_) => format!("cross_attend {} keys", g.node(node.inputs[1]).shape[0]),
                 _ => node.op.name().to_string(),
             };
-            if round == 2 {
-                *times.entry(what).or_default() += took;
-            }
+            let sum = round.entry(what).or_default();
+            *sum = (sum.0 + took, sum.1 + operations(g, id));
         };
         cpu.run_watched(&program, &mut memory, None, &batch, Some(&mut watch)).expect("a right run");
         best = best.min(start.elapsed());
+        for (what, now) in round {
+            let least = times.entry(what).or_insert(now);
+            least.0 = least.0.min(now.0);
+        }
     }
     let flops: f64 = program.plan.steps.iter().map(|&id| operations(&program.graph, id)).sum();
     let rate = flops / best.as_secs_f64() / 1e9;
@@ -121,15 +125,17 @@ fn measure(name: &str, mut graph: Graph, threads: usize) {
         program.plan.arena / 1_000_000,
         program.plan.scratch / 1_000_000,
     );
-    let total: Duration = times.values().sum();
+    let total: Duration = times.values().map(|t| t.0).sum();
     let mut times: Vec<_> = times.into_iter().collect();
-    times.sort_by_key(|t| std::cmp::Reverse(t.1));
-    for (what, took) in times.iter().take(24) {
-        println!(
-            "  {what:<24} {:8.1} ms {:5.1}%",
-            took.as_secs_f64() * 1e3,
-            100.0 * took.as_secs_f64() / total.as_secs_f64()
-        );
+    times.sort_by_key(|t| std::cmp::Reverse(t.1.0));
+    for (what, (took, flops)) in times.iter().take(24) {
+        let (s, rate) = (took.as_secs_f64(), flops / took.as_secs_f64() / 1e9);
+        let rate = if rate > 0.0 {
+            format!("{rate:6.0} GFLOP/s {:4.0}%", 100.0 * rate / limit)
+        } else {
+            String::new()
+        };
+        println!("  {what:<24} {:8.1} ms {:5.1}% {rate}", s * 1e3, 100.0 * s / total.as_secs_f64());
     }
 }
 
