@@ -22,6 +22,7 @@ mod scatter_add;
 mod softmax;
 mod sum;
 mod top_k;
+mod turn;
 mod unary;
 mod upsample;
 

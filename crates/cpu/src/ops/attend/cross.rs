@@ -16,6 +16,7 @@ use crate::isa::for_each_width;
 use crate::isa::{Isa, isa};
 use crate::ops::gemm::{HEIGHT, Rows, WIDTH, prefetch, tile_turned};
 use crate::ops::rows::Shared;
+use crate::ops::turn;
 use hob_graph::{Cross, Graph, Node};
 use std::{f32::consts::LOG2_E, ops::Range};
 
@@ -130,9 +131,11 @@ pub fn run(c: &mut Call, how: Cross) {
         // Rows lie far apart: asked for together, they come together.
         for i in first..s.queries.min(first + STRIPS * WIDTH) {
             prefetch(q, row(i), s.dim);
+            // SAFETY: rows and heads of different tasks are different.
+            prefetch(unsafe { out.slice(row(i), s.dim) }, 0, s.dim);
         }
         for strip in &mut strips {
-            strip.load(&s, how.scale * LOG2_E, |i| &q[row(i)..]);
+            strip.load(how.scale * LOG2_E, |i| &q[row(i)..]);
         }
         let kv = (part * s.kv_heads + head / (s.heads / s.kv_heads)) * s.laid();
         let kv = [&keys[kv..][..s.laid()], &values[kv..][..s.laid()]];
@@ -145,10 +148,8 @@ pub fn run(c: &mut Call, how: Cross) {
             }
         }
         for strip in &strips {
-            for i in 0..strip.count {
-                // SAFETY: rows and heads of different tasks are different.
-                strip.finish(i, unsafe { out.slice(row(strip.first + i), s.dim) });
-            }
+            // SAFETY: rows and heads of different tasks are different.
+            strip.finish(s.dim, |i| unsafe { out.slice(row(strip.first + i), s.dim) });
         }
     });
 }
@@ -169,12 +170,16 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn load<'q>(&mut self, s: &Size, scale: f32, row: impl Fn(usize) -> &'q [f32]) {
-        self.queries.fill([0.0; WIDTH]);
-        for i in 0..self.count {
-            for (to, q) in self.queries.iter_mut().zip(&row(self.first + i)[..s.dim]) {
-                to[i] = q * scale;
-            }
+    fn load<'q>(&mut self, scale: f32, row: impl Fn(usize) -> &'q [f32]) {
+        if self.count < WIDTH {
+            self.queries.fill([0.0; WIDTH]);
+        }
+        let (first, dim) = (self.first, self.queries.len());
+        let row = |i: usize| &row(first + i)[..dim];
+        for i in (0..self.count).step_by(turn::ROWS) {
+            // Those that are missing are others once more, in places that are not looked at.
+            let rows = std::array::from_fn(|j| row((i + j).min(self.count - 1)));
+            turn::to_columns(rows, scale, self.queries, i);
         }
         *self.known = [[f32::NEG_INFINITY; WIDTH], [0.0; WIDTH], [1.0; WIDTH]];
     }
@@ -208,10 +213,18 @@ impl Part<'_> {
         }
     }
 
-    /// Query `i` of the strip.
-    fn finish(&self, i: usize, y: &mut [f32]) {
-        let norm = 1.0 / self.known[1][i];
-        y.iter_mut().zip(&*self.sums).for_each(|(y, sums)| *y = sums[i] * norm);
+    /// Writes the results `(D)` of all queries, each to where `row` says.
+    fn finish<'y>(&self, dim: usize, row: impl Fn(usize) -> &'y mut [f32]) {
+        let norm = |i: usize| 1.0 / self.known[1][i];
+        let sums = &self.sums[..dim];
+        let whole = self.count / turn::ROWS * turn::ROWS;
+        for i in (0..whole).step_by(turn::ROWS) {
+            let norms = std::array::from_fn(|j| norm(i + j));
+            turn::to_rows(sums, i, &norms, std::array::from_fn(|j| row(i + j)));
+        }
+        for i in whole..self.count {
+            row(i).iter_mut().zip(sums).for_each(|(y, sums)| *y = sums[i] * norm(i));
+        }
     }
 }
 
@@ -321,19 +334,17 @@ pub unsafe fn columns_of<L: Lanes>(
                 best = best.most(L::load(scores.as_ptr().add(at)));
             }
             let less = best.times(L::splat(-1.0));
-            // Four sums, as each addition waits for the one before.
-            let mut sums = [L::splat(0.0); 4];
-            let (fours, rest) = scores.as_chunks_mut::<4>();
-            for [a, b, c, d] in fours {
+            // Two sums, as each addition waits for the one before; more would want more registers than there are.
+            let mut sums = [L::splat(0.0); 2];
+            let (twos, rest) = scores.as_chunks_mut::<2>();
+            for [a, b] in twos {
                 weigh_one(a, at, less, &mut sums[0]);
                 weigh_one(b, at, less, &mut sums[1]);
-                weigh_one(c, at, less, &mut sums[2]);
-                weigh_one(d, at, less, &mut sums[3]);
             }
             for scores in rest {
                 weigh_one(scores, at, less, &mut sums[0]);
             }
-            let sum = sums[0].plus(sums[1]).plus(sums[2].plus(sums[3]));
+            let sum = sums[0].plus(sums[1]);
             let kept = before.plus(less).exp2(); // 0 in the first block
             kept.store(keep.as_mut_ptr().add(at));
             best.store(largest.as_mut_ptr().add(at));

@@ -52,17 +52,43 @@ pub unsafe fn weigh_avx512(scores: &mut [f32], known: Known) {
     unsafe { rows_of::<One>(scores, known) }
 }
 
+/// The same as [`columns_of`], eight queries at a time: what 2^x is made of takes ten registers of 16.
+///
 /// # Safety
-/// As of [`columns_of`].
-#[target_feature(enable = "avx2,fma,f16c")]
+/// The processor has AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
 pub unsafe fn weigh_columns_avx2(
     scores: &mut [[f32; 32]],
     largest: &mut [f32; 32],
     weight: &mut [f32; 32],
     keep: &mut [f32; 32],
 ) {
-    // SAFETY: as the caller promises, and the function is compiled for it.
-    unsafe { columns_of::<Two>(scores, largest, weight, keep) }
+    for at in (0..32).step_by(8) {
+        // SAFETY: all are of 32 numbers.
+        unsafe {
+            let load = |x: &[f32; 32]| _mm256_loadu_ps(x.as_ptr().add(at));
+            let before = load(largest);
+            let mut best = [before; 4];
+            let (fours, rest) = scores.as_chunks::<4>();
+            for four in fours {
+                // What is no number stays none, as the second operand counts then.
+                (0..4).for_each(|i| best[i] = _mm256_max_ps(best[i], load(&four[i])));
+            }
+            rest.iter().for_each(|x| best[0] = _mm256_max_ps(best[0], load(x)));
+            let best = _mm256_max_ps(_mm256_max_ps(best[0], best[1]), _mm256_max_ps(best[2], best[3]));
+            let mut sum = _mm256_setzero_ps();
+            for x in scores.iter_mut() {
+                let e = exp2_8(_mm256_sub_ps(load(x), best));
+                _mm256_storeu_ps(x.as_mut_ptr().add(at), e);
+                sum = _mm256_add_ps(sum, e);
+            }
+            let kept = exp2_8(_mm256_sub_ps(before, best)); // next to 0 in the first block
+            _mm256_storeu_ps(keep.as_mut_ptr().add(at), kept);
+            _mm256_storeu_ps(largest.as_mut_ptr().add(at), best);
+            let sum = _mm256_fmadd_ps(load(weight), kept, sum);
+            _mm256_storeu_ps(weight.as_mut_ptr().add(at), sum);
+        }
+    }
 }
 
 /// # Safety
@@ -103,6 +129,28 @@ unsafe fn exp8(x: __m256) -> __m256 {
         let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
         let y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n));
         _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(LEAST)), y)
+    }
+}
+
+/// 2^r for |r| <= 1/2, interpolated at the Chebyshev points, the highest power first.
+const POWERS: [f32; 6] =
+    [0.001_339_086_3, 0.009_676_032, 0.055_503_57, 0.240_221_07, std::f32::consts::LN_2, 1.0];
+
+/// See [`Lanes::exp2`]; below 2^-125, of no weight beside any other, it stays at that.
+#[inline(always)]
+unsafe fn exp2_8(x: __m256) -> __m256 {
+    // SAFETY: the caller is compiled for it.
+    unsafe {
+        // What is no number stays none, as the second operand counts then.
+        let x = _mm256_max_ps(_mm256_set1_ps(-125.0), x);
+        let shifted = _mm256_add_ps(x, _mm256_set1_ps(ROUND));
+        let r = _mm256_sub_ps(x, _mm256_sub_ps(shifted, _mm256_set1_ps(ROUND)));
+        let mut p = _mm256_set1_ps(POWERS[0]);
+        for c in &POWERS[1..] {
+            p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(*c));
+        }
+        let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n))
     }
 }
 
@@ -253,9 +301,6 @@ impl Lanes for One {
     }
     #[inline(always)]
     unsafe fn exp2(self) -> Self {
-        // 2^r for |r| <= 1/2, interpolated at the Chebyshev points, the highest power first
-        const POWERS: [f32; 6] =
-            [0.001_339_086_3, 0.009_676_032, 0.055_503_57, 0.240_221_07, std::f32::consts::LN_2, 1.0];
         unsafe {
             // What is no number stays none, as the second operand counts then.
             let x = _mm512_max_ps(_mm512_set1_ps(-150.0), self.0);

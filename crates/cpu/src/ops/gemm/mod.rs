@@ -40,7 +40,7 @@ impl<'a> Left<'a> {
     }
 
     /// Bytes of `n` numbers.
-    fn bytes_of(&self, n: usize) -> usize {
+    pub fn bytes_of(&self, n: usize) -> usize {
         self.dtype.bytes(n).expect("panels and rows are whole blocks")
     }
 

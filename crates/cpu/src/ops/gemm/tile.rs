@@ -43,12 +43,14 @@ fn run<const TURNED: bool>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]
                 }
             };
         }
-        if fresh {
-            sums[..a.count].fill([0.0; WIDTH]);
-        }
         if isa() >= Isa::Avx2 {
             // SAFETY: the processor has AVX2 and FMA, and likewise.
-            return unsafe { x86::by_steps::<TURNED>(a, b, sums) };
+            return unsafe {
+                match fresh {
+                    true => x86::by_steps::<TURNED, true>(a, b, sums),
+                    false => x86::by_steps::<TURNED, false>(a, b, sums),
+                }
+            };
         }
     }
     if fresh {
@@ -171,22 +173,30 @@ mod x86 {
         }
     }
 
-    /// Six rows by half a strip at a time. The processor must have AVX2 and FMA, and memory what [`super::run`] asserts.
+    /// Up to six rows by half a strip at a time: all rows by one half, which stays in the first cache, and then by the
+    /// other. The processor must have AVX2 and FMA, and memory what [`super::run`] asserts.
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn by_steps<const TURNED: bool>(a: Rows, b: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
-        for first in (0..a.count).step_by(STEP[0]) {
-            let rest = from::<TURNED>(a, first);
-            let sums = &mut sums[first..];
-            for column in (0..WIDTH).step_by(STEP[1]) {
+    pub unsafe fn by_steps<const TURNED: bool, const FRESH: bool>(
+        a: Rows,
+        b: &[[f32; WIDTH]],
+        sums: &mut [[f32; WIDTH]],
+    ) {
+        // About equally many, as few sums wait for each other.
+        let steps = a.count.div_ceil(STEP[0]);
+        for column in (0..WIDTH).step_by(STEP[1]) {
+            for step in 0..steps {
+                let (first, end) = (a.count * step / steps, a.count * (step + 1) / steps);
+                let rest = from::<TURNED>(a, first);
+                let sums = &mut sums[first..end];
                 // SAFETY: as the caller says.
                 unsafe {
-                    match rest.count {
-                        1 => avx2::<TURNED, 1>(rest, b, column, sums),
-                        2 => avx2::<TURNED, 2>(rest, b, column, sums),
-                        3 => avx2::<TURNED, 3>(rest, b, column, sums),
-                        4 => avx2::<TURNED, 4>(rest, b, column, sums),
-                        5 => avx2::<TURNED, 5>(rest, b, column, sums),
-                        _ => avx2::<TURNED, 6>(rest, b, column, sums),
+                    match sums.len() {
+                        1 => avx2::<TURNED, FRESH, 1>(rest, b, column, sums),
+                        2 => avx2::<TURNED, FRESH, 2>(rest, b, column, sums),
+                        3 => avx2::<TURNED, FRESH, 3>(rest, b, column, sums),
+                        4 => avx2::<TURNED, FRESH, 4>(rest, b, column, sums),
+                        5 => avx2::<TURNED, FRESH, 5>(rest, b, column, sums),
+                        _ => avx2::<TURNED, FRESH, 6>(rest, b, column, sums),
                     }
                 }
             }
@@ -195,7 +205,7 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const TURNED: bool, const N: usize>(
+    unsafe fn avx2<const TURNED: bool, const FRESH: bool, const N: usize>(
         a: Rows,
         b: &[[f32; WIDTH]],
         column: usize,
@@ -203,23 +213,44 @@ mod x86 {
     ) {
         // SAFETY: rows, panel and sums are as long as the caller says.
         unsafe {
-            let (mut at, stride) = (a.at.as_ptr(), a.stride);
-            let mut y = [[_mm256_setzero_ps(); 2]; N];
-            for i in 0..N {
-                let sums = sums[i].as_ptr().add(column);
+            let sums = sums.as_mut_ptr().cast::<f32>().add(column);
+            let mut y = [[_mm256_setzero_ps(); 2]; STEP[0]];
+            for i in 0..if FRESH { 0 } else { N } {
+                let sums = sums.add(i * WIDTH);
                 y[i] = [_mm256_loadu_ps(sums), _mm256_loadu_ps(sums.add(8))];
             }
-            for b in b {
-                let b = b.as_ptr().add(column);
-                let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
-                for i in 0..N {
-                    let x = _mm256_set1_ps(*at.add(if TURNED { i } else { i * stride }));
-                    y[i] = [_mm256_fmadd_ps(x, b[0], y[i][0]), _mm256_fmadd_ps(x, b[1], y[i][1])];
-                }
-                at = at.wrapping_add(if TURNED { stride } else { 1 });
+            // As above: addresses that instructions compute by themselves, and a loop that is left as foreseen.
+            let stride = a.stride;
+            let mut at: [*const f32; 4] = std::array::from_fn(|i| match TURNED {
+                true => a.at.as_ptr().wrapping_add(i * stride),
+                false => a.at.as_ptr().wrapping_add(3 * i * stride),
+            });
+            macro_rules! step {
+                ($b:expr, $k:literal) => { step!($b, $k: 0 1 2 3 4 5) };
+                ($b:expr, $k:literal: $($i:literal)*) => {
+                    let b = $b.as_ptr().add(column);
+                    let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                    $(if $i < N {
+                        let x = if TURNED { at[$k].add($i) } else { at[$i / 3].add($i % 3 * stride + $k) };
+                        let x = _mm256_set1_ps(*x);
+                        y[$i] = [_mm256_fmadd_ps(x, b[0], y[$i][0]), _mm256_fmadd_ps(x, b[1], y[$i][1])];
+                    })*
+                };
+            }
+            let (fours, rest) = b.as_chunks::<4>();
+            for b in fours {
+                step!(b[0], 0);
+                step!(b[1], 1);
+                step!(b[2], 2);
+                step!(b[3], 3);
+                at = at.map(|at| at.wrapping_add(if TURNED { 4 * stride } else { 4 }));
+            }
+            for b in rest {
+                step!(b, 0);
+                at = at.map(|at| at.wrapping_add(if TURNED { stride } else { 1 }));
             }
             for i in 0..N {
-                let sums = sums[i].as_mut_ptr().add(column);
+                let sums = sums.add(i * WIDTH);
                 _mm256_storeu_ps(sums, y[i][0]);
                 _mm256_storeu_ps(sums.add(8), y[i][1]);
             }

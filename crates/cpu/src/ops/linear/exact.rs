@@ -209,25 +209,9 @@ fn turn_avx2(rows: &[[f32; DEPTH]; LANES], strip: &mut [[f32; WIDTH]], at: usize
         for half in [0, 8] {
             // SAFETY: eight numbers of each row, and of each of the strip's eight, are there, as asserted.
             unsafe {
-                // Four lines of a row lie beside those of the row four on, so that turning needs no crossing of halves.
-                let load =
-                    |i: usize, part: usize| _mm_loadu_ps(rows[half + i].as_ptr().add(8 * k + 4 * part));
-                for part in [0, 1] {
-                    let pair = |i| {
-                        _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(load(i, part)), load(i + 4, part))
-                    };
-                    let [a, b, c, d] = [pair(0), pair(1), pair(2), pair(3)];
-                    let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
-                    let (ef, gh) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-                    let turned = [
-                        _mm256_shuffle_ps::<0x44>(ab, cd),
-                        _mm256_shuffle_ps::<0xee>(ab, cd),
-                        _mm256_shuffle_ps::<0x44>(ef, gh),
-                        _mm256_shuffle_ps::<0xee>(ef, gh),
-                    ];
-                    for (i, turned) in turned.into_iter().enumerate() {
-                        _mm256_storeu_ps(y[4 * part + i].as_mut_ptr().add(at + half), turned);
-                    }
+                let rows = std::array::from_fn(|i| rows[half + i].as_ptr().add(8 * k));
+                for (x, y) in crate::ops::turn::eight(rows).into_iter().zip(&mut *y) {
+                    _mm256_storeu_ps(y.as_mut_ptr().add(at + half), x);
                 }
             }
         }
