@@ -7,7 +7,7 @@ mod winograd;
 
 use crate::exec::{Call, Cpu};
 use crate::isa::isa;
-use crate::ops::gemm::{Gemm, Left, Panel, WIDTH, Way};
+use crate::ops::gemm::{Gemm, Left, Panel, WIDTH, Way, prefetch};
 use hob_graph::{DType, Graph, Node, Shape, Window};
 use std::ops::Range;
 use winograd::Winograd;
@@ -86,6 +86,9 @@ struct Run {
 impl Patches<'_> {
     /// Writes rows (places within a patch) of some columns (positions of the window) into a panel.
     fn fill(&self, image: usize, rows: Range<usize>, columns: Range<usize>, panel: &mut [f32]) {
+        if self.window == (Window { kernel: 1, stride: 1, padding: 0 }) {
+            return self.fill_points(image, rows, columns, panel);
+        }
         let (mut runs, mut count) = ([Run::default(); TASK], 0);
         let stride = self.window.stride as usize;
         let mut at = columns.start;
@@ -105,6 +108,24 @@ impl Patches<'_> {
             for run in &runs[..count] {
                 let strip = &mut panel[run.strip * deep + i];
                 self.run(self.line(x, run.corner[0] + dy), run.corner[1] + dx, run, strip);
+            }
+        }
+    }
+
+    /// The same where a patch is a single place: a row is part of a channel as it lies.
+    fn fill_points(&self, image: usize, rows: Range<usize>, columns: Range<usize>, panel: &mut [f32]) {
+        let (plane, deep) = (self.size[0] * self.size[1], rows.len());
+        let panel = panel.as_chunks_mut::<WIDTH>().0;
+        for (i, row) in rows.enumerate() {
+            let at = image * self.image + row * plane + columns.start;
+            // The channels after the next are asked for: they lie far apart.
+            prefetch(self.x, at + 2 * plane, columns.len());
+            let (whole, rest) = self.x[at..][..columns.len()].as_chunks::<WIDTH>();
+            for (strip, x) in whole.iter().enumerate() {
+                panel[strip * deep + i] = *x;
+            }
+            if !rest.is_empty() {
+                panel[whole.len() * deep + i][..rest.len()].copy_from_slice(rest);
             }
         }
     }

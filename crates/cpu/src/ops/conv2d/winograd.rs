@@ -5,22 +5,33 @@
 //! the channels, and their sums are turned back. What is turned exists for some rows of tiles, and for some outputs, at a
 //! time. In f32 the results are about ten times as far from exact ones as direct sums are, some 1e-6 of the largest.
 
+mod transform;
+
 use super::Left;
 use crate::exec::Cpu;
-use crate::isa::{for_each_width, isa};
-use crate::ops::gemm::{HEIGHT, Rows, WIDTH, Way, tile};
+use crate::isa::isa;
+use crate::ops::gemm::{HEIGHT, Rows, WIDTH, Way, prefetch, tile, tile_turned};
 use crate::ops::rows::Shared;
+use crate::ops::turn;
 use crate::threads::Pool;
 use hob_graph::{DType, Shape, Window};
+use std::ops::Range;
+use transform::{across, back, back_few, downwards, turn_kernels};
 
 /// Places of a turned tile.
 const PLACES: usize = 36;
 /// Tiles at once, in strips.
 const STRIPS: usize = 8;
-/// Outputs of a task at most.
-const OUTPUTS: usize = 48;
-/// Channels whose kernels are turned at once.
-const DEPTH: usize = 320;
+/// Outputs of a task at most, and channels whose kernels are turned at once.
+const MANY: [usize; 2] = [48, 320];
+/// The same where tiles are few, and each kernel that is turned has to stay in the second cache until it meets them.
+const FEW: [usize; 2] = [WIDTH, 64];
+/// Channels between which passes are cut, whole blocks of any format.
+const CUT: usize = 32;
+/// Tiles up to which they are few, ...
+const FEWEST: usize = 23;
+/// ... and from which on minimal filtering pays.
+const LEAST: usize = 4;
 /// Tiles turned at once.
 const LANES: usize = 16;
 
@@ -41,8 +52,12 @@ pub struct Winograd {
     lines: usize,
     /// rows of tiles at once
     some: usize,
+    /// tiles of a strip
+    wide: usize,
     /// outputs of a task
     rows: usize,
+    /// channels at once
+    depth: usize,
 }
 
 impl Winograd {
@@ -55,12 +70,15 @@ impl Winograd {
         let fits = window.kernel == 3 && window.stride == 1 && channels >= 32 && outputs >= 32;
         let tiles = [y[2].div_ceil(4), y[3].div_ceil(4)];
         let (lines, most) = (x[0] * tiles[0], STRIPS * WIDTH);
-        if !fits || lines * tiles[1] < WIDTH * 3 / 4 || tiles[1] > most {
+        let all = lines * tiles[1];
+        if !fits || all < LEAST || tiles[1] > most {
             return None;
         }
+        let few = all <= FEWEST;
+        let [many, depth] = if few { FEW } else { MANY };
         // As many outputs a task as leave no thread without work: the more there are, the seldomer turned pixels come.
-        let tasks = outputs.div_ceil(OUTPUTS).next_multiple_of(cpu.pool.threads()).min(outputs);
-        let rows = outputs.div_ceil(tasks);
+        let tasks = outputs.div_ceil(many).next_multiple_of(cpu.pool.threads()).min(outputs);
+        let rows = if few { many } else { outputs.div_ceil(tasks) };
         Some(Winograd {
             channels,
             outputs,
@@ -70,12 +88,19 @@ impl Winograd {
             tiles,
             lines,
             some: (most / tiles[1]).min(lines),
+            wide: if few { all } else { WIDTH },
             rows,
+            depth,
         })
     }
 
+    /// Whether kernels are the columns of products, and the tiles, fewer than those, their rows.
+    fn few(&self) -> bool {
+        self.lines * self.tiles[1] <= FEWEST
+    }
+
     fn strips(&self) -> usize {
-        (self.some * self.tiles[1]).div_ceil(WIDTH)
+        (self.some * self.tiles[1]).div_ceil(self.wide)
     }
 
     /// Columns of a line of turned pixels: those of whole vectors of tiles, and two beyond.
@@ -83,7 +108,7 @@ impl Winograd {
         self.tiles[1].next_multiple_of(LANES) * 4 + LANES
     }
 
-    /// From one place to the next of turned tiles, in rows of WIDTH numbers. An odd number: the places of a tile are
+    /// From one place to the next of turned tiles, in rows of a strip. An odd number: the places of a tile are
     /// written one after another, and would otherwise share a few lines of the caches.
     fn place(&self) -> usize {
         (self.strips() * self.channels) | 1
@@ -91,13 +116,23 @@ impl Winograd {
 
     /// Numbers of all turned tiles.
     fn turned(&self) -> usize {
-        PLACES * self.place() * WIDTH
+        PLACES * self.place() * self.wide
     }
 
-    /// Numbers a thread works in: lines of pixels; or turned kernels, one row of them as they were, and sums.
+    /// Numbers of a place of turned kernels: an odd number of lines of a cache, as above.
+    fn kernels(&self) -> usize {
+        ((self.rows * self.depth).div_ceil(16) | 1) * 16
+    }
+
+    /// Rows of kernels as they were.
+    fn plain(&self) -> usize {
+        if self.few() { self.rows } else { 1 }
+    }
+
+    /// Numbers a thread works in: lines of pixels; or turned kernels, some rows of them as they were, and sums.
     fn per_thread(&self) -> usize {
-        let kernels = (PLACES * self.rows + 9) * DEPTH;
-        (7 * self.line()).max(kernels + PLACES * self.strips() * self.rows * WIDTH)
+        let kernels = PLACES * self.kernels() + 9 * self.depth * self.plain();
+        (7 * self.line()).max(kernels + PLACES * self.strips() * self.rows * self.wide)
     }
 
     /// Bytes of working memory.
@@ -131,11 +166,14 @@ impl Winograd {
                 }
             });
             let turned: &[f32] = turned;
-            let strips = (lines.len() * self.tiles[1]).div_ceil(WIDTH);
+            let strips = (lines.len() * self.tiles[1]).div_ceil(self.wide);
             pool.run(self.outputs.div_ceil(self.rows), &|task, thread| {
                 let from = task * self.rows;
                 let count = self.rows.min(self.outputs - from);
                 let sums = self.products(turned, strips, w, from, count, memory(thread));
+                if self.few() {
+                    return self.turn_few_back(sums, bias, from, count, &y);
+                }
                 for row in 0..count {
                     let bias = bias.map_or(0.0, |b| b[from + row]);
                     for strip in 0..strips {
@@ -183,11 +221,11 @@ impl Winograd {
                     let mut done = 0;
                     while done < count {
                         let tile = place * self.tiles[1] + first + done;
-                        let n = (WIDTH - tile % WIDTH).min(count - done);
-                        let at = (i * 6 + j) * self.place() + tile / WIDTH * self.channels + channel;
+                        let n = (self.wide - tile % self.wide).min(count - done);
+                        let at = (i * 6 + j) * self.place() + tile / self.wide * self.channels + channel;
                         // SAFETY: places, tiles and channels are within what is planned, and each channel is one
                         // thread's.
-                        let to = unsafe { to.slice(at * WIDTH + tile % WIDTH, n) };
+                        let to = unsafe { to.slice(at * self.wide + tile % self.wide, n) };
                         match n {
                             LANES => to.copy_from_slice(turned),
                             _ => to.copy_from_slice(&turned[done..done + n]),
@@ -199,7 +237,8 @@ impl Winograd {
         }
     }
 
-    /// Sums over the channels for outputs `from..from + count`, as `(places, strips, rows, WIDTH)`.
+    /// Sums over the channels for outputs `from..from + count`, as `(places, strips, rows, WIDTH)`; where tiles are few, as
+    /// `(places, tiles, WIDTH)`, rows being the columns.
     fn products<'m>(
         &self,
         turned: &[f32],
@@ -209,34 +248,132 @@ impl Winograd {
         count: usize,
         memory: &'m mut [f32],
     ) -> &'m [[f32; WIDTH]] {
-        let (plain, memory) = memory.split_at_mut(9 * DEPTH);
-        let (kernels, sums) = memory.split_at_mut(PLACES * self.rows * DEPTH);
-        let (turned, sums) = (turned.as_chunks::<WIDTH>().0, sums.as_chunks_mut::<WIDTH>().0);
+        let (plain, memory) = memory.split_at_mut(9 * self.depth * self.plain());
+        let (kernels, sums) = memory.split_at_mut(PLACES * self.kernels());
+        let sums = sums.as_chunks_mut::<WIDTH>().0;
+        let all = self.lines * self.tiles[1];
         // About equally deep, as each pass takes all sums from memory and back.
-        let (passes, tiles) = (self.channels.div_ceil(DEPTH), count.div_ceil(HEIGHT));
+        let (passes, cuts) = (self.channels.div_ceil(self.depth), self.channels.div_ceil(CUT));
         for pass in 0..passes {
-            let first = self.channels * pass / passes;
-            let deep = self.channels * (pass + 1) / passes - first;
-            for row in 0..count {
-                let at = ((from + row) * self.channels + first) * 9;
-                let plain = w.numbers(at, 9 * deep, plain);
-                turn_kernels(plain, &mut kernels[row * DEPTH..], self.rows * DEPTH);
+            let cut = |pass: usize| (cuts * pass / passes * CUT).min(self.channels);
+            let (first, deep) = (cut(pass), cut(pass + 1) - cut(pass));
+            match self.few() {
+                true => self.turn_few_kernels(w, from..from + count, first..first + deep, plain, kernels),
+                false => self.turn_kernels(w, from..from + count, first..first + deep, plain, kernels),
             }
-            for place in 0..PLACES {
-                for strip in 0..strips {
+            for (place, kernels) in kernels.chunks_exact(self.kernels()).enumerate() {
+                let tiles = |strip: usize| {
                     let at = place * self.place() + strip * self.channels + first;
-                    let b = &turned[at..][..deep];
-                    for t in 0..tiles {
-                        let (row, end) = (count * t / tiles, count * (t + 1) / tiles);
-                        let at = &kernels[(place * self.rows + row) * DEPTH..];
-                        let a = Rows { at, stride: DEPTH, count: end - row };
-                        let to = (place * self.strips() + strip) * self.rows + row;
+                    &turned[at * self.wide..][..deep * self.wide]
+                };
+                if self.few() {
+                    let b = &kernels.as_chunks().0[..deep];
+                    for part in even(all) {
+                        let a = Rows { at: &tiles(0)[part.start..], stride: self.wide, count: part.len() };
+                        tile_turned(a, b, &mut sums[place * self.wide + part.start..], first == 0);
+                    }
+                    continue;
+                }
+                for strip in 0..strips {
+                    let b = tiles(strip).as_chunks().0;
+                    for part in even(count) {
+                        let at = &kernels[part.start * self.depth..];
+                        let a = Rows { at, stride: self.depth, count: part.len() };
+                        let to = (place * self.strips() + strip) * self.rows + part.start;
                         tile(a, b, &mut sums[to..], first == 0);
                     }
                 }
             }
         }
         sums
+    }
+
+    /// Turns the kernels of some outputs and channels, as `(places, rows, channels)`.
+    fn turn_kernels(
+        &self,
+        w: Left,
+        outputs: Range<usize>,
+        channels: Range<usize>,
+        plain: &mut [f32],
+        to: &mut [f32],
+    ) {
+        let mut columns = [[0.0; turn::ROWS]; 9];
+        for (row, output) in outputs.enumerate() {
+            let at = (output * self.channels + channels.start) * 9;
+            let kernels = w.numbers(at, 9 * channels.len(), plain).as_chunks::<9>().0;
+            for first in (0..kernels.len()).step_by(turn::ROWS) {
+                // Those that are missing are the last once more, and are not looked at.
+                let kernel = |i: usize| &kernels[(first + i).min(kernels.len() - 1)][..];
+                turn::to_columns(std::array::from_fn(kernel), 1.0, &mut columns, 0);
+                turn_kernels(&[columns], &mut to[row * self.depth + first..], 0, self.kernels());
+            }
+        }
+    }
+
+    /// The same as `(places, channels, rows)`.
+    fn turn_few_kernels(
+        &self,
+        w: Left,
+        outputs: Range<usize>,
+        channels: Range<usize>,
+        plain: &mut [f32],
+        to: &mut [f32],
+    ) {
+        let (count, deep) = (outputs.len(), channels.len());
+        let at = |row: usize| ((outputs.start + row) * self.channels + channels.start) * 9;
+        let mut room = plain.chunks_exact_mut(9 * self.depth);
+        let rows: [&[f32]; FEW[0]] = std::array::from_fn(|row| {
+            if row >= count {
+                return &[][..];
+            }
+            // The next come while these are decoded: they lie far apart.
+            prefetch(w.bytes, w.bytes_of(at(row + 1)), w.bytes_of(9 * deep));
+            w.numbers(at(row), 9 * deep, room.next().expect("rows have room"))
+        });
+        let mut columns = [[0.0; turn::ROWS]; 9 * 8];
+        for first in (0..deep).step_by(8) {
+            let some = 9 * 8.min(deep - first);
+            let columns = &mut columns[..some];
+            for row in (0..count).step_by(turn::ROWS) {
+                // Those that are missing are the last once more, and are not looked at.
+                let row_of = |i: usize| &rows[(row + i).min(count - 1)][9 * first..][..some];
+                turn::to_columns(std::array::from_fn(row_of), 1.0, columns, 0);
+                let to = &mut to[first * self.rows + row..];
+                turn_kernels(columns.as_chunks().0, to, self.rows, self.kernels());
+            }
+        }
+    }
+
+    /// Turns sums of few tiles back.
+    fn turn_few_back(
+        &self,
+        sums: &[[f32; WIDTH]],
+        bias: Option<&[f32]>,
+        from: usize,
+        count: usize,
+        y: &Shared<f32>,
+    ) {
+        let ([height, width], sums) = (self.out, sums.as_flattened().as_chunks::<{ turn::ROWS }>().0);
+        let each = WIDTH / turn::ROWS;
+        for tile in 0..self.lines * self.tiles[1] {
+            let (line, column) = (tile / self.tiles[1], tile % self.tiles[1]);
+            let (image, top) = (line / self.tiles[0], line % self.tiles[0] * 4);
+            let wide = 4.min(width - 4 * column);
+            for row in (0..count).step_by(turn::ROWS) {
+                let mut pixels = [[0.0; 4 * turn::ROWS]; 4];
+                back_few(&sums[tile * each + row / turn::ROWS..], self.wide * each, &mut pixels);
+                for row in row..count.min(row + turn::ROWS) {
+                    let (output, bias) = (from + row, bias.map_or(0.0, |b| b[from + row]));
+                    for (i, pixels) in pixels.iter().enumerate().take(height - top) {
+                        let to = ((image * self.outputs + output) * height + top + i) * width + 4 * column;
+                        // SAFETY: tiles and outputs of different tasks are different, and these are within the result.
+                        let to = unsafe { y.slice(to, wide) };
+                        let pixels = &pixels[4 * (row % turn::ROWS)..];
+                        to.iter_mut().zip(pixels).for_each(|(y, x)| *y = x + bias);
+                    }
+                }
+            }
+        }
     }
 
     /// Turns a strip of sums of an output back, and writes what lies within the result.
@@ -274,120 +411,8 @@ impl Winograd {
     }
 }
 
-/// Bᵀ d of the paper: six pixels become six numbers.
-#[inline(always)]
-fn turned(d: [f32; 6]) -> [f32; 6] {
-    let (a, b) = (d[4] - 4.0 * d[2], d[3] - 4.0 * d[1]);
-    let (c, e) = (d[4] - d[2], 2.0 * (d[3] - d[1]));
-    [4.0 * d[0] - 5.0 * d[2] + d[4], a + b, a - b, c + e, c - e, 4.0 * d[1] - 5.0 * d[3] + d[5]]
-}
-
-/// Aᵀ m: six sums become four pixels.
-#[inline(always)]
-fn turned_back(m: [f32; 6]) -> [f32; 4] {
-    let (a, b, c, d) = (m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]);
-    [m[0] + a + c, b + 2.0 * d, a + 4.0 * c, b + 8.0 * d + m[5]]
-}
-
-/// G g: three numbers of a kernel become six.
-#[inline(always)]
-fn turned_kernel(g: [f32; 3]) -> [f32; 6] {
-    let (a, b) = ((g[0] + g[2]) * (-1.0 / 6.0), g[1] * (1.0 / 6.0));
-    let (c, d) = (g[0] * (1.0 / 24.0) + g[2] * (1.0 / 6.0), g[1] * (1.0 / 12.0));
-    [g[0] * 0.25, a - b, a + b, c + d, c - d, g[2]]
-}
-
-for_each_width! {
-    /// Six lines of pixels become six of numbers.
-    fn downwards(rows: [&[f32]; 6], to: [&mut [f32]; 6]) {
-        let n = rows[0].len();
-        let rows = rows.map(|r| &r[..n]);
-        let [a, b, c, d, e, f] = to;
-        let (a, b, c) = (&mut a[..n], &mut b[..n], &mut c[..n]);
-        let (d, e, f) = (&mut d[..n], &mut e[..n], &mut f[..n]);
-        for x in 0..n {
-            let y = turned([rows[0][x], rows[1][x], rows[2][x], rows[3][x], rows[4][x], rows[5][x]]);
-            (a[x], b[x], c[x], d[x], e[x], f[x]) = (y[0], y[1], y[2], y[3], y[4], y[5]);
-        }
-    }
-}
-
-for_each_width! {
-    /// Tiles along a line, four pixels apart, become six numbers each.
-    fn across(line: &[f32; 4 * LANES + LANES], to: &mut [[f32; LANES]; 6]) {
-        let mut d = [[0.0f32; LANES + 1]; 4];
-        for t in 0..LANES + 1 {
-            for j in 0..4 {
-                d[j][t] = line[4 * t + j];
-            }
-        }
-        for t in 0..LANES {
-            let y = turned([d[0][t], d[1][t], d[2][t], d[3][t], d[0][t + 1], d[1][t + 1]]);
-            for j in 0..6 {
-                to[j][t] = y[j];
-            }
-        }
-    }
-}
-
-for_each_width! {
-    /// Kernels `(channels, 3, 3)` become 36 rows of numbers by channel, `stride` apart.
-    fn turn_kernels(w: &[f32], to: &mut [f32], stride: usize) {
-        let channels = w.len() / 9;
-        for first in (0..channels).step_by(LANES) {
-            let some = LANES.min(channels - first);
-            let mut g = [[0.0f32; LANES]; 9];
-            for (t, w) in w[9 * first..].as_chunks::<9>().0.iter().take(some).enumerate() {
-                for k in 0..9 {
-                    g[k][t] = w[k];
-                }
-            }
-            let mut half = [[[0.0f32; LANES]; 3]; 6];
-            for column in 0..3 {
-                for t in 0..LANES {
-                    let u = turned_kernel([g[column][t], g[3 + column][t], g[6 + column][t]]);
-                    for i in 0..6 {
-                        half[i][column][t] = u[i];
-                    }
-                }
-            }
-            for i in 0..6 {
-                let mut whole = [[0.0f32; LANES]; 6];
-                for t in 0..LANES {
-                    let u = turned_kernel([half[i][0][t], half[i][1][t], half[i][2][t]]);
-                    for j in 0..6 {
-                        whole[j][t] = u[j];
-                    }
-                }
-                for j in 0..6 {
-                    to[(i * 6 + j) * stride + first..][..some].copy_from_slice(&whole[j][..some]);
-                }
-            }
-        }
-    }
-}
-
-for_each_width! {
-    /// Sums of 36 places, `stride` apart, become 4 × 4 pixels of each tile.
-    fn back(sums: &[[f32; WIDTH]], stride: usize, bias: f32, to: &mut [[f32; 4 * WIDTH]; 4]) {
-        let mut half = [[[0.0f32; WIDTH]; 6]; 4];
-        for j in 0..6 {
-            let m: [&[f32; WIDTH]; 6] = std::array::from_fn(|i| &sums[(i * 6 + j) * stride]);
-            for t in 0..WIDTH {
-                let y = turned_back([m[0][t], m[1][t], m[2][t], m[3][t], m[4][t], m[5][t]]);
-                for i in 0..4 {
-                    half[i][j][t] = y[i];
-                }
-            }
-        }
-        for i in 0..4 {
-            let h = &half[i];
-            for t in 0..WIDTH {
-                let y = turned_back([h[0][t], h[1][t], h[2][t], h[3][t], h[4][t], h[5][t]]);
-                for j in 0..4 {
-                    to[i][4 * t + j] = y[j] + bias;
-                }
-            }
-        }
-    }
+/// Parts of up to [`HEIGHT`], about equally large.
+fn even(count: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = count.div_ceil(HEIGHT);
+    (0..parts).map(move |i| count * i / parts..count * (i + 1) / parts)
 }
