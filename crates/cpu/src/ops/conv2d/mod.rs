@@ -14,11 +14,18 @@ use winograd::Winograd;
 
 /// Columns of a task at most that are filled in together.
 const TASK: usize = Way::Plain.wide();
+/// Rows that meet a patch while it is at hand, where there are so many.
+const ROWS: usize = 640;
 
 fn gemm(cpu: &Cpu, y: Shape, kernel: Shape, dtype: DType) -> Gemm {
     let [rows, depth, columns] = [y[1], kernel[1] * kernel[2] * kernel[3], y[2] * y[3]];
     let way = Way::of(isa(), cpu.precision, dtype, rows);
-    Gemm { rows, depth, columns, task: way.wide().min(columns.next_multiple_of(WIDTH)), way }
+    let wide = match way {
+        // Patches cost more than rows of kernels: rather fewer columns of them than the same ones for each part of the rows.
+        Way::Plain => (way.sums() / rows.min(ROWS) / WIDTH * WIDTH).min(TASK),
+        _ => way.wide(),
+    };
+    Gemm { rows, depth, columns, task: wide.min(columns.next_multiple_of(WIDTH)), way }
 }
 
 /// Bytes of working memory.

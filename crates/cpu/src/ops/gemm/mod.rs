@@ -115,7 +115,7 @@ impl Way {
     }
 
     /// Sums of a task at most, so that they and the panel stay in the second cache: tiles come with one of 2 MB.
-    const fn sums(self) -> usize {
+    pub const fn sums(self) -> usize {
         match self {
             Way::Plain => 65 << 10,
             _ => 128 << 10,
