@@ -334,17 +334,19 @@ pub unsafe fn columns_of<L: Lanes>(
                 best = best.most(L::load(scores.as_ptr().add(at)));
             }
             let less = best.times(L::splat(-1.0));
-            // Two sums, as each addition waits for the one before; more would want more registers than there are.
-            let mut sums = [L::splat(0.0); 2];
-            let (twos, rest) = scores.as_chunks_mut::<2>();
-            for [a, b] in twos {
+            // Four sums, as each addition waits for the one before.
+            let mut sums = [L::splat(0.0); 4];
+            let (fours, rest) = scores.as_chunks_mut::<4>();
+            for [a, b, c, d] in fours {
                 weigh_one(a, at, less, &mut sums[0]);
                 weigh_one(b, at, less, &mut sums[1]);
+                weigh_one(c, at, less, &mut sums[2]);
+                weigh_one(d, at, less, &mut sums[3]);
             }
             for scores in rest {
                 weigh_one(scores, at, less, &mut sums[0]);
             }
-            let sum = sums[0].plus(sums[1]);
+            let sum = sums[0].plus(sums[1]).plus(sums[2].plus(sums[3]));
             let kept = before.plus(less).exp2(); // 0 in the first block
             kept.store(keep.as_mut_ptr().add(at));
             best.store(largest.as_mut_ptr().add(at));

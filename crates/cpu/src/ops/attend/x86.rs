@@ -71,7 +71,7 @@ pub unsafe fn weigh_columns_avx2(
             let mut best = [before; 4];
             let (fours, rest) = scores.as_chunks::<4>();
             for four in fours {
-                // What is no number stays none, as the second operand counts then.
+                // What is no number may not be the largest, and shows in the weights.
                 (0..4).for_each(|i| best[i] = _mm256_max_ps(best[i], load(&four[i])));
             }
             rest.iter().for_each(|x| best[0] = _mm256_max_ps(best[0], load(x)));

@@ -22,7 +22,7 @@ fn gemm(cpu: &Cpu, y: Shape, kernel: Shape, dtype: DType) -> Gemm {
     let way = Way::of(isa(), cpu.precision, dtype, rows);
     let wide = match way {
         // Patches cost more than rows of kernels: rather fewer columns of them than the same ones for each part of the rows.
-        Way::Plain => (way.sums() / rows.min(ROWS) / WIDTH * WIDTH).min(TASK),
+        Way::Plain => (way.sums() / rows.clamp(1, ROWS) / WIDTH * WIDTH).min(TASK),
         _ => way.wide(),
     };
     Gemm { rows, depth, columns, task: wide.min(columns.next_multiple_of(WIDTH)), way }
