@@ -183,6 +183,7 @@ fn f32_portable(_: &Operands, rounds: usize) -> f64 {
 mod x86 {
     use super::Operands;
     use crate::amx;
+    use crate::quant::in_order;
     use std::arch::x86_64::*;
     use std::hint::black_box;
 
@@ -205,26 +206,30 @@ mod x86 {
     /// 4 tokens by 8 rows by 32: eight products are summed in 16 bits, as 4-bit weights allow, then scaled once.
     #[target_feature(enable = "avx2")]
     pub fn int8_avx2(o: &Operands, rounds: usize) -> f64 {
-        let mut sums = [_mm256_setzero_si256(); 4];
+        let mut sums = [[_mm256_setzero_si256(); 2]; 4];
         let scale = _mm256_set1_epi16(black_box(3));
         for _ in 0..rounds {
             let o = black_box(o); // or the products would leave the loop
-            for (w, x) in o.w.as_chunks::<256>().0.iter().zip(o.x.as_chunks::<32>().0) {
-                let mut part = [_mm256_setzero_si256(); 4];
-                for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<4>().0) {
-                    // SAFETY: 32 bytes are read of as many.
-                    let w = unsafe { _mm256_loadu_si256(w.as_ptr().cast()) };
+            for (w, x) in o.w.as_chunks::<512>().0.iter().zip(o.x.as_chunks::<32>().0) {
+                let mut part = [[_mm256_setzero_si256(); 2]; 4];
+                for (w, x) in w.as_chunks::<64>().0.iter().zip(x.as_chunks::<4>().0) {
+                    // SAFETY: 64 bytes are read of as many.
+                    let w = unsafe { [0, 32].map(|v| _mm256_loadu_si256(w.as_ptr().add(v).cast())) };
                     for t in 0..4 {
-                        part[t] = _mm256_add_epi16(part[t], _mm256_maddubs_epi16(w, _mm256_set1_epi32(x[t])));
+                        let x = _mm256_set1_epi32(x[t]);
+                        for v in 0..2 {
+                            part[t][v] = _mm256_add_epi16(part[t][v], _mm256_maddubs_epi16(w[v], x));
+                        }
+                        in_order(&mut part[t]);
                     }
                 }
-                for t in 0..4 {
-                    sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(part[t], scale));
+                for (sum, part) in sums.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*part, scale));
                 }
             }
         }
         black_box(sums);
-        16.0 * (4 * 8 * 32 * 2) as f64
+        8.0 * (4 * 8 * 64 * 2) as f64
     }
 
     /// 6 tokens by 16 rows by 4 in one step.

@@ -3,11 +3,12 @@
 use super::acts::Acts;
 use super::x86_kernels::*;
 use super::{Direct, Kernels, MAX_FEW, Out, Packs, Panel, Part, blocks, x86_packed};
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
-/// Rows of a panel: a vector of 32-bit sums.
-const ROWS: usize = 8;
-/// Tokens of a tile: as many sums as registers allow.
+/// Vectors of rows in a panel: a token's columns are broadcast once for all of them.
+const VECTORS: usize = 2;
+const ROWS: usize = 8 * VECTORS;
+/// Tokens of a tile: eight sums of 16 bits; those of floats wait in memory.
 const TILE: usize = 4;
 
 pub(super) fn kernels<F: Unpack>() -> Kernels {
@@ -51,6 +52,22 @@ fn dot<F: Unpack>(u: __m256i, x: __m256i) -> __m256i {
     _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), ones)
 }
 
+/// These are computed here and not later: the compiler would take one vector of rows after the other, with a token's
+/// columns by way of memory.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn in_order([a, b]: &mut [__m256i; VECTORS]) {
+    // SAFETY: it has no instructions.
+    unsafe {
+        asm!(
+            "/* {0} {1} */",
+            inout(ymm_reg) * a,
+            inout(ymm_reg) * b,
+            options(nomem, nostack, preserves_flags)
+        )
+    };
+}
+
 /// See [`Kernels::tile`]. `SUM` products fit in 16 bits; `SIGNED` panels hold signed bytes; `SCALES` are those of a
 /// group.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -71,45 +88,79 @@ unsafe fn tile<const SUM: usize, const SIGNED: bool, const SCALES: usize>(
     let dx = x.d[at * TILE..][..part.groups * TILE].as_ptr();
     let sums = sums[at * SCALES * TILE..][..n * TILE].as_ptr();
     let ones = _mm256_set1_epi16(1);
-    let mut acc = [_mm256_setzero_ps(); TILE];
+    let product = |w: __m256i, x: __m256i| match SIGNED {
+        true => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
+        false => _mm256_maddubs_epi16(w, x),
+    };
+    let mut acc = [[_mm256_setzero_ps(); VECTORS]; TILE];
     for s in 0..n {
         // SAFETY: within the slices cut above; compiled for what is called.
         unsafe {
-            let mut dots = [_mm256_setzero_si256(); TILE];
-            let mut short = [_mm256_setzero_si256(); TILE];
-            for i in 0..words {
-                let at = s * words + i;
-                let w = _mm256_loadu_si256(w.add(at * 4 * ROWS).cast());
-                for a in 0..TILE {
-                    let x = _mm256_set1_epi32(q.add((at * TILE + a) * 4).cast::<i32>().read_unaligned());
-                    let p = match SIGNED {
-                        true => _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
-                        false => _mm256_maddubs_epi16(w, x),
-                    };
-                    short[a] = if i % SUM == 0 { p } else { _mm256_add_epi16(short[a], p) };
-                    if i % SUM == SUM - 1 {
-                        let p = _mm256_madd_epi16(short[a], ones);
-                        dots[a] = if i < SUM { p } else { _mm256_add_epi32(dots[a], p) };
+            let rows =
+                |i: usize, v: usize| _mm256_loadu_si256(w.add(((s * words + i) * VECTORS + v) * 32).cast());
+            let columns = |i: usize, a: usize| {
+                _mm256_set1_epi32(q.add(((s * words + i) * TILE + a) * 4).cast::<i32>().read_unaligned())
+            };
+            let mut dots = [[_mm256_setzero_si256(); VECTORS]; TILE];
+            for i in (0..words).step_by(SUM) {
+                if SUM > 2 {
+                    let mut short = [[_mm256_setzero_si256(); VECTORS]; TILE];
+                    for j in 0..SUM {
+                        let w = [rows(i + j, 0), rows(i + j, 1)];
+                        for a in 0..TILE {
+                            let x = columns(i + j, a);
+                            for v in 0..VECTORS {
+                                let p = product(w[v], x);
+                                short[a][v] = if j == 0 { p } else { _mm256_add_epi16(short[a][v], p) };
+                            }
+                            in_order(&mut short[a]);
+                        }
                     }
+                    for a in 0..TILE {
+                        for v in 0..VECTORS {
+                            let p = _mm256_madd_epi16(short[a][v], ones);
+                            dots[a][v] = if i == 0 { p } else { _mm256_add_epi32(dots[a][v], p) };
+                        }
+                    }
+                    continue;
+                }
+                // Sums of all tokens in 16 bits would not fit in registers beside those in 32.
+                let w: [[__m256i; VECTORS]; SUM] = std::array::from_fn(|j| [rows(i + j, 0), rows(i + j, 1)]);
+                for a in 0..TILE {
+                    let x: [__m256i; SUM] = std::array::from_fn(|j| columns(i + j, a));
+                    for v in 0..VECTORS {
+                        let mut short = product(w[0][v], x[0]);
+                        for j in 1..SUM {
+                            short = _mm256_add_epi16(short, product(w[j][v], x[j]));
+                        }
+                        let p = _mm256_madd_epi16(short, ones);
+                        dots[a][v] = if i == 0 { p } else { _mm256_add_epi32(dots[a][v], p) };
+                    }
+                    in_order(&mut dots[a]);
                 }
             }
-            let (d, m) = (_mm256_loadu_ps(d.add(s * ROWS)), _mm256_loadu_ps(m.add(s * ROWS)));
             for a in 0..TILE {
                 let dx = _mm256_broadcast_ss(&*dx.add(s / SCALES * TILE + a));
-                let p = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[a]), dx);
-                acc[a] = _mm256_fmadd_ps(p, d, acc[a]);
-                if !SIGNED {
-                    acc[a] = _mm256_fmadd_ps(m, _mm256_broadcast_ss(&*sums.add(s * TILE + a)), acc[a]);
+                let sum = _mm256_broadcast_ss(&*sums.add(s * TILE + a));
+                for v in 0..VECTORS {
+                    let at = s * ROWS + 8 * v;
+                    let p = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[a][v]), dx);
+                    acc[a][v] = _mm256_fmadd_ps(p, _mm256_loadu_ps(d.add(at)), acc[a][v]);
+                    if !SIGNED {
+                        acc[a][v] = _mm256_fmadd_ps(_mm256_loadu_ps(m.add(at)), sum, acc[a][v]);
+                    }
                 }
             }
         }
     }
     for (a, acc) in acc.iter().enumerate().take(part.tokens) {
-        // SAFETY: the caller made room for a whole panel's rows of the wanted tokens.
-        unsafe {
-            let to = out.at.add(a * out.stride);
-            let before = if part.accumulate { _mm256_loadu_ps(to) } else { _mm256_setzero_ps() };
-            _mm256_storeu_ps(to, _mm256_add_ps(before, *acc));
+        for (v, acc) in acc.iter().enumerate() {
+            // SAFETY: the caller made room for a whole panel's rows of the wanted tokens.
+            unsafe {
+                let to = out.at.add(a * out.stride + 8 * v);
+                let before = if part.accumulate { _mm256_loadu_ps(to) } else { _mm256_setzero_ps() };
+                _mm256_storeu_ps(to, _mm256_add_ps(before, *acc));
+            }
         }
     }
 }

@@ -35,6 +35,8 @@ mod x86_packed;
 
 use crate::isa::Isa;
 use acts::Acts;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::in_order;
 use hob_dtype::DType;
 
 /// The most tokens [`Kernels::rows`] takes at once.

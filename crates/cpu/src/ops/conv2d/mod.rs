@@ -158,18 +158,27 @@ impl Patches<'_> {
             return;
         }
         let y = &mut strip[run.at..][..run.len];
-        if stride == 1 {
-            let first = padding.saturating_sub(at).min(y.len());
-            let last = (line.len() + padding).saturating_sub(at).clamp(first, y.len());
-            y[..first].fill(0.0);
-            if first < last {
-                y[first..last].copy_from_slice(&line[at + first - padding..][..last - first]);
-            }
-            return y[last..].fill(0.0);
+        // Those that lie within the line.
+        let first = padding.saturating_sub(at).div_ceil(stride).min(y.len());
+        let last = (line.len() + padding).saturating_sub(at).div_ceil(stride).clamp(first, y.len());
+        y[..first].fill(0.0);
+        y[last..].fill(0.0);
+        let y = &mut y[first..last];
+        if y.is_empty() {
+            return;
         }
-        for (i, y) in y.iter_mut().enumerate() {
-            let x = (at + i * stride).checked_sub(padding).and_then(|at| line.get(at));
-            *y = x.copied().unwrap_or(0.0);
+        let x = &line[at + first * stride - padding..];
+        match stride {
+            1 => y.copy_from_slice(&x[..y.len()]),
+            2 => {
+                // In pairs, as vectors take them.
+                let (pairs, rest) = x.as_chunks::<2>();
+                y.iter_mut().zip(pairs).for_each(|(y, pair)| *y = pair[0]);
+                if pairs.len() < y.len() {
+                    y[pairs.len()] = rest[0];
+                }
+            }
+            _ => y.iter_mut().zip(x.iter().step_by(stride)).for_each(|(y, x)| *y = *x),
         }
     }
 }
