@@ -220,7 +220,8 @@ mod x86 {
                         for v in 0..2 {
                             part[t][v] = _mm256_add_epi16(part[t][v], _mm256_maddubs_epi16(w[v], x));
                         }
-                        in_order(&mut part[t]);
+                        let [a, b] = &mut part[t];
+                        in_order(a, b);
                     }
                 }
                 for (sum, part) in sums.as_flattened_mut().iter_mut().zip(part.as_flattened()) {

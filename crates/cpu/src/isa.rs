@@ -68,6 +68,16 @@ pub fn vectors() -> Isa {
     if isa() == Isa::Amx { Isa::Avx512 } else { isa() }
 }
 
+/// Whether the processor is AMD's.
+#[cfg(target_arch = "x86_64")]
+pub fn amd() -> bool {
+    static AMD: OnceLock<bool> = OnceLock::new();
+    *AMD.get_or_init(|| {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+    })
+}
+
 /// The instruction set that [`LIMIT`] names, `None` where it is not set. The error is a name that is no set's.
 pub fn limit() -> Result<Option<Isa>, String> {
     let Some(name) = std::env::var_os(LIMIT).filter(|n| !n.is_empty()) else { return Ok(None) };

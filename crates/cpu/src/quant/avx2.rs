@@ -56,7 +56,7 @@ fn dot<F: Unpack>(u: __m256i, x: __m256i) -> __m256i {
 /// columns by way of memory.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(crate) fn in_order([a, b]: &mut [__m256i; VECTORS]) {
+pub(crate) fn in_order(a: &mut __m256i, b: &mut __m256i) {
     // SAFETY: it has no instructions.
     unsafe {
         asm!(
@@ -113,7 +113,8 @@ unsafe fn tile<const SUM: usize, const SIGNED: bool, const SCALES: usize>(
                                 let p = product(w[v], x);
                                 short[a][v] = if j == 0 { p } else { _mm256_add_epi16(short[a][v], p) };
                             }
-                            in_order(&mut short[a]);
+                            let [first, second] = &mut short[a];
+                            in_order(first, second);
                         }
                     }
                     for a in 0..TILE {
@@ -136,7 +137,8 @@ unsafe fn tile<const SUM: usize, const SIGNED: bool, const SCALES: usize>(
                         let p = _mm256_madd_epi16(short, ones);
                         dots[a][v] = if i == 0 { p } else { _mm256_add_epi32(dots[a][v], p) };
                     }
-                    in_order(&mut dots[a]);
+                    let [first, second] = &mut dots[a];
+                    in_order(first, second);
                 }
             }
             for a in 0..TILE {
