@@ -232,11 +232,14 @@ macro_rules! panels {
             let ask_ahead = P < 4 || !crate::isa::amd();
             let bytes = x.groups / F::GROUPS * unit::<F>();
             let starts: [*const u8; P] = std::array::from_fn(|p| w[p * bytes..(p + 1) * bytes].as_ptr());
+            // One token's sums are scaled by a block's f16 once a block; of more there would be too many.
+            let by_block = F::GROUPS > 1 && T == 1;
             let mut acc = [[[_mm256_setzero_ps(); T]; 2]; P];
             let mut to = 0;
             for first in (tile * x.groups..(tile + 1) * x.groups).step_by(F::GROUPS) {
                 let heads = starts.map(|s| s.add(to));
                 to += head::<F>();
+                let (mut scaled, mut leasts) = ([[_mm256_setzero_ps(); 2]; P], [[_mm256_setzero_ps(); 2]; P]);
                 for g in first..first + F::GROUPS {
                     let at = starts.map(|s| s.add(to));
                     if ask_ahead {
@@ -299,6 +302,19 @@ macro_rules! panels {
                             for j in 0..P * together {
                                 let (p, k) = (j / together, j % together);
                                 let v = half * together + k;
+                                if by_block {
+                                    let d = match F::SPLIT {
+                                        true => small::<true>(at[p].add(16 * h + 8 * v)),
+                                        false => small::<false>(at[p].add(8 * v)),
+                                    };
+                                    let sum = _mm256_set1_ps(*sums.add(h * A));
+                                    let dots = _mm256_cvtepi32_ps(dots[p][k][0]);
+                                    let product = _mm256_mul_ps(dots, _mm256_set1_ps(*dx));
+                                    scaled[p][v] = _mm256_fmadd_ps(product, d, scaled[p][v]);
+                                    let m = if F::MIN { small::<false>(at[p].add(16 + 8 * v)) } else { d };
+                                    leasts[p][v] = _mm256_fmadd_ps(m, sum, leasts[p][v]);
+                                    continue;
+                                }
                                 let block = halves(heads[p].add(16 * v));
                                 let d = match (F::GROUPS, F::SPLIT) {
                                     (1, _) => block,
@@ -339,6 +355,17 @@ macro_rules! panels {
                         }
                     }
                     to += group::<F>();
+                }
+                for p in 0..if by_block { P } else { 0 } {
+                    for v in 0..2 {
+                        let block = halves(heads[p].add(16 * v));
+                        let least = match F::MIN {
+                            true => halves(heads[p].add(32 + 16 * v)),
+                            false => _mm256_mul_ps(block, _mm256_set1_ps(F::OFFSET as f32)),
+                        };
+                        acc[p][v][0] = _mm256_fmadd_ps(block, scaled[p][v], acc[p][v][0]);
+                        acc[p][v][0] = _mm256_fnmadd_ps(least, leasts[p][v], acc[p][v][0]);
+                    }
                 }
             }
             for (p, acc) in acc.iter().enumerate() {
