@@ -2,7 +2,7 @@
 
 use super::acts::Acts;
 use super::x86_kernels::*;
-use super::{Direct, Kernels, MAX_FEW, Out, Packs, Panel, Part, blocks, x86_packed};
+use super::{Direct, Kernels, MAX_FEW, Out, Packs, Panel, Part, blocks, x86_few, x86_packed};
 use std::arch::{asm, x86_64::*};
 
 /// Vectors of rows in a panel: a token's columns are broadcast once for all of them.
@@ -37,7 +37,7 @@ pub(super) fn direct<F: Packs>() -> Direct {
     Direct { most: 2 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, true>, blocks: None }
 }
 
-x86_packed::run_by_tokens!(direct: 1 2 3);
+x86_few::run_by_tokens!(direct: 1 2 3);
 rows_and_unpack!("avx2,fma,f16c", true);
 
 /// Eight sums of four products; of formats of 8 bits the offset is taken first, as 255 · 127 · 2 is no i16.

@@ -2,7 +2,7 @@
 
 use super::acts::Acts;
 use super::x86_kernels::*;
-use super::{Direct, Kernels, MAX_FEW, Out, Packs, Panel, Part, blocks, x86_packed};
+use super::{Direct, Kernels, MAX_FEW, Out, Packs, Panel, Part, blocks, x86_few, x86_packed};
 use std::arch::x86_64::*;
 
 /// Vectors of rows in a panel.
@@ -29,7 +29,7 @@ pub(super) fn direct<F: Packs>() -> Direct {
     Direct { most: 4 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, false>, blocks: None }
 }
 
-x86_packed::run_by_tokens!(direct_512: 1 2 3 4 5);
+x86_few::run_by_tokens!(direct_512: 1 2 3 4 5);
 rows_and_unpack!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", false);
 
 /// Eight sums of four products.

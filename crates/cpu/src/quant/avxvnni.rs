@@ -3,7 +3,7 @@
 
 use super::acts::Acts;
 use super::x86_kernels::*;
-use super::{Direct, Kernels, MAX_FEW, Out, Packs, Panel, Part, blocks, x86_packed};
+use super::{Direct, Kernels, MAX_FEW, Out, Packs, Panel, Part, blocks, x86_few, x86_packed};
 use std::arch::x86_64::*;
 
 /// Vectors of rows in a panel.
@@ -30,7 +30,7 @@ pub(super) fn direct<F: Packs>() -> Direct {
     Direct { most: 4 * TILE, run: run::<F>, unpack: x86_packed::unpack::<F, ROWS, false>, blocks: None }
 }
 
-x86_packed::run_by_tokens!(direct_vnni: 1 2 3);
+x86_few::run_by_tokens!(direct_vnni: 1 2 3);
 rows_and_unpack!("avx2,fma,f16c,avxvnni", false);
 
 /// Eight sums of four products.

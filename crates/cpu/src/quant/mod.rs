@@ -29,6 +29,8 @@ mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_blocks;
 #[cfg(target_arch = "x86_64")]
+mod x86_few;
+#[cfg(target_arch = "x86_64")]
 mod x86_kernels;
 #[cfg(target_arch = "x86_64")]
 mod x86_packed;
