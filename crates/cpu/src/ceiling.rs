@@ -203,7 +203,7 @@ mod x86 {
         2.0 * (steps * amx::SIDE.pow(3)) as f64
     }
 
-    /// 4 tokens by 8 rows by 32: eight products are summed in 16 bits, as 4-bit weights allow, then scaled once.
+    /// 4 tokens by 16 rows by 32: eight products are summed in 16 bits, as 4-bit weights allow, then scaled once.
     #[target_feature(enable = "avx2")]
     pub fn int8_avx2(o: &Operands, rounds: usize) -> f64 {
         let mut sums = [[_mm256_setzero_si256(); 2]; 4];
@@ -214,7 +214,8 @@ mod x86 {
                 let mut part = [[_mm256_setzero_si256(); 2]; 4];
                 for (w, x) in w.as_chunks::<64>().0.iter().zip(x.as_chunks::<4>().0) {
                     // SAFETY: 64 bytes are read of as many.
-                    let w = unsafe { [0, 32].map(|v| _mm256_loadu_si256(w.as_ptr().add(v).cast())) };
+                    let load = |at: usize| unsafe { _mm256_loadu_si256(w.as_ptr().add(at).cast()) };
+                    let w = [load(0), load(32)];
                     for t in 0..4 {
                         let x = _mm256_set1_epi32(x[t]);
                         for v in 0..2 {

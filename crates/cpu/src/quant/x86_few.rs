@@ -86,7 +86,7 @@ macro_rules! panels {
             };
             // Vectors of rows that share a token's columns, where there are registers for their sums.
             let together = if T == 1 || many == 2 { 1 } else { 2 };
-            // AMD's own prefetchers follow four streams better than hints do (by 20 to 45% on Zen 3), and others not.
+            // AMD's own prefetchers follow four streams better without hints (by 20 to 45% on Zen 3), but not fewer.
             let ask_ahead = P < 4 || !crate::isa::amd();
             let bytes = x.groups / F::GROUPS * unit::<F>();
             let starts: [*const u8; P] = std::array::from_fn(|p| w[p * bytes..(p + 1) * bytes].as_ptr());
